@@ -1,0 +1,77 @@
+"""Codecs: how an object becomes one message and back.
+
+A codec is a module, or any object, with ``name``, ``format``, ``encode`` and ``decode`` (see
+`aioipc.abc.Codec`); each of the modules beside this one is one. They load when first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from aioipc.abc import Codec
+
+__all__ = ["BUILT_IN", "ENTRY_POINTS", "get", "is_trusted_only", "typed"]
+
+BUILT_IN = ("json", "msgpack", "pickle", "raw", "text")
+"""The codecs that can be asked for by name; a new one is its module and its row here."""
+
+ENTRY_POINTS = "aioipc.codecs"
+"""The entry point group in which other packages offer codecs."""
+
+T = TypeVar("T")
+
+
+def get(codec: str | Codec[T]) -> Codec[Any]:
+    """The codec of that name; a codec itself is returned as it is.
+
+    Raises:
+        ValueError: There is no codec of that name.
+        TypeError: The object is not a codec.
+    """
+    if not isinstance(codec, str):
+        return _checked(codec)
+    return _checked(_load(codec)) if codec in BUILT_IN else _installed(codec)
+
+
+def typed(type_: type[T]) -> Codec[T]:
+    """A codec that decodes into ``type_`` and refuses messages that do not fit it.
+
+    It is msgpack on the wire, so the peer may use the plain ``"msgpack"`` codec.
+
+    Args:
+        type_: Anything that msgspec can decode into: a Struct, a dataclass, ``list[int]``.
+    """
+    return _load("_typed").Typed(type_)  # type: ignore[no-any-return]
+
+
+def is_trusted_only(codec: Codec[Any]) -> bool:
+    """Whether decoding a hostile message could do harm, as with pickle."""
+    return bool(getattr(codec, "trusted_only", False))
+
+
+def __getattr__(name: str) -> Any:
+    if name in BUILT_IN:
+        return _load(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _load(module: str) -> Any:
+    return importlib.import_module(f"{__name__}.{module}")
+
+
+def _installed(name: str) -> Codec[Any]:
+    points = entry_points(group=ENTRY_POINTS)
+    if name not in points.names:
+        known = ", ".join(sorted({*BUILT_IN, *points.names}))
+        raise ValueError(f"no codec is called {name!r}; known are {known}")
+    return _checked(points[name].load())
+
+
+def _checked(codec: Codec[Any]) -> Codec[Any]:
+    missing = [part for part in ("name", "format", "encode", "decode") if not hasattr(codec, part)]
+    if missing:
+        raise TypeError(f"{codec!r} is not a codec: it has no {' and no '.join(missing)}")
+    return codec
