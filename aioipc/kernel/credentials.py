@@ -1,0 +1,77 @@
+"""Who is at the other end of a Unix socket: unix(7), ``SO_PEERCRED`` and ``SO_PEERPIDFD``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+
+from aioipc.abc import PeerCredentials
+
+__all__ = ["peer_credentials", "peer_pidfd", "same_user", "same_user_or_root"]
+
+_UCRED = struct.Struct("iII")
+_NOBODY = 0xFFFFFFFF
+_SO_PEERPIDFD = 77  # since Linux 6.5; Python has no name for it
+_NO_ANSWER = frozenset({errno.ENOTSOCK, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
+
+
+def peer_credentials(fd: int) -> PeerCredentials | None:
+    """Say who connected to, or listened on, the other end of a socket.
+
+    The kernel recorded it at connect(2), listen(2) or socketpair(2). The pid is 0 where the
+    peer lives in a pid namespace that is not visible here.
+
+    Args:
+        fd: A descriptor of any kind.
+
+    Returns:
+        The credentials, or None where the kernel knows none: not a socket, not a Unix socket,
+        or a datagram socket.
+    """
+    try:
+        answer = _socket_option(fd, socket.SO_PEERCRED)
+    except OSError as error:
+        if error.errno in _NO_ANSWER:
+            return None
+        raise
+    if len(answer) != _UCRED.size:
+        return None
+    pid, uid, gid = _UCRED.unpack(answer)
+    return None if uid == _NOBODY else PeerCredentials(pid, uid, gid)
+
+
+def peer_pidfd(fd: int) -> int | None:
+    """Open a pidfd of the peer's process, which belongs to the caller and is close-on-exec.
+
+    Returns:
+        The pidfd, or None on a kernel before 6.5, on a socket without credentials, and when
+        the process has ended and was reaped already.
+    """
+    try:
+        answer = _socket_option(fd, _SO_PEERPIDFD)
+    except OSError:
+        return None
+    (pidfd,) = struct.unpack("i", answer)
+    return int(pidfd)
+
+
+def same_user(credentials: PeerCredentials) -> bool:
+    """Allow this process's own user: what a server trusts unless told otherwise."""
+    return credentials.uid == os.geteuid()
+
+
+def same_user_or_root(credentials: PeerCredentials) -> bool:
+    """Allow this process's own user and root: what a client trusts unless told otherwise."""
+    return credentials.uid in (os.geteuid(), 0)
+
+
+def _socket_option(fd: int, option: int) -> bytes:
+    # Family, type and protocol are given, else the constructor asks the kernel for each; the
+    # level SOL_SOCKET is the same for all of them.
+    view = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+    try:
+        return view.getsockopt(socket.SOL_SOCKET, option, _UCRED.size)
+    finally:
+        view.detach()

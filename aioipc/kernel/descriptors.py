@@ -1,0 +1,216 @@
+"""Descriptors that somebody else opened, prepared for an event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import fcntl
+import os
+import select
+import socket
+import stat
+from dataclasses import dataclass
+
+from aioipc.kernel.owned import OwnedFd
+
+__all__ = [
+    "Descriptor",
+    "Facts",
+    "Kind",
+    "above_stdio",
+    "adopt",
+    "find_facts",
+    "replace_with_null",
+    "socket_above_stdio",
+]
+
+
+class Kind(enum.Enum):
+    """What a descriptor stands for."""
+
+    PIPE = "pipe"
+    """A pipe or a FIFO: pipe(7), fifo(7)."""
+    SOCKET = "socket"
+    TERMINAL = "terminal"
+    DEVICE = "device"
+    """A character device that is no terminal: null(4)."""
+    FILE = "file"
+    """A regular file."""
+    OTHER = "other"
+    """A directory, a block device, an anonymous inode such as an eventfd."""
+
+
+_POLLABLE = frozenset({Kind.PIPE, Kind.SOCKET, Kind.TERMINAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What can be said of a descriptor.
+
+    Attributes:
+        kind: What it stands for.
+        readable: Whether it was opened for reading.
+        writable: Whether it was opened for writing.
+        pollable: Whether epoll accepts it; else it counts as always ready: epoll_ctl(2), EPERM.
+    """
+
+    kind: Kind
+    readable: bool
+    writable: bool
+    pollable: bool
+
+
+class Descriptor(OwnedFd):
+    """A descriptor that does not block, and that leaves no trace of us when it is closed.
+
+    Attributes:
+        facts: What can be said of it.
+        own: Whether its open file description is ours alone, so that no other process can
+            change its flags, nor we theirs.
+    """
+
+    __slots__ = ("_restore", "facts", "own")
+
+    def __init__(self, fd: int, facts: Facts, *, own: bool) -> None:
+        super().__init__(fd)
+        self.facts = facts
+        self.own = own
+        self._restore = False
+
+    def stop_blocking(self) -> None:
+        """Set O_NONBLOCK, which everybody who shares the description sees until `close`."""
+        if self.facts.pollable and os.get_blocking(self._fd):
+            os.set_blocking(self._fd, False)
+            self._restore = not self.own
+
+    def close(self) -> None:
+        """Give back O_NONBLOCK as it was, and close. Idempotent."""
+        if self._restore and self._fd >= 0:
+            os.set_blocking(self._fd, True)
+        super().close()
+
+
+def adopt(fd: int, *, keep: bool = False) -> Descriptor:
+    """Take a descriptor over and make it ready for an event loop.
+
+    Pipes, FIFOs and terminals are opened anew through /proc/self/fd (proc_pid_fd(5)): that
+    gives an open file description of our own, whose O_NONBLOCK no other process sees. For
+    sockets, and where the kernel refuses, O_NONBLOCK is set and taken back at close. Regular
+    files are never opened anew, because that would part their offset from that of others.
+
+    Args:
+        fd: The number of an open descriptor.
+        keep: Whether ``fd`` itself stays open and as it is, for 0, 1 and 2. Else it belongs to
+            the result, or is closed in exchange for it.
+
+    Returns:
+        The result: close-on-exec, at least 3, and closed by the caller.
+
+    Raises:
+        OSError: ``fd`` is not open (EBADF), or there are too many. It is as it was.
+    """
+    facts = find_facts(fd)
+    reopened = _reopen(fd, facts)
+    copy = _duplicate(fd) if reopened is None and (keep or fd < 3) else reopened
+    if copy is None:
+        os.set_inheritable(fd, False)
+        copy = fd
+    elif not keep:
+        os.close(fd)
+    descriptor = Descriptor(copy, facts, own=reopened is not None)
+    descriptor.stop_blocking()
+    return descriptor
+
+
+def find_facts(fd: int) -> Facts:
+    """Ask the kernel what a descriptor is."""
+    kind = _kind(fd)
+    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    return Facts(
+        kind=kind,
+        readable=access in (os.O_RDONLY, os.O_RDWR),
+        writable=access in (os.O_WRONLY, os.O_RDWR),
+        pollable=kind in _POLLABLE or (kind is not Kind.FILE and _is_pollable(fd)),
+    )
+
+
+def replace_with_null(fd: int) -> None:
+    """Put /dev/null in the place of 0, 1 or 2: null(4).
+
+    For a process that talks over its standard streams, after `adopt` with ``keep``: what
+    ``print`` writes then no longer mixes with messages, and the peer sees the end of the
+    stream when the adopted descriptor is closed.
+    """
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.dup2(null, fd)
+    finally:
+        if null != fd:
+            os.close(null)
+
+
+def above_stdio(fd: int) -> int:
+    """Move a descriptor of ours that came out as 0, 1 or 2.
+
+    That happens where these were closed before the start; ``print`` of this process, or a
+    child, would then write into a connection.
+
+    Returns:
+        A close-on-exec descriptor of at least 3. A lower ``fd`` is closed.
+    """
+    if fd > 2:
+        return fd
+    try:
+        return _duplicate(fd)
+    finally:
+        os.close(fd)
+
+
+def socket_above_stdio(sock: socket.socket) -> socket.socket:
+    """Do the same for a socket: return it, or another in its place."""
+    if sock.fileno() > 2:
+        return sock
+    family, kind, protocol, timeout = sock.family, sock.type, sock.proto, sock.gettimeout()
+    moved = socket.socket(family, kind, protocol, fileno=above_stdio(sock.detach()))
+    moved.settimeout(timeout)
+    return moved
+
+
+def _duplicate(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _reopen(fd: int, facts: Facts) -> int | None:
+    """Open what ``fd`` stands for once more; None where that is impossible or would change it."""
+    if facts.kind not in (Kind.PIPE, Kind.TERMINAL):
+        return None
+    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    flags = access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    with contextlib.suppress(OSError):  # another user's pipe, no /proc, nobody reads (ENXIO)
+        return above_stdio(os.open(f"/proc/self/fd/{fd}", flags))
+    return None
+
+
+def _kind(fd: int) -> Kind:
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISFIFO(mode):
+        return Kind.PIPE
+    if stat.S_ISSOCK(mode):
+        return Kind.SOCKET
+    if stat.S_ISREG(mode):
+        return Kind.FILE
+    if stat.S_ISCHR(mode):
+        return Kind.TERMINAL if os.isatty(fd) else Kind.DEVICE
+    return Kind.OTHER
+
+
+def _is_pollable(fd: int) -> bool:
+    with select.epoll() as poller:
+        try:
+            poller.register(fd, select.EPOLLIN)
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                return False
+            raise
+    return True

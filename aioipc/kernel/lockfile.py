@@ -1,0 +1,90 @@
+"""A guard: a lock on a file that says "somebody serves this name", for as long as he lives.
+
+The lock is one of the open file description (fcntl_locking(2), ``F_OFD_SETLK``): the kernel
+releases it when the holder dies, however it dies, and closing some other descriptor of the
+same file does not. It is only ever tried, never waited for.
+
+The guard file may be unlinked by one process only: the one that holds the lock on the inode
+which the name now stands for. Everybody else who locked something compares the inode of what
+was locked with the inode at the name, and tries again if they differ. So a name and its lock
+never part while somebody holds the lock, and a clean close leaves no file behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+
+from aioipc.kernel.directory import Directory, denied
+from aioipc.kernel.owned import OwnedFd
+
+__all__ = ["Guard", "try_guard"]
+
+# struct flock: type, whence, start, length (0: to the end), pid (0 for OFD locks)
+_WHOLE_FILE = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+
+class Guard(OwnedFd):
+    """A lock that is held until `close`, or until the process dies."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, fd: int, name: str) -> None:
+        super().__init__(fd)
+        self._name = name
+
+    def remove(self, directory: Directory) -> None:
+        """Unlink the guard file and release the lock, in this order. Idempotent.
+
+        Args:
+            directory: The one that the guard was taken in.
+        """
+        if self._fd >= 0:
+            directory.unlink_if(self._name, _identity(os.fstat(self._fd)))
+        self.close()
+
+
+def try_guard(directory: Directory, name: str) -> Guard | None:
+    """Take the lock on a file, which is created if need be.
+
+    Args:
+        directory: Where the file is.
+        name: The file's name.
+
+    Returns:
+        The guard, or None if somebody else holds it.
+
+    Raises:
+        AccessDenied: The file is a symlink or no regular file, or somebody else owns it.
+        OSError: It cannot be opened.
+    """
+    while True:
+        guard = Guard(directory.open(name, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK), name)
+        try:
+            if not _try_lock(guard, directory.join(name)):
+                guard.close()
+                return None
+            found = directory.stat(name)
+            if found is not None and _identity(found) == _identity(os.fstat(guard.fileno())):
+                return guard
+            guard.close()  # the last holder removed it while we took it: see the head
+        except BaseException:
+            guard.close()
+            raise
+
+
+def _try_lock(guard: Guard, path: str) -> bool:
+    status = os.fstat(guard.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        raise denied(f"{path} is not a file of uid {os.geteuid()}")
+    try:
+        fcntl.fcntl(guard.fileno(), fcntl.F_OFD_SETLK, _WHOLE_FILE)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -1,0 +1,85 @@
+"""One owner per file descriptor, and what happens to it in a forked child."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import weakref
+from types import TracebackType
+from typing import Protocol, Self
+
+__all__ = ["OwnedFd", "abandon_in_child"]
+
+
+class _Owner(Protocol):
+    def abandon(self) -> None: ...
+
+
+_owners: weakref.WeakSet[_Owner] = weakref.WeakSet()
+
+
+def abandon_in_child(owner: _Owner) -> None:
+    """Have ``owner.abandon()`` called in every forked child, for as long as it lives.
+
+    A child gets copies of all descriptors. Kept open, they would hold the parent's locks
+    (fcntl_locking(2): an open file description lives until its last descriptor is closed) and
+    hide its end from its peers.
+    """
+    _owners.add(owner)
+
+
+def _abandon_all() -> None:
+    for owner in list(_owners):
+        owner.abandon()
+    _owners.clear()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+
+
+class OwnedFd:
+    """A file descriptor that belongs to this object and is closed exactly once."""
+
+    __slots__ = ("__weakref__", "_fd")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        abandon_in_child(self)
+
+    def fileno(self) -> int:
+        """The number of the descriptor, -1 once it is closed."""
+        return self._fd
+
+    def detach(self) -> int:
+        """Give the descriptor away: the caller closes it."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def close(self) -> None:
+        """Close the descriptor. Idempotent."""
+        OwnedFd.abandon(self)
+
+    def abandon(self) -> None:
+        """Close the bare number and change nothing that others can see."""
+        fd = self.detach()
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} fd={self._fd}>"

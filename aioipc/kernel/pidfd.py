@@ -1,0 +1,106 @@
+"""Processes held by descriptor, which no reused pid can deceive: pidfd_open(2)."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from aioipc.kernel.owned import OwnedFd
+
+__all__ = ["Child", "exit_status", "is_alive", "open_pidfd", "send_signal"]
+
+
+def open_pidfd(pid: int) -> int:
+    """Open a descriptor of a process, readable once the process has ended.
+
+    Raises:
+        ProcessLookupError: There is no such process.
+    """
+    return os.pidfd_open(pid)
+
+
+def exit_status(pidfd: int) -> int | None:
+    """Say how a child of ours ended, and reap it: waitid(2) with ``P_PIDFD``.
+
+    Returns:
+        The exit code, or minus the number of the signal that killed it. None while it runs,
+        and where the kernel does not tell us: somebody else's child, or one already reaped.
+    """
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if result is None:
+        return None
+    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+
+def is_alive(pidfd: int) -> bool:
+    """Say whether the process still runs. A zombie does not; any process can be asked about."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return not poller.poll(0)
+
+
+def send_signal(pidfd: int, number: int) -> bool:
+    """Send a signal: pidfd_send_signal(2).
+
+    Returns:
+        Whether the process was still there to receive it.
+    """
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Child(OwnedFd):
+    """A child process of ours and its pidfd, which is readable once the child has ended."""
+
+    __slots__ = ("_status", "pid")
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        super().__init__(pidfd)
+        self.pid = pid
+        self._status: int | None = None
+
+    @property
+    def pidfd(self) -> int:
+        """The descriptor, -1 once closed."""
+        return self._fd
+
+    def status(self) -> int | None:
+        """Say how the child ended, None while it runs. The first answer reaps it and stays."""
+        if self._status is None and self._fd >= 0:
+            self._status = exit_status(self._fd)
+        return self._status
+
+    def send_signal(self, number: int) -> bool:
+        """Send a signal; False if the child has ended."""
+        return self._fd >= 0 and send_signal(self._fd, number)
+
+    def close(self) -> None:
+        """Let go of the child, which may go on running; `spawn` reaps it some time later."""
+        if self._fd >= 0 and self.status() is None and is_alive(self._fd):
+            _left_running.append(self.pid)
+        super().close()
+
+    def __repr__(self) -> str:
+        return f"<Child pid={self.pid} pidfd={self._fd}>"
+
+
+_left_running: list[int] = []
+
+
+def reap_left_running() -> None:
+    """Reap what was let go of and has ended since. A pid stays ours until it is reaped."""
+    _left_running[:] = [pid for pid in _left_running if not _reap(pid)]
+
+
+def _reap(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True
