@@ -12,7 +12,7 @@ import socket
 import stat
 from dataclasses import dataclass
 
-from aioipc.kernel.owned import OwnedFd
+from aioipc.kernel.owned import OwnedFd, above_stdio
 
 __all__ = [
     "Descriptor",
@@ -148,23 +148,6 @@ def replace_with_null(fd: int) -> None:
     finally:
         if null != fd:
             os.close(null)
-
-
-def above_stdio(fd: int) -> int:
-    """Move a descriptor of ours that came out as 0, 1 or 2.
-
-    That happens where these were closed before the start; ``print`` of this process, or a
-    child, would then write into a connection.
-
-    Returns:
-        A close-on-exec descriptor of at least 3. A lower ``fd`` is closed.
-    """
-    if fd > 2:
-        return fd
-    try:
-        return _duplicate(fd)
-    finally:
-        os.close(fd)
 
 
 def socket_above_stdio(sock: socket.socket) -> socket.socket:

@@ -15,7 +15,18 @@ from collections.abc import Callable
 from aioipc.errors import AccessDenied
 from aioipc.kernel.owned import OwnedFd
 
-__all__ = ["Directory", "check_owner", "denied", "open_private", "open_trusted"]
+__all__ = [
+    "Directory",
+    "Identity",
+    "check_owner",
+    "denied",
+    "identity_of",
+    "open_private",
+    "open_trusted",
+]
+
+Identity = tuple[int, int]
+"""Device and inode number: what tells one existing file from every other."""
 
 _Check = Callable[[os.stat_result, str], None]
 _OPEN_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -67,10 +78,14 @@ class Directory(OwnedFd):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.fileno())
 
-    def unlink_if(self, name: str, identity: tuple[int, int]) -> None:
-        """Remove a name if it still is the file with this device and inode number."""
+    def identity(self, name: str) -> Identity | None:
+        """Say which file a name stands for; None if there is nothing."""
         found = self.stat(name)
-        if found is not None and (found.st_dev, found.st_ino) == identity:
+        return None if found is None else identity_of(found)
+
+    def unlink_if(self, name: str, identity: Identity) -> None:
+        """Remove a name if it still stands for this file."""
+        if self.identity(name) == identity:
             self.unlink(name)
 
     def rename(self, old: str, new: str) -> None:
@@ -127,6 +142,11 @@ def open_trusted(path: str, *, any_owner: bool = False) -> Directory:
     """
     fd = os.open(path, _OPEN_FLAGS)
     return _checked(fd, path, _check_writers if any_owner else _check_trusted)
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """The identity in what stat(2) said."""
+    return status.st_dev, status.st_ino
 
 
 def check_owner(status: os.stat_result, path: str) -> None:

@@ -12,15 +12,16 @@ never part while somebody holds the lock, and a clean close leaves no file behin
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
 import struct
 
-from aioipc.kernel.directory import Directory, denied
+from aioipc.kernel.directory import Directory, Identity, denied, identity_of
 from aioipc.kernel.owned import OwnedFd
 
-__all__ = ["Guard", "try_guard"]
+__all__ = ["Guard", "try_guard", "try_lock"]
 
 # struct flock: type, whence, start, length (0: to the end), pid (0 for OFD locks)
 _WHOLE_FILE = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -35,6 +36,11 @@ class Guard(OwnedFd):
         super().__init__(fd)
         self._name = name
 
+    @property
+    def identity(self) -> Identity:
+        """The file that is locked."""
+        return identity_of(os.fstat(self.fileno()))
+
     def remove(self, directory: Directory) -> None:
         """Unlink the guard file and release the lock, in this order. Idempotent.
 
@@ -42,7 +48,7 @@ class Guard(OwnedFd):
             directory: The one that the guard was taken in.
         """
         if self._fd >= 0:
-            directory.unlink_if(self._name, _identity(os.fstat(self._fd)))
+            directory.unlink_if(self._name, self.identity)
         self.close()
 
 
@@ -61,30 +67,34 @@ def try_guard(directory: Directory, name: str) -> Guard | None:
         OSError: It cannot be opened.
     """
     while True:
-        guard = Guard(directory.open(name, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK), name)
-        try:
-            if not _try_lock(guard, directory.join(name)):
-                guard.close()
+        with contextlib.ExitStack() as undo:
+            guard = undo.enter_context(_open_guard(directory, name))
+            _check(os.fstat(guard.fileno()), directory.join(name))
+            if not try_lock(guard.fileno()):
                 return None
-            found = directory.stat(name)
-            if found is not None and _identity(found) == _identity(os.fstat(guard.fileno())):
+            if directory.identity(name) == guard.identity:
+                undo.pop_all()
                 return guard
-            guard.close()  # the last holder removed it while we took it: see the head
-        except BaseException:
-            guard.close()
-            raise
+            # Else the last holder removed the file while this was being taken.
 
 
-def _try_lock(guard: Guard, path: str) -> bool:
-    status = os.fstat(guard.fileno())
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        raise denied(f"{path} is not a file of uid {os.geteuid()}")
+def try_lock(fd: int) -> bool:
+    """Lock a whole file, opened for writing, for its open file description.
+
+    Returns:
+        False if another description holds a lock on it.
+    """
     try:
-        fcntl.fcntl(guard.fileno(), fcntl.F_OFD_SETLK, _WHOLE_FILE)
-    except (BlockingIOError, PermissionError):
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+    except (BlockingIOError, PermissionError):  # fcntl_locking(2): EAGAIN or EACCES
         return False
     return True
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
+def _open_guard(directory: Directory, name: str) -> Guard:
+    return Guard(directory.open(name, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK), name)
+
+
+def _check(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        raise denied(f"{path} is not a file of uid {os.geteuid()}")

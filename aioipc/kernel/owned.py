@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import warnings
 import weakref
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["OwnedFd", "abandon_in_child"]
+__all__ = ["OwnedFd", "abandon_in_child", "above_stdio"]
 
 
 class _Owner(Protocol):
@@ -37,13 +38,33 @@ def _abandon_all() -> None:
 os.register_at_fork(after_in_child=_abandon_all)
 
 
+def above_stdio(fd: int) -> int:
+    """Move a descriptor of ours that came out as 0, 1 or 2.
+
+    That happens where these were closed before the start; ``print`` of this process, or a
+    child, would then write into it.
+
+    Returns:
+        A close-on-exec descriptor of at least 3. A lower ``fd`` is closed.
+    """
+    if not 0 <= fd <= 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
 class OwnedFd:
-    """A file descriptor that belongs to this object and is closed exactly once."""
+    """A file descriptor that belongs to this object and is closed exactly once.
+
+    It is at least 3, whatever number it came with.
+    """
 
     __slots__ = ("__weakref__", "_fd")
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._fd = above_stdio(fd)
         abandon_in_child(self)
 
     def fileno(self) -> int:

@@ -24,7 +24,7 @@ from typing import Self
 from aioipc.address import check_name
 from aioipc.errors import AddressError, ConnectError, ResourceExhausted
 from aioipc.kernel.descriptors import socket_above_stdio
-from aioipc.kernel.directory import Directory, check_owner, denied, open_trusted
+from aioipc.kernel.directory import Directory, Identity, check_owner, denied, open_trusted
 from aioipc.kernel.lockfile import Guard, try_guard
 from aioipc.kernel.owned import OwnedFd, abandon_in_child
 from aioipc.kernel.runtime_dir import open_runtime_dir
@@ -32,7 +32,6 @@ from aioipc.kernel.runtime_dir import open_runtime_dir
 __all__ = ["BoundSocket", "SocketFile", "bind_unix", "check_path"]
 
 _NOT_SERVED = frozenset({errno.ECONNREFUSED, errno.ENOENT})
-_Identity = tuple[int, int]
 
 
 class BoundSocket:
@@ -94,7 +93,7 @@ class SocketFile(OwnedFd):
 
     def __init__(self, fd: int, address: str | None = None) -> None:
         super().__init__(fd)
-        self.address = f"/proc/self/fd/{fd}" if address is None else address
+        self.address = f"/proc/self/fd/{self._fd}" if address is None else address
 
 
 def bind_unix(
@@ -171,7 +170,7 @@ class _Name:
     def __init__(self, directory: Directory, name: str) -> None:
         self._directory = directory
         self._name = name
-        self._identity: _Identity | None = None
+        self._identity: Identity | None = None
         self._guard = self._take()
 
     @property
@@ -196,7 +195,7 @@ class _Name:
         """Bind, listen, and let the name appear at once with everything in place."""
         # One name per guard, so that the next holder finds what a killed one left; and short,
         # because sun_path has room for 107 bytes.
-        temporary = f".{os.fstat(self._guard.fileno()).st_ino}.new"
+        temporary = f".{self._guard.identity[1]}.new"
         self._directory.unlink(temporary)
         os.fchmod(bound.fileno(), 0o600)  # bind(2) makes the file with this, less the umask
         bound.bind(self._directory.through_proc(temporary))
@@ -204,12 +203,12 @@ class _Name:
             os.chmod(temporary, mode, dir_fd=self._directory.fileno())
             if bound.type != socket.SOCK_DGRAM:
                 bound.listen(backlog)
-            status = os.stat(temporary, dir_fd=self._directory.fileno(), follow_symlinks=False)
+            identity = self._directory.identity(temporary)
             self._directory.rename(temporary, self._name)
         except BaseException:
             self._directory.unlink(temporary)
             raise
-        self._identity = status.st_dev, status.st_ino
+        self._identity = identity
 
     def withdraw(self) -> None:
         """Unlink the socket file, unless it has become somebody else's."""

@@ -1,0 +1,255 @@
+"""FIFOs opened safely and without waiting: fifo(7).
+
+What stands at the path is first opened with ``O_PATH``, which neither waits nor disturbs
+anybody, and checked; then that very file is opened through /proc/self/fd, so that nobody can
+exchange it in between. A writer without a reader (ENXIO) watches for one: inotify(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+
+from aioipc.errors import AddressError, ConnectError, ResourceExhausted
+from aioipc.kernel.directory import (
+    Directory,
+    Identity,
+    check_owner,
+    denied,
+    identity_of,
+    open_trusted,
+)
+from aioipc.kernel.inotify import Inotify, Mask
+from aioipc.kernel.lockfile import try_lock
+from aioipc.kernel.owned import OwnedFd, above_stdio
+
+__all__ = ["FifoReader", "PendingWriter", "open_reader", "open_writer"]
+
+_READER_MAY_HAVE_COME = Mask.CREATE | Mask.MOVED_TO
+
+
+def open_reader(path: str) -> FifoReader:
+    """Open the reading end of a FIFO, which is made (mode 0600) if it is not there.
+
+    Raises:
+        AccessDenied: The directory, or what is at the path, is not to be trusted.
+        ResourceExhausted: Another process of ours reads it (errno EADDRINUSE).
+        FileNotFoundError: The directory does not exist.
+        AddressError: The path names no file.
+    """
+    while True:
+        reader = _try_open_reader(path)
+        if reader is not None:
+            return reader
+
+
+def open_writer(path: str, *, single: bool = False) -> int | None:
+    """Open the writing end of a FIFO: non-blocking, close-on-exec, at least 3.
+
+    Args:
+        path: Where the FIFO is.
+        single: Whether to be the only writer. The FIFO is locked by flock(2), which writers
+            that know nothing of aioipc do not heed.
+
+    Returns:
+        The descriptor, which belongs to the caller, or None if there is no FIFO or nobody has
+        it open for reading; `PendingWriter` waits for that.
+
+    Raises:
+        AccessDenied: The directory, or what is at the path, is not to be trusted.
+        ConnectError: Another writer has the FIFO for itself, or this one was to.
+        FileNotFoundError: The directory does not exist.
+        AddressError: The path names no file.
+    """
+    directory, name = _locate(path)
+    with directory:
+        fifo = _find(directory, name)
+    if fifo is None:
+        return None
+    with fifo:
+        return fifo.open_writing(single=single)
+
+
+class FifoReader(OwnedFd):
+    """The reading end of a FIFO. It outlives its writers, because it is one of them.
+
+    Attributes:
+        path: Where the FIFO is.
+    """
+
+    __slots__ = ("_directory", "_name", "_remove", "_writer", "path")
+
+    def __init__(self, fifo: _Fifo, directory: Directory, name: str) -> None:
+        super().__init__(fifo.open(os.O_RDONLY))
+        self.path = fifo.path
+        self._directory = directory
+        self._name = name
+        self._remove = False
+        self._writer = OwnedFd(fifo.open(os.O_WRONLY))
+
+    def become_the_reader(self, *, remove: bool) -> bool:
+        """Lock the FIFO for reading and remember whether to remove it at close.
+
+        Returns:
+            False if the last reader removed it meanwhile.
+
+        Raises:
+            ResourceExhausted: It has a reader.
+        """
+        if not try_lock(self._writer.fileno()):
+            raise ResourceExhausted(errno.EADDRINUSE, f"{self.path} has a reader already")
+        is_at_path = self._directory.identity(self._name) == self._identity()
+        self._remove = remove and is_at_path
+        return is_at_path
+
+    def close(self) -> None:
+        """Close the FIFO, and remove it if it was made for this reader. Idempotent."""
+        if self._fd >= 0 and self._remove:
+            self._directory.unlink_if(self._name, self._identity())
+        super().close()
+        self._writer.close()
+        self._directory.close()
+
+    def _identity(self) -> Identity:
+        return identity_of(os.fstat(self._fd))
+
+
+class PendingWriter(Inotify):
+    """A writing end that waits for its reader. Readable when it is worth trying again."""
+
+    __slots__ = ("_directory", "_fifo", "_name", "_single")
+
+    def __init__(self, path: str, *, single: bool = False) -> None:
+        super().__init__()
+        self._fifo: _Fifo | None = None
+        self._single = single
+        try:
+            self._directory, self._name = _locate(path)
+            self.watch(self._directory.through_proc("."), _READER_MAY_HAVE_COME)
+        except BaseException:
+            super().close()
+            raise
+
+    def try_open(self) -> int | None:
+        """Open the writing end; None if there is no reader yet.
+
+        Raises:
+            AccessDenied: What is at the path is not to be trusted.
+            ConnectError: Another writer has the FIFO for itself, or this one was to.
+        """
+        self.take()
+        self._look()
+        return None if self._fifo is None else self._fifo.open_writing(single=self._single)
+
+    def close(self) -> None:
+        """Stop waiting. Idempotent."""
+        super().close()
+        self._directory.close()
+        self._forget()
+
+    def _look(self) -> None:
+        """Keep watching what is at the path.
+
+        Only a new file is opened: before Linux 6.10 even ``O_PATH`` is reported as an opening,
+        and this would wake itself for ever.
+        """
+        if self._fifo is not None:
+            if self._directory.identity(self._name) == self._fifo.identity:
+                return
+            self._forget()
+        self._fifo = _find(self._directory, self._name)
+        if self._fifo is not None:
+            self.watch(self._fifo.through_proc, Mask.OPEN)
+
+    def _forget(self) -> None:
+        if self._fifo is not None:
+            self._fifo.close()
+            self._fifo = None
+
+
+class _Fifo(OwnedFd):
+    """A FIFO that is neither read nor written yet (``O_PATH``), and was checked."""
+
+    __slots__ = ("identity", "path")
+
+    def __init__(self, fd: int, path: str) -> None:
+        super().__init__(fd)
+        self.path = path
+        self.identity = identity_of(os.fstat(fd))
+
+    @property
+    def through_proc(self) -> str:
+        return f"/proc/self/fd/{self.fileno()}"
+
+    def check(self) -> None:
+        status = os.fstat(self.fileno())
+        if not stat.S_ISFIFO(status.st_mode):
+            what = "a symlink" if stat.S_ISLNK(status.st_mode) else "no FIFO"
+            raise denied(f"{self.path} is {what}")
+        check_owner(status, self.path)
+
+    def open(self, access: int) -> int:
+        return os.open(self.through_proc, access | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def open_writing(self, *, single: bool) -> int | None:
+        try:
+            fd = above_stdio(self.open(os.O_WRONLY))
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nobody reads: open(2)
+                return None
+            raise
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_EX if single else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            other = "has other writers" if single else "has a writer that wants to be alone"
+            raise ConnectError(f"{self.path} {other}") from None
+        return fd
+
+
+def _try_open_reader(path: str) -> FifoReader | None:
+    with contextlib.ExitStack() as undo:
+        directory, name = _locate(path)
+        undo.enter_context(directory)
+        made = _make(directory, name)
+        fifo = _find(directory, name)
+        if fifo is None:
+            return None
+        with fifo:
+            reader = undo.enter_context(FifoReader(fifo, directory, name))
+        if not reader.become_the_reader(remove=made):
+            return None
+        undo.pop_all()
+        return reader
+
+
+def _make(directory: Directory, name: str) -> bool:
+    try:
+        os.mkfifo(name, 0o600, dir_fd=directory.fileno())
+    except FileExistsError:
+        return False
+    return True
+
+
+def _find(directory: Directory, name: str) -> _Fifo | None:
+    try:
+        fd = directory.open(name, os.O_PATH)
+    except FileNotFoundError:
+        return None
+    fifo = _Fifo(fd, directory.join(name))
+    try:
+        fifo.check()
+    except BaseException:
+        fifo.close()
+        raise
+    return fifo
+
+
+def _locate(path: str) -> tuple[Directory, str]:
+    parent, name = os.path.split(path)
+    if name in ("", ".", ".."):
+        raise AddressError(f"{path!r} names no file")
+    return open_trusted(parent or "."), name

@@ -1,0 +1,33 @@
+# cython: language_level=3
+# cython: freethreading_compatible=True
+"""System calls that Python has no name for. Errors are OSError with errno."""
+
+from libc.stdint cimport uint32_t
+from cpython.exc cimport PyErr_SetFromErrno
+
+cdef extern from "<sys/inotify.h>" nogil:
+    int c_inotify_init1 "inotify_init1"(int flags)
+    int c_inotify_add_watch "inotify_add_watch"(int fd, const char* path, uint32_t mask)
+
+
+def inotify_init1(int flags):
+    """Open an inotify descriptor: inotify_init(2)."""
+    return _checked(c_inotify_init1(flags))
+
+
+def inotify_add_watch(int fd, bytes path not None, uint32_t mask):
+    """Watch a file or change what is watched about it: inotify_add_watch(2).
+
+    Looking the path up may wait for the file system, so the GIL is released.
+    """
+    cdef const char* name = path
+    cdef int watch
+    with nogil:
+        watch = c_inotify_add_watch(fd, name, mask)
+    return _checked(watch)
+
+
+cdef int _checked(int result) except -1:
+    if result < 0:
+        PyErr_SetFromErrno(OSError)
+    return result
