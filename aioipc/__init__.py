@@ -1,0 +1,1 @@
+"""Inter-process communication for asyncio."""

@@ -1,0 +1,193 @@
+"""The contracts between the floors. Whoever keeps them can take part.
+
+A transport moves bytes (`ByteTransport`) or whole messages (`MessageTransport`); a codec
+turns an object into bytes and back. All calls return at once: what cannot be done now
+answers None or False, and a callback tells when to look again.
+
+Callbacks run from the event loop, never inside a ``try_*`` call and never inside another
+task's step; each is called once and must be set anew.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+__all__ = [
+    "Buffer",
+    "ByteTransport",
+    "Capability",
+    "Codec",
+    "HasFileno",
+    "MessageTransport",
+    "Parts",
+    "PeerCredentials",
+    "Poll",
+    "SharedBuffer",
+    "Transport",
+]
+
+Buffer = bytes | bytearray | memoryview
+"""Anything that is a contiguous run of bytes."""
+
+Parts = Buffer | Sequence[Buffer]
+"""One message as one buffer, or as several that belong together."""
+
+T = TypeVar("T")
+
+
+class Capability(enum.Flag):
+    """What a transport can do. Asking for what is missing fails at open and names it."""
+
+    NONE = 0
+    STREAM = enum.auto()
+    """Carries bytes without boundaries."""
+    MESSAGE = enum.auto()
+    """Keeps the boundaries of messages by itself."""
+    DUPLEX = enum.auto()
+    """Both directions."""
+    FANOUT = enum.auto()
+    """One send reaches many receivers."""
+    FDS = enum.auto()
+    """File descriptors travel with messages."""
+    ZERO_COPY = enum.auto()
+    """Messages can be written and read in place."""
+    CREDENTIALS = enum.auto()
+    """The kernel says who the peer is."""
+    PRIORITY = enum.auto()
+    """Messages have priorities."""
+    BACKPRESSURE = enum.auto()
+    """A sender waits for a slow receiver; nothing is dropped."""
+    REMOTE = enum.auto()
+    """The peer may be on another machine."""
+
+
+class Poll(enum.StrEnum):
+    """How a wait begins: see docs/architecture.md, "Waiting"."""
+
+    ADAPTIVE = "adaptive"
+    BLOCK = "block"
+    BUSY = "busy"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCredentials:
+    """Who is at the other end, as the kernel (unix(7), ``SO_PEERCRED``) saw it.
+
+    The pid never authorises anything: it names the process that connected or listened,
+    which may have passed the socket on since.
+    """
+
+    pid: int
+    uid: int
+    gid: int
+
+
+@runtime_checkable
+class HasFileno(Protocol):
+    """Anything with a file descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+@runtime_checkable
+class SharedBuffer(Protocol):
+    """A buffer that lives in a memory file and can travel by its descriptor."""
+
+    def fileno(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+class Transport(Protocol):
+    """What the byte and the message transports have in common."""
+
+    @property
+    def peer(self) -> PeerCredentials | None:
+        """Who is at the other end, where the kernel tells."""
+
+    @property
+    def address(self) -> str:
+        """The address that this end was opened with, resolved."""
+
+    @property
+    def capabilities(self) -> Capability: ...
+
+    @property
+    def poll_source(self) -> int | None:
+        """A descriptor whose readability means progress, for adaptive polling."""
+
+    def on_readable(self, callback: Callable[[], object] | None, /) -> None:
+        """Call ``callback`` once when a read or receive may make progress."""
+
+    def on_writable(self, callback: Callable[[], object] | None, /) -> None:
+        """Call ``callback`` once when a write or send may make progress."""
+
+    def take_fds(self) -> list[int]:
+        """Hand over the descriptors that came with what was read last."""
+
+    def close_write(self) -> None:
+        """End this direction; the peer reads up to here and then sees the end."""
+
+    def close(self) -> None:
+        """Release everything at once. Idempotent."""
+
+
+class ByteTransport(Transport, Protocol):
+    """A duplex stream of bytes."""
+
+    def try_read_into(self, buffer: memoryview, /) -> int | None:
+        """Read what is there: the number of bytes, 0 at the end, None if nothing is there.
+
+        Raises:
+            PeerCrashed: The peer is gone and nothing is left to read.
+        """
+
+    def try_write(self, parts: Sequence[Buffer], /, fds: Sequence[int] = ()) -> int:
+        """Write as much as fits and return the number of bytes, 0 if nothing fits.
+
+        Raises:
+            PeerCrashed: The peer no longer reads.
+        """
+
+
+class MessageTransport(Transport, Protocol):
+    """A duplex sequence of messages."""
+
+    def try_receive(self) -> Buffer | None:
+        """Take the next message, valid until the next call; None if none is there.
+
+        Raises:
+            EndOfStream: The peer finished cleanly.
+            PeerCrashed: It did not.
+            ProtocolError: It broke the protocol.
+        """
+
+    def try_send(self, parts: Sequence[Buffer], /, fds: Sequence[int] = ()) -> bool:
+        """Accept one message whole and in order, or not at all (False).
+
+        Raises:
+            PeerCrashed: The peer no longer receives.
+            FrameTooLarge: The message is over the limit; nothing was written.
+        """
+
+
+class Codec(Protocol[T]):
+    """Turns an object into one message and back.
+
+    ``name`` stands in the HELLO and must be equal on both sides. ``format`` names the
+    notation whose depth and number of elements the native pre-scan checks before
+    ``decode`` is called: "msgpack", "json" or None.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def format(self) -> str | None: ...
+
+    def encode(self, obj: T, /) -> Parts:
+        """Return the bytes of ``obj``; any exception becomes an EncodeError."""
+
+    def decode(self, buffer: Any, /) -> T:
+        """Return the object in ``buffer``; any exception becomes a DecodeError."""

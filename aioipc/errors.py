@@ -1,0 +1,264 @@
+"""Every exception that aioipc raises.
+
+Each one also derives from the built-in and from the anyio exception that a caller would
+catch, so ``except ConnectionError``, ``except anyio.EndOfStream`` and
+``except aioipc.IPCError`` all do what they say. A message states what happened, the value
+and the limit; a docstring states what is still usable afterwards.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+import threading
+
+import anyio
+
+__all__ = [
+    "AccessDenied",
+    "AddressError",
+    "BadArguments",
+    "BrokenBarrierError",
+    "BusyError",
+    "ClosedError",
+    "CodecError",
+    "CodecMismatch",
+    "ConnectError",
+    "DeadlineExceeded",
+    "DecodeError",
+    "EncodeError",
+    "EndOfStream",
+    "ForkError",
+    "FrameTooLarge",
+    "HandshakeError",
+    "IPCError",
+    "MethodNotFound",
+    "OwnerDied",
+    "PeerCrashed",
+    "ProtocolError",
+    "QuotaExceeded",
+    "RPCError",
+    "RemoteCancelled",
+    "RemoteError",
+    "ResourceExhausted",
+    "RingCorrupted",
+    "TruncatedFrame",
+    "VersionMismatch",
+    "WorkerDied",
+    "WouldBlock",
+    "from_os_error",
+]
+
+
+class IPCError(Exception):
+    """Base of everything that aioipc raises on purpose."""
+
+
+class ClosedError(IPCError, anyio.ClosedResourceError):
+    """This side closed the object. Nothing on it is usable any more."""
+
+
+class EndOfStream(IPCError, anyio.EndOfStream, EOFError):
+    """The peer finished cleanly. Nothing more will arrive; sending may still work."""
+
+
+class PeerCrashed(IPCError, anyio.BrokenResourceError, ConnectionError):
+    """The peer is gone without having said goodbye. Only ``aclose`` is left to do.
+
+    Attributes:
+        status: How the peer's process ended, where a pidfd told: an exit code of 0 or
+            more, or minus the number of the signal that killed it. Else None.
+    """
+
+    status: int | None
+
+    def __init__(self, message: str = "the peer is gone", *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TruncatedFrame(PeerCrashed):
+    """The stream ended inside a frame. Only ``aclose`` is left to do."""
+
+
+class BusyError(IPCError, anyio.BusyResourceError):
+    """Another task is already waiting in the same exclusive operation. Nothing changed."""
+
+    def __init__(self, message: str) -> None:
+        # anyio's own __init__ takes an action and writes a sentence around it.
+        Exception.__init__(self, message)
+
+
+class WouldBlock(IPCError, anyio.WouldBlock):
+    """A ``*_nowait`` operation found nothing to receive or no room to send. Nothing changed."""
+
+
+class AddressError(IPCError, ValueError):
+    """An address could not be understood, or asks for what its transport cannot do."""
+
+
+class ConnectError(IPCError, anyio.ConnectionFailed, ConnectionError):
+    """No connection could be made. The same address may be tried again."""
+
+
+class AccessDenied(IPCError, PermissionError):
+    """A peer, a path or a directory is not owned by somebody who is trusted here."""
+
+
+class ResourceExhausted(IPCError, OSError):
+    """The system has no more of something: descriptors, memory, names in use."""
+
+
+class QuotaExceeded(ResourceExhausted):
+    """A limit of ours was reached. Whatever was held before is still usable."""
+
+
+class ProtocolError(IPCError):
+    """The peer broke the protocol. The connection is closed, others are not affected."""
+
+
+class HandshakeError(ProtocolError):
+    """The first exchange failed. The connection is closed."""
+
+
+class VersionMismatch(HandshakeError):
+    """The peer speaks another major version of the protocol. The connection is closed."""
+
+
+class CodecMismatch(HandshakeError):
+    """The peer encodes its messages differently. The connection is closed."""
+
+
+class FrameTooLarge(ProtocolError):
+    """A message is over the limit.
+
+    Raised by a send, it means that no byte was written and the channel is as it was.
+    Raised by a receive, the peer announced too much and the connection is closed.
+
+    Attributes:
+        size: Bytes that the message has, or that its header announced.
+        limit: Bytes allowed.
+    """
+
+    size: int
+    limit: int
+
+    def __init__(self, size: int, limit: int, hint: str = "") -> None:
+        message = f"a message of {size:,} bytes is over the limit of {limit:,} bytes"
+        super().__init__(f"{message}: {hint}" if hint else message)
+        self.size = size
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[FrameTooLarge], tuple[int, int]]:
+        return type(self), (self.size, self.limit)
+
+
+class RingCorrupted(ProtocolError):
+    """The peer wrote nonsense into the shared ring. The connection is closed."""
+
+
+class CodecError(IPCError, ValueError):
+    """An object could not be turned into bytes, or bytes into an object."""
+
+
+class EncodeError(CodecError):
+    """The object does not fit the codec. Nothing was sent; the channel is as it was."""
+
+
+class DecodeError(CodecError):
+    """The message does not fit the codec or its limits.
+
+    The message is consumed; the channel goes on with the next one.
+    """
+
+
+class RPCError(IPCError):
+    """A call failed. The connection goes on."""
+
+
+class MethodNotFound(RPCError):
+    """The interface declares no such method. Nothing ran."""
+
+
+class BadArguments(RPCError):
+    """The arguments do not fit the method's signature. Nothing ran."""
+
+
+class RemoteError(RPCError):
+    """The method raised on the far side. The connection goes on."""
+
+
+class RemoteCancelled(RPCError):
+    """The method was cancelled on the far side. The connection goes on."""
+
+
+class DeadlineExceeded(IPCError, TimeoutError):
+    """The caller's deadline passed. What was asked for may or may not have happened."""
+
+
+class OwnerDied(IPCError):
+    """The previous owner of a lock died while holding it; what it guards may be torn."""
+
+
+class WorkerDied(IPCError):
+    """A worker process ended.
+
+    Attributes:
+        status: Its exit code of 0 or more, or minus the number of the signal.
+    """
+
+    status: int
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BrokenBarrierError(IPCError, threading.BrokenBarrierError):
+    """A party of the barrier died or gave up."""
+
+
+class ForkError(IPCError, RuntimeError):
+    """The object belongs to the parent of this forked process. Nothing was touched."""
+
+
+_GONE = frozenset({_errno.EPIPE, _errno.ECONNRESET, _errno.ESHUTDOWN, _errno.ENOTCONN})
+_EXHAUSTED = frozenset(
+    {
+        _errno.EMFILE,
+        _errno.ENFILE,
+        _errno.ENOMEM,
+        _errno.ENOSPC,
+        _errno.ENOBUFS,
+        _errno.EDQUOT,
+        _errno.EADDRINUSE,
+        _errno.ETOOMANYREFS,
+    }
+)
+_DENIED = frozenset({_errno.EACCES, _errno.EPERM})
+
+
+def from_os_error(error: OSError, doing: str, *, connecting: bool = False) -> IPCError:
+    """Turn an ``OSError`` into the exception of this module that says the same.
+
+    This is the one place where system errors are translated; transports call it at their
+    seam to the kernel.
+
+    Args:
+        error: What the system call raised.
+        doing: What was being done, to start the message with: ``"connect to unix:/x"``.
+        connecting: Whether a connection was being made, so that anything that is neither
+            a denial nor an exhaustion is a `ConnectError`.
+    """
+    number = error.errno
+    reason = os.strerror(number) if number is not None else str(error)
+    message = f"{doing}: {reason}"
+    if number in _EXHAUSTED:
+        return ResourceExhausted(number, message)
+    if number in _DENIED:
+        return AccessDenied(number, message)
+    if connecting:
+        return ConnectError(message)
+    if number in _GONE:
+        return PeerCrashed(message)
+    return ResourceExhausted(number, message)

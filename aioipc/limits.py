@@ -1,0 +1,65 @@
+"""The limits of one endpoint, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an endpoint allows its peers and itself.
+
+    Sizes are in bytes, durations (``_s``) in seconds. Every value is checked when the
+    object is made; a value out of range is a ``ValueError`` that names the range.
+    """
+
+    max_message_bytes: int = 64 * MIB
+    """Largest encoded message to or from the same user, or over loopback."""
+    max_foreign_message_bytes: int = 1 * MIB
+    """Largest encoded message to or from another user or another machine."""
+    max_depth: int = 64
+    """How deep arrays and maps may nest in a received msgpack or json message."""
+    max_elements: int = 1_000_000
+    """How many values a received msgpack or json message may hold."""
+    max_connections: int = 16_384
+    """Connections that one listener holds open at once."""
+    max_connections_per_foreign_uid: int = 256
+    """Connections that one listener holds open for each other user."""
+    max_handshakes: int = 64
+    """Connections of one listener whose HELLO is still incomplete."""
+    handshake_s: float = 5.0
+    """How long a peer may take for its HELLO."""
+    connect_s: float = 10.0
+    """How long making a connection may take."""
+    linger_s: float = 5.0
+    """How long a close may take to deliver what was already accepted."""
+    ring_bytes: int = 1 * MIB
+    """Size of one direction of a shared-memory ring, a power of two."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be between {low:,} and {high:,}, not {value:,}")
+        if self.ring_bytes & (self.ring_bytes - 1):
+            raise ValueError(f"ring_bytes must be a power of two, not {self.ring_bytes:,}")
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("max_message_bytes", 1, 2**32 - 1),
+    ("max_foreign_message_bytes", 1, 2**32 - 1),
+    ("max_depth", 1, 1024),
+    ("max_elements", 1, 2**40),
+    ("max_connections", 1, 2**20),
+    ("max_connections_per_foreign_uid", 1, 2**20),
+    ("max_handshakes", 1, 2**16),
+    ("handshake_s", 0.001, 3600),
+    ("connect_s", 0.001, 3600),
+    ("linger_s", 0, 3600),
+    ("ring_bytes", 64 * KIB, 1024 * MIB),
+)

@@ -1,0 +1,100 @@
+# cython: language_level=3
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
+
+from aioipc.native._pacer cimport MessagePort, Pacer
+from aioipc.native._scan cimport scanner
+
+
+
+cdef class Waiter:
+    cdef public bint _asyncio_future_blocking
+    cdef object loop
+    cdef object callback
+    cdef object context
+    cdef object cancelled_future
+    cdef bint is_done
+
+    cdef int c_wake(self, bint now) except -1
+
+
+cdef class ChannelCore:
+    cdef readonly MessagePort port
+    cdef readonly object codec
+    cdef object encode
+    cdef object decode
+    cdef scanner scan
+    cdef int max_depth
+    cdef long long max_elements
+    cdef int polling
+    cdef Pacer pacer
+    cdef unsigned long thread
+    cdef unsigned long generation
+    cdef object closed_with      # what every operation raises once this side closed
+    cdef object deferred         # an error met in the middle of a batch
+    cdef Operation receiver      # the one operation that receives
+    cdef object senders          # deque: operations that wait for room, oldest first
+
+    cdef int c_enter(self) except -1
+    cdef int c_enter_slow(self) except -1
+    cdef object c_take(self)
+    cdef object c_decode(self, object message)
+    cdef object c_encode(self, object obj)
+    cdef int c_next_sender(self) except -1
+    cdef int c_wake_from_loop(self, Operation operation) except -1
+
+
+cdef class Operation:
+    cdef ChannelCore core
+    cdef Waiter waiter
+    cdef int state
+    cdef int64_t slept_ns
+
+    cdef int c_step(self, PyObject** result) except -1
+    cdef int c_awake(self, ChannelCore core) except -1
+    cdef int c_finish(self) except -1
+    cdef int c_claim(self) except -1
+    cdef int c_attempt(self, PyObject** result) except -1
+    cdef int c_abandon(self) except -1
+    cdef int c_return(self, object value, PyObject** result) except -1
+    cdef int c_yield(self, PyObject** result) except -1
+    cdef int c_sleep(self, PyObject** result) except -1
+    cdef int c_wait(self, bint for_room, PyObject** result) except -1
+
+
+cdef class Receive(Operation):
+    pass
+
+
+cdef class ReceiveNext(Receive):
+    pass
+
+
+cdef class ReceiveMany(Receive):
+    cdef Py_ssize_t limit
+    cdef int c_take_more(self, list objects) except -1
+
+
+cdef class SendOperation(Operation):
+    cdef bint queued             # stands in core.senders
+    cdef bint begun              # accepted; the rest still leaves from the caller's memory
+    cdef int c_push(self) except -1
+    cdef int c_leave(self) except -1
+
+
+cdef class Send(SendOperation):
+    cdef object parts
+    cdef object fds
+
+
+cdef class SendMany(SendOperation):
+    cdef list objects
+    cdef Py_ssize_t index
+
+
+cdef class Flush(SendOperation):
+    pass
+
+
+cdef class AdaptedPort(MessagePort):
+    cdef readonly object transport

@@ -1,0 +1,854 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""ChannelCore: native awaitables over a message port and a codec.
+
+An operation is an object that a Task drives. It does its work inside ``am_send``, never
+when it is created, so one that is dropped or cancelled has done nothing; what it waits for
+carries no data and only says "look again".
+"""
+
+from cpython.buffer cimport (
+    PyBUF_SIMPLE,
+    Py_buffer,
+    PyBuffer_Release,
+    PyObject_CheckBuffer,
+    PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_CheckExact
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t
+
+from aioipc.native._pacer cimport ACCEPTED, MessagePort, NO_ROOM, Pacer, clock_ns
+from aioipc.native._scan cimport scanner_of
+
+import os
+from collections import deque
+
+from aioipc.errors import (
+    BusyError,
+    ClosedError,
+    DecodeError,
+    EncodeError,
+    EndOfStream,
+    ForkError,
+    IPCError,
+    WouldBlock,
+)
+from aioipc.native._scan import error_of
+
+cdef extern from "<poll.h>" nogil:
+    enum: POLLIN
+
+cdef extern from *:
+    """
+    /* Cython fills tp_as_async from __await__, __aiter__ and __anext__, but has no name for
+       am_send, which saves a StopIteration per operation (PEP 380 results by return). */
+    static void aioipc_set_am_send(PyTypeObject *type, sendfunc send) {
+        type->tp_as_async->am_send = send;
+    #ifdef Py_TPFLAGS_HAVE_AM_SEND
+        type->tp_flags |= Py_TPFLAGS_HAVE_AM_SEND;
+    #endif
+        PyType_Modified(type);
+    }
+    """
+    ctypedef int (*sendfunc)(PyObject*, PyObject*, PyObject**) except -1
+    void aioipc_set_am_send(PyTypeObject*, void*)
+    unsigned long PyThread_get_thread_ident() nogil
+    int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
+
+# What c_step answers: PySendResult of the C API, and one word of our own.
+cdef enum:
+    RETURN = 0
+    NEXT = 1
+    RETRY = 2
+
+cdef enum State:
+    NEW = 0
+    RUNNING = 1
+    YIELDED = 2
+    SLEEPING = 3
+    DONE = 4
+
+cdef enum Polling:
+    ADAPTIVE = 0
+    BLOCK = 1
+    BUSY = 2
+
+cdef dict POLLING = {"adaptive": ADAPTIVE, "block": BLOCK, "busy": BUSY}
+cdef int64_t BUSY_SLICE_NS = 100_000
+cdef int64_t MOST_SPENT_NS = 50_000
+
+cdef object NOTHING = object()   # there is no object, not even None
+cdef object NO_FDS = ()
+
+# Raised in each child process, so that inherited objects notice (one load per operation).
+cdef unsigned long fork_generation = 1
+
+
+def _forked():
+    global fork_generation
+    fork_generation += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+cdef class Waiter:
+    """What a sleeping operation yields: the part of asyncio.Future that a Task uses.
+
+    Unlike a Future it can step its task from inside the readiness callback, which saves a
+    turn of the loop per wake-up.
+    """
+
+    def __cinit__(self, loop):
+        self.loop = loop
+        self._asyncio_future_blocking = True
+
+    cdef int c_wake(self, bint now) except -1:
+        """Let the task go on: within this call, which no task may be making, or soon."""
+        if self.is_done:
+            return 0
+        self.is_done = True
+        callback, self.callback = self.callback, None
+        if callback is not None:
+            if now:
+                self.context.run(callback, self)
+            else:
+                self.loop.call_soon(callback, self, context=self.context)
+        return 0
+
+    def get_loop(self):
+        return self.loop
+
+    def add_done_callback(self, callback, *, context=None):
+        if self.is_done:
+            self.loop.call_soon(callback, self, context=context)
+        elif self.callback is not None:
+            raise RuntimeError("this wait belongs to another task")
+        else:
+            self.callback = callback
+            self.context = context
+
+    def remove_done_callback(self, callback):
+        if self.callback == callback:
+            self.callback = None
+            return 1
+        return 0
+
+    def cancel(self, msg=None):
+        if self.is_done:
+            return False
+        # Only a real Future knows how its loop says CancelledError.
+        self.cancelled_future = self.loop.create_future()
+        self.cancelled_future.cancel(msg)
+        self.c_wake(False)
+        return True
+
+    def cancelled(self):
+        return self.cancelled_future is not None
+
+    def done(self):
+        return self.is_done
+
+    def result(self):
+        if self.cancelled_future is not None:
+            self.cancelled_future.result()
+
+    def exception(self):
+        if self.cancelled_future is not None:
+            self.cancelled_future.exception()
+
+
+cdef class ChannelCore:
+    """A message port, a codec, and the operations on both.
+
+    Args:
+        port: The native message port.
+        codec: Encodes and decodes; ``raw`` costs nothing.
+        max_depth: Limit of the pre-scan of msgpack and json.
+        max_elements: Limit of the pre-scan of msgpack and json.
+        polling: "adaptive", "block" or "busy".
+    """
+
+    def __init__(
+        self,
+        MessagePort port,
+        codec,
+        *,
+        int max_depth,
+        long long max_elements,
+        str polling,
+    ):
+        if polling not in POLLING:
+            raise ValueError(f"polling must be one of {', '.join(POLLING)}, not {polling!r}")
+        self.port = port
+        self.codec = codec
+        self.encode = None if codec.name == "raw" else codec.encode
+        self.decode = None if codec.name == "raw" else codec.decode
+        self.scan = scanner_of(codec.format)
+        self.max_depth = max_depth
+        self.max_elements = max_elements
+        self.polling = POLLING[polling]
+        self.senders = deque()
+        self.generation = fork_generation
+
+    # What the floor above fills in.
+
+    def _bind(self):
+        """Return the Pacer of the running loop. Called once, at the first operation."""
+        raise NotImplementedError
+
+    # The gate before each operation
+
+    cdef inline int c_enter(self) except -1:
+        if (
+            self.closed_with is None
+            and self.thread == PyThread_get_thread_ident()
+            and self.generation == fork_generation
+        ):
+            return 0
+        return self.c_enter_slow()
+
+    cdef int c_enter_slow(self) except -1:
+        if self.generation != fork_generation:
+            raise ForkError("this channel belongs to the parent process; open one in the child")
+        if self.closed_with is not None:
+            raise self.closed_with.with_traceback(None)
+        if self.thread == 0:
+            self.pacer = self._bind()
+            self.port.pacer = self.pacer
+            self.thread = PyThread_get_thread_ident()
+            return 0
+        raise RuntimeError("this channel belongs to the event loop of another thread")
+
+    # Objects and messages
+
+    cdef object c_take(self):
+        if self.deferred is not None:
+            error, self.deferred = self.deferred, None
+            raise error
+        message = self.port.c_receive()
+        if message is None:
+            return NOTHING
+        if self.decode is None:
+            return message
+        return self.c_decode(message)
+
+    cdef object c_decode(self, object message):
+        cdef int problem
+        cdef Py_buffer view
+        if self.scan != NULL:
+            PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
+            problem = self.scan(
+                <const unsigned char*>view.buf, view.len, self.max_depth, self.max_elements
+            )
+            PyBuffer_Release(&view)
+            if problem != 0:
+                raise error_of(problem, self.max_depth, self.max_elements)
+        try:
+            return self.decode(message)
+        except IPCError:
+            raise
+        except Exception as error:
+            raise DecodeError(
+                f"the {self.codec.name} codec cannot decode this message of "
+                f"{len(message):,} bytes: {error}"
+            ) from error
+
+    cdef object c_encode(self, object obj):
+        if self.encode is None:
+            if not PyBytes_CheckExact(obj) and not PyObject_CheckBuffer(obj):
+                raise EncodeError(
+                    "the raw codec sends bytes, bytearray or memoryview, "
+                    f"not {type(obj).__name__}"
+                )
+            return obj
+        try:
+            return self.encode(obj)
+        except IPCError:
+            raise
+        except Exception as error:
+            raise EncodeError(
+                f"the {self.codec.name} codec cannot encode this "
+                f"{type(obj).__name__}: {error}"
+            ) from error
+
+    cdef int c_next_sender(self) except -1:
+        """The oldest sender left or finished: let the next one try."""
+        if self.senders:
+            head = <Operation>self.senders[0]
+            if head.waiter is not None:
+                head.waiter.c_wake(False)
+        return 0
+
+    # Operations
+
+    def receive(self):
+        """Wait for the next object.
+
+        Raises:
+            EndOfStream: The peer finished cleanly and everything was received.
+            PeerCrashed: The peer died; everything that arrived was received.
+            ProtocolError: The peer broke the protocol; the channel is of no more use.
+            DecodeError: The message does not fit the codec; it is consumed, the channel
+                goes on.
+            BusyError: Another task is receiving.
+            ClosedError: This side closed the channel.
+
+        Cancellation:
+            Safe: nothing is lost, the next ``receive`` gets what this one would have.
+        """
+        cdef Receive operation = Receive.__new__(Receive)
+        operation.core = self
+        return operation
+
+    def receive_many(self, Py_ssize_t max_messages=512):
+        """Wait for at least one object and return all that are there, as a list.
+
+        Args:
+            max_messages: The most to return.
+
+        Raises:
+            As `receive`. An error met after the first object is raised by the next call.
+
+        Cancellation:
+            Safe, as `receive`.
+        """
+        if max_messages < 1:
+            raise ValueError(f"max_messages must be at least 1, not {max_messages}")
+        cdef ReceiveMany operation = ReceiveMany.__new__(ReceiveMany)
+        operation.core = self
+        operation.limit = max_messages
+        return operation
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        cdef ReceiveNext operation = ReceiveNext.__new__(ReceiveNext)
+        operation.core = self
+        return operation
+
+    def receive_nowait(self):
+        """Return the next object if it is there.
+
+        Raises:
+            WouldBlock: Nothing is there.
+            Others: As `receive`.
+        """
+        self.c_enter()
+        if self.receiver is not None:
+            raise BusyError("another task is receiving from this channel")
+        obj = self.c_take()
+        if obj is NOTHING:
+            raise WouldBlock("no message is there")
+        return obj
+
+    def send(self, obj, *, fds=NO_FDS):
+        """Send one object. On return it was accepted, whole and in order.
+
+        A message that finds nothing gathered is written at once. What else is sent in the
+        same turn of the loop is gathered and leaves at the end of the turn, at 64 KiB, by
+        `flush` or by ``aclose``.
+
+        Args:
+            obj: What the codec can encode.
+            fds: Descriptors that travel with it, where the transport carries them.
+
+        Raises:
+            EncodeError: The codec cannot encode it. Nothing was sent.
+            FrameTooLarge: It is over the limit. Nothing was sent.
+            PeerCrashed: Nobody receives any more.
+            ClosedError: This side closed the channel.
+
+        Cancellation:
+            All or nothing: a cancelled waiter leaves the queue; a message once begun is
+            finished in the background.
+        """
+        cdef Send operation = Send.__new__(Send)
+        operation.core = self
+        operation.parts = obj
+        operation.fds = fds
+        return operation
+
+    def send_nowait(self, obj, *, fds=NO_FDS):
+        """Send one object if there is room.
+
+        Raises:
+            WouldBlock: There is no room, or somebody waits for it. Nothing was sent.
+            Others: As `send`.
+        """
+        self.c_enter()
+        parts = self.c_encode(obj)
+        if self.senders or self.port.c_send(parts, fds) == NO_ROOM:
+            raise WouldBlock("the peer is not keeping up: there is no room to send")
+        self.port.c_own_rest()
+
+    def send_many(self, objs):
+        """Send several objects with one system call or one bell, where they fit.
+
+        Args:
+            objs: An iterable of what the codec can encode.
+
+        Raises:
+            As `send`, for the first object that fails; those before it were sent.
+
+        Cancellation:
+            A prefix of whole messages was sent.
+        """
+        cdef SendMany operation = SendMany.__new__(SendMany)
+        operation.core = self
+        operation.objects = list(objs)
+        return operation
+
+    def flush(self):
+        """Wait until everything accepted so far is in the kernel or the ring.
+
+        Raises:
+            PeerCrashed: Nobody receives any more.
+            ClosedError: This side closed the channel.
+
+        Cancellation:
+            Abandons the wait; what was accepted still leaves.
+        """
+        cdef Flush operation = Flush.__new__(Flush)
+        operation.core = self
+        return operation
+
+    # Readiness, called by the loop and never inside a task
+
+    def _readable(self):
+        self.port.turn = 0
+        if self.receiver is not None:
+            self.c_wake_from_loop(self.receiver)
+
+    def _writable(self):
+        if self.senders:
+            self.c_wake_from_loop(<Operation>self.senders[0])
+
+    cdef int c_wake_from_loop(self, Operation operation) except -1:
+        """Step the task within this callback, whose end is the end of a turn."""
+        cdef Pacer pacer = self.pacer
+        if operation.waiter is None:
+            return 0
+        if not self.port.called_by_loop:
+            return operation.waiter.c_wake(False)
+        pacer.inside_callback = True
+        try:
+            operation.waiter.c_wake(True)
+        finally:
+            pacer.inside_callback = False
+            pacer.c_end_turn()
+        return 0
+
+    # The end
+
+    def _shut(self, error):
+        """Make every operation, waiting or to come, raise ``error``."""
+        self.closed_with = error
+        if self.receiver is not None and self.receiver.waiter is not None:
+            self.receiver.waiter.c_wake(False)
+        for operation in self.senders:
+            if (<Operation>operation).waiter is not None:
+                (<Operation>operation).waiter.c_wake(False)
+
+    @property
+    def _is_shut(self):
+        return self.closed_with is not None
+
+    def _counters(self):
+        """The counters of this channel, by name."""
+        return self.port.counters
+
+
+# Operations
+
+
+cdef class Operation:
+    """One call of a channel method, awaited by one task."""
+
+    cdef int c_step(self, PyObject** result) except -1:
+        cdef ChannelCore core = self.core
+        cdef int state = self.state
+        try:
+            if state == NEW:
+                core.c_enter()
+                self.c_claim()
+                self.state = RUNNING
+                if core.pacer.c_must_yield():
+                    return self.c_yield(result)
+            elif state == SLEEPING:
+                if not self.waiter.is_done:
+                    raise RuntimeError("another task is already awaiting this operation")
+                self.c_awake(core)
+                core.c_enter()
+            elif state == YIELDED:
+                core.pacer.c_resume()
+                core.c_enter()
+            else:
+                raise RuntimeError("an operation can be awaited only once")
+            return self.c_attempt(result)
+        except BaseException:
+            if self.state != DONE and not (state == SLEEPING and self.state == SLEEPING):
+                self.c_finish()
+            raise
+
+    cdef int c_awake(self, ChannelCore core) except -1:
+        cdef Pacer pacer = core.pacer
+        self.state = RUNNING
+        self.waiter = None
+        if core.receiver is self:
+            pacer.waiting.discard(core.port)
+        pacer.c_resume()
+        pacer.budget.c_blocked(pacer.resumed_ns - self.slept_ns)
+        return 0
+
+    cdef int c_finish(self) except -1:
+        """Leave the channel as it would be without this operation."""
+        cdef ChannelCore core = self.core
+        cdef bint claimed = self.state != NEW
+        if self.state == SLEEPING:
+            if core.receiver is self:
+                core.pacer.waiting.discard(core.port)
+            self.waiter = None
+        self.state = DONE
+        if claimed:
+            self.c_abandon()
+        self.core = None
+        return 0
+
+    cdef int c_claim(self) except -1:
+        return 0
+
+    cdef int c_attempt(self, PyObject** result) except -1:
+        raise NotImplementedError
+
+    cdef int c_abandon(self) except -1:
+        return 0
+
+    cdef inline int c_return(self, object value, PyObject** result) except -1:
+        self.state = DONE
+        self.core = None
+        Py_INCREF(value)
+        result[0] = <PyObject*>value
+        return RETURN
+
+    cdef int c_yield(self, PyObject** result) except -1:
+        """Let the loop turn once."""
+        self.state = YIELDED
+        self.core.pacer.c_yielding()
+        Py_INCREF(None)
+        result[0] = <PyObject*>None
+        return NEXT
+
+    cdef int c_sleep(self, PyObject** result) except -1:
+        """Suspend the task until somebody wakes this operation."""
+        self.waiter = Waiter.__new__(Waiter, self.core.pacer.loop)
+        self.state = SLEEPING
+        self.slept_ns = clock_ns()
+        Py_INCREF(self.waiter)
+        result[0] = <PyObject*>self.waiter
+        return NEXT
+
+    cdef int c_wait(self, bint for_room, PyObject** result) except -1:
+        """Poll if that is worth while (RETRY), else suspend the task (NEXT)."""
+        cdef ChannelCore core = self.core
+        cdef Pacer pacer = core.pacer
+        cdef MessagePort port = core.port
+        cdef int64_t budget_ns = 0
+        cdef int found
+        if core.polling == ADAPTIVE:
+            if not pacer.crowded:
+                budget_ns = pacer.budget.c_next_ns()
+        elif core.polling == BUSY:
+            budget_ns = BUSY_SLICE_NS
+        if budget_ns > 0:
+            if core.polling == ADAPTIVE and pacer.spent_ns >= MOST_SPENT_NS:
+                return self.c_yield(result)
+            found = pacer.c_poll(port, budget_ns, for_room)
+            if found == 1:
+                pacer.budget.c_hit()
+                if for_room:
+                    port.c_flush()
+                return RETRY
+            if core.polling == BUSY:
+                return self.c_yield(result)
+            if found == 0:
+                pacer.budget.c_miss()
+        if for_room:
+            port.counters.send_waits += 1
+            port.on_writable(core._writable)
+        else:
+            port.counters.receive_waits += 1
+            pacer.waiting.add(port)
+            port.on_readable(core._readable)
+        return self.c_sleep(result)
+
+    # The coroutine protocol, so that Task, wait_for and gather take an operation as it is.
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        """Go on; see `collections.abc.Coroutine`."""
+        cdef PyObject* result = NULL
+        cdef int status = self.c_step(&result)
+        obj = <object>result
+        Py_DECREF(obj)
+        if status == NEXT:
+            return obj
+        raise StopIteration(obj)
+
+    def throw(self, kind, value=None, traceback=None):
+        """Abandon the operation; see `collections.abc.Coroutine`."""
+        if self.state != DONE and self.core is not None:
+            self.c_finish()
+        if value is None:
+            value = kind if isinstance(kind, BaseException) else kind()
+        elif not isinstance(value, BaseException):
+            value = kind(value)
+        raise value if traceback is None else value.with_traceback(traceback)
+
+    def close(self):
+        """Abandon the operation; see `collections.abc.Coroutine`."""
+        if self.state != DONE and self.core is not None:
+            self.c_finish()
+
+    @property
+    def cr_running(self):
+        return False
+
+    @property
+    def cr_suspended(self):
+        return self.state == SLEEPING or self.state == YIELDED
+
+    @property
+    def cr_frame(self):
+        return None if self.state == DONE else self
+
+    @property
+    def cr_await(self):
+        return self.waiter
+
+    @property
+    def __name__(self):
+        return type(self).__name__
+
+    @property
+    def __qualname__(self):
+        return f"Channel.{type(self).__name__}"
+
+
+cdef class Receive(Operation):
+    """``await channel.receive()``"""
+
+    cdef int c_claim(self) except -1:
+        if self.core.receiver is not None:
+            raise BusyError("another task is receiving from this channel")
+        self.core.receiver = self
+        return 0
+
+    cdef int c_abandon(self) except -1:
+        if self.core.receiver is self:
+            self.core.receiver = None
+            self.core.port.on_readable(None)
+        return 0
+
+    cdef int c_attempt(self, PyObject** result) except -1:
+        cdef int status
+        while True:
+            obj = self.core.c_take()
+            if obj is not NOTHING:
+                self.core.receiver = None
+                return self.c_return(obj, result)
+            status = self.c_wait(False, result)
+            if status != RETRY:
+                return status
+
+
+cdef class ReceiveNext(Receive):
+    """``async for``"""
+
+    cdef int c_attempt(self, PyObject** result) except -1:
+        try:
+            return Receive.c_attempt(self, result)
+        except EndOfStream:
+            raise StopAsyncIteration from None
+
+
+cdef class ReceiveMany(Receive):
+    """``await channel.receive_many()``"""
+
+    cdef int c_attempt(self, PyObject** result) except -1:
+        cdef int status
+        cdef list objects = []
+        while True:
+            obj = self.core.c_take()
+            if obj is not NOTHING:
+                objects.append(obj)
+                self.c_take_more(objects)
+                self.core.receiver = None
+                return self.c_return(objects, result)
+            status = self.c_wait(False, result)
+            if status != RETRY:
+                return status
+
+    cdef int c_take_more(self, list objects) except -1:
+        """Take what else is there; an error waits for the next call."""
+        cdef ChannelCore core = self.core
+        cdef Py_ssize_t count = 1
+        try:
+            while count < self.limit:
+                obj = core.c_take()
+                if obj is NOTHING:
+                    break
+                objects.append(obj)
+                count += 1
+        except Exception as error:
+            core.deferred = error
+        core.pacer.ops += count
+        return 0
+
+
+cdef class SendOperation(Operation):
+    """Whatever needs room: one at a time, in the order of the calls."""
+
+    cdef int c_push(self) except -1:
+        """Hand over what there is: 1 when all of it is, 0 when more room is needed."""
+        raise NotImplementedError
+
+    cdef int c_attempt(self, PyObject** result) except -1:
+        cdef ChannelCore core = self.core
+        cdef int status
+        if not self.queued and core.senders:
+            self.queued = True
+            core.senders.append(self)
+        while True:
+            if self.queued and core.senders[0] is not self:
+                return self.c_sleep(result)
+            if self.c_push():
+                if self.queued:
+                    self.c_leave()
+                return self.c_return(None, result)
+            if not self.queued:
+                self.queued = True
+                core.senders.append(self)
+            status = self.c_wait(True, result)
+            if status != RETRY:
+                return status
+
+    cdef int c_leave(self) except -1:
+        self.queued = False
+        self.core.senders.remove(self)
+        return self.core.c_next_sender()
+
+    cdef int c_abandon(self) except -1:
+        if self.begun:
+            self.core.port.c_own_rest()
+        if self.queued:
+            self.c_leave()
+        return 0
+
+
+cdef class Send(SendOperation):
+    """``await channel.send(obj)``"""
+
+    cdef int c_claim(self) except -1:
+        self.parts = self.core.c_encode(self.parts)
+        return 0
+
+    cdef int c_push(self) except -1:
+        cdef MessagePort port = self.core.port
+        if not self.begun:
+            if port.c_send(self.parts, self.fds) == NO_ROOM:
+                return 0
+            self.begun = True
+        return not port.c_rest()
+
+    def __dealloc__(self):
+        if self.state == NEW and self.core is not None:
+            PyErr_WarnEx(RuntimeWarning, "channel.send() was never awaited: nothing was sent", 1)
+
+
+cdef class SendMany(SendOperation):
+    """``await channel.send_many(objs)``"""
+
+    cdef int c_push(self) except -1:
+        cdef ChannelCore core = self.core
+        cdef MessagePort port = core.port
+        cdef Py_ssize_t count = len(self.objects)
+        port.c_begin_batch()
+        while self.index < count:
+            if self.begun:
+                if port.c_rest():
+                    return 0
+                self.begun = False
+                self.index += 1
+                continue
+            if port.c_send(core.c_encode(self.objects[self.index]), NO_FDS) == NO_ROOM:
+                return 0
+            if port.c_rest():
+                self.begun = True
+                return 0
+            self.index += 1
+        core.pacer.ops += count
+        port.c_flush()
+        return 1
+
+
+cdef class Flush(SendOperation):
+    """``await channel.flush()``"""
+
+    cdef int c_push(self) except -1:
+        return self.core.port.c_flush()
+
+
+cdef int step(PyObject* operation, PyObject* value, PyObject** result) except -1:
+    result[0] = NULL
+    return (<Operation>operation).c_step(result)
+
+
+for _kind in (Operation, Receive, ReceiveNext, ReceiveMany, SendOperation, Send, SendMany, Flush):
+    aioipc_set_am_send(<PyTypeObject*>_kind, <void*>step)
+
+
+cdef class AdaptedPort(MessagePort):
+    """Any Python object that keeps the MessageTransport contract, as a native port."""
+
+    def __init__(self, transport):
+        self.transport = transport
+        self.called_by_loop = False
+
+    cdef object c_receive(self):
+        message = self.transport.try_receive()
+        if message is None:
+            return None
+        self.counters.messages_received += 1
+        self.counters.bytes_received += len(message)
+        # Valid only until the next call, so it has to be ours.
+        return message if PyBytes_CheckExact(message) else bytes(message)
+
+    cdef int c_send(self, object parts, object fds) except -1:
+        if not isinstance(parts, (tuple, list)):
+            parts = (parts,)
+        if not self.transport.try_send(parts, fds):
+            return NO_ROOM
+        self.counters.messages_sent += 1
+        return ACCEPTED
+
+    def on_readable(self, callback):
+        self.transport.on_readable(callback)
+
+    def on_writable(self, callback):
+        self.transport.on_writable(callback)
+
+    cdef int c_poll_fd(self, short* events) noexcept:
+        events[0] = POLLIN
+        source = self.transport.poll_source
+        return -1 if source is None else source

@@ -1,0 +1,312 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Descriptors as byte streams.
+
+`FdStream` is a ByteTransport over one or two descriptors, with its own system calls;
+`AdaptedStream` makes any ByteTransport written in Python look the same to native code.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_SIMPLE,
+    PyBUF_WRITABLE,
+    Py_buffer,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.string cimport memset
+
+import os
+
+from aioipc.errors import AddressError, ClosedError, from_os_error
+
+cdef extern from "<sys/socket.h>" nogil:
+    cdef struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    enum:
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+        SHUT_WR
+    Py_ssize_t recv(int, void*, size_t, int)
+    Py_ssize_t c_send "send"(int, const void*, size_t, int)
+    Py_ssize_t sendmsg(int, const msghdr*, int)
+    int shutdown(int, int)
+
+cdef extern from "<sys/uio.h>" nogil:
+    Py_ssize_t writev(int, const iovec*, int)
+
+cdef extern from "<unistd.h>" nogil:
+    Py_ssize_t c_read "read"(int, void*, size_t)
+    Py_ssize_t c_write "write"(int, const void*, size_t)
+
+cdef extern from "Python.h":
+    int PyBUF_READ
+    int PyBUF_WRITE
+
+cdef enum:
+    LARGE_READ = 65536           # above this a read is worth releasing the GIL for
+    MOST_PARTS = 64
+
+
+cdef class ByteCore:
+    """The native form of the ByteTransport contract."""
+
+    cdef Py_ssize_t c_read(self, char* data, size_t size) except -2:
+        raise NotImplementedError
+
+    cdef Py_ssize_t c_write(self, const iovec* parts, int count) except -2:
+        raise NotImplementedError
+
+    cdef int c_read_fd(self) noexcept:
+        return -1
+
+    cdef int c_write_fd(self) noexcept:
+        return -1
+
+    cdef Py_ssize_t c_read_nogil(self, char* data, size_t size) noexcept nogil:
+        """As `c_read`, but an error is minus its number, and -EAGAIN is WOULD_BLOCK."""
+        return -EAGAIN
+
+
+cdef class FdStream(ByteCore):
+    """A ByteTransport over non-blocking descriptors: a socket, or one or two pipe ends.
+
+    Args:
+        read_fd: Where to read, -1 to only write.
+        write_fd: Where to write, -1 to only read; may equal ``read_fd``.
+        watch: Registers the descriptors with the event loop (`aioipc.loop.fd.FdWatch`).
+        is_socket: Whether the socket calls apply.
+        address: For messages and `address`.
+        peer: PeerCredentials, where the kernel told.
+        capabilities: What this transport can do.
+        on_close: Called with no arguments before the descriptors are closed.
+    """
+
+    def __init__(
+        self,
+        int read_fd,
+        int write_fd,
+        watch,
+        *,
+        bint is_socket,
+        str address,
+        capabilities,
+        peer=None,
+        on_close=None,
+    ):
+        self.read_fd = read_fd
+        self.write_fd = write_fd
+        self.watch = watch
+        self.is_socket = is_socket
+        self.address = address
+        self.capabilities = capabilities
+        self.peer = peer
+        self.on_close = on_close
+
+    cdef object c_error(self, int number, str doing):
+        return from_os_error(OSError(number, os.strerror(number)), f"{doing} {self.address}")
+
+    cdef Py_ssize_t c_read_nogil(self, char* data, size_t size) noexcept nogil:
+        cdef Py_ssize_t n
+        while True:
+            if self.is_socket:
+                n = recv(self.read_fd, data, size, MSG_DONTWAIT)
+            else:
+                n = c_read(self.read_fd, data, size)
+            if n >= 0:
+                return n
+            if errno != EINTR:
+                return -errno
+
+    cdef Py_ssize_t c_read(self, char* data, size_t size) except -2:
+        cdef Py_ssize_t n
+        if self.read_fd < 0:
+            return AT_END
+        if size > LARGE_READ:
+            with nogil:
+                n = self.c_read_nogil(data, size)
+        else:
+            n = self.c_read_nogil(data, size)
+        if n >= 0:
+            return n
+        if n == -EAGAIN:
+            return WOULD_BLOCK
+        raise self.c_error(-n, "read from")
+
+    cdef Py_ssize_t c_write(self, const iovec* parts, int count) except -2:
+        cdef Py_ssize_t n
+        cdef msghdr message
+        if self.write_fd < 0:
+            raise ClosedError(f"{self.address}: this side ended its sending direction")
+        while True:
+            if not self.is_socket:
+                if count == 1:
+                    n = c_write(self.write_fd, parts[0].iov_base, parts[0].iov_len)
+                else:
+                    n = writev(self.write_fd, parts, count)
+            elif count == 1:
+                n = c_send(
+                    self.write_fd, parts[0].iov_base, parts[0].iov_len,
+                    MSG_DONTWAIT | MSG_NOSIGNAL,
+                )
+            else:
+                memset(&message, 0, sizeof(message))
+                message.msg_iov = <iovec*>parts
+                message.msg_iovlen = count
+                n = sendmsg(self.write_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if n >= 0:
+                return n
+            if errno == EAGAIN:
+                return WOULD_BLOCK
+            if errno != EINTR:
+                raise self.c_error(errno, "write to")
+
+    cdef int c_read_fd(self) noexcept:
+        return self.read_fd
+
+    cdef int c_write_fd(self) noexcept:
+        return self.write_fd
+
+    # The ByteTransport contract, for callers in Python
+
+    @property
+    def poll_source(self):
+        return self.read_fd if self.read_fd >= 0 else None
+
+    def fileno(self):
+        """The descriptor that is read, or written where nothing is read."""
+        return self.read_fd if self.read_fd >= 0 else self.write_fd
+
+    @property
+    def fds(self):
+        """The descriptors, each once: ``(read, write)`` or the one socket."""
+        if self.read_fd == self.write_fd:
+            return (self.read_fd,)
+        return tuple(fd for fd in (self.read_fd, self.write_fd) if fd >= 0)
+
+    def try_read_into(self, buffer):
+        cdef Py_buffer view
+        cdef Py_ssize_t n
+        self.c_check()
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            n = self.c_read(<char*>view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+        return None if n == WOULD_BLOCK else n
+
+    def try_write(self, parts, fds=()):
+        cdef iovec iov[MOST_PARTS]
+        cdef Py_buffer views[MOST_PARTS]
+        cdef int count = 0
+        cdef Py_ssize_t n
+        self.c_check()
+        if fds:
+            raise AddressError(f"{self.address} carries no descriptors")
+        if isinstance(parts, (bytes, bytearray, memoryview)):
+            parts = (parts,)
+        try:
+            for part in parts:
+                if count == MOST_PARTS:
+                    break
+                PyObject_GetBuffer(part, &views[count], PyBUF_SIMPLE)
+                iov[count].iov_base = views[count].buf
+                iov[count].iov_len = views[count].len
+                count += 1
+            n = self.c_write(iov, count) if count else 0
+        finally:
+            while count:
+                count -= 1
+                PyBuffer_Release(&views[count])
+        return 0 if n == WOULD_BLOCK else n
+
+    cdef int c_check(self) except -1:
+        if self.closed:
+            raise ClosedError(f"{self.address} is closed")
+        return 0
+
+    def on_readable(self, callback):
+        self.read_callback = callback
+        if callback is not None and not self.watch.reading:
+            self.watch.watch_reading(self.read_fd, self._readable)
+
+    def on_writable(self, callback):
+        self.write_callback = callback
+        if callback is not None and not self.watch.writing:
+            self.watch.watch_writing(self.write_fd, self._writable)
+
+    # Left registered after a call: a busy descriptor never toggles (a pair of epoll_ctl
+    # calls through a loop costs 5 to 7 us), an unread one does not spin.
+
+    def _readable(self):
+        callback, self.read_callback = self.read_callback, None
+        if callback is None:
+            self.watch.unwatch_reading()
+        else:
+            callback()
+
+    def _writable(self):
+        callback, self.write_callback = self.write_callback, None
+        if callback is None:
+            self.watch.unwatch_writing()
+        else:
+            callback()
+
+    def take_fds(self):
+        return []
+
+    def close_write(self):
+        if self.write_fd < 0:
+            return
+        if self.is_socket:
+            shutdown(self.write_fd, SHUT_WR)
+            return
+        self.watch.unwatch_writing()
+        fd, self.write_fd = self.write_fd, -1
+        if fd != self.read_fd:
+            os.close(fd)
+
+    def detach(self):
+        """Give up the descriptors without closing them; the object is closed afterwards."""
+        fds = self.fds
+        self.closed = True
+        self.watch.close()
+        self.read_fd = self.write_fd = -1
+        self.read_callback = self.write_callback = None
+        return fds
+
+    def close(self):
+        if self.closed:
+            return
+        watch = self.watch
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None and not watch.abandoned:
+            on_close()
+        fds = self.detach()
+        if not watch.abandoned:  # else the fork hook closed this child's copies
+            for fd in fds:
+                os.close(fd)
+
+
+cdef class AdaptedStream(ByteCore):
+    """Any Python object that keeps the ByteTransport contract, as a native stream."""
+
+    def __init__(self, transport):
+        self.transport = transport
+
+    cdef Py_ssize_t c_read(self, char* data, size_t size) except -2:
+        n = self.transport.try_read_into(PyMemoryView_FromMemory(data, size, PyBUF_WRITE))
+        return WOULD_BLOCK if n is None else n
+
+    cdef Py_ssize_t c_write(self, const iovec* parts, int count) except -2:
+        cdef list views = []
+        cdef int i
+        cdef Py_ssize_t size = 0
+        for i in range(count):
+            size += parts[i].iov_len
+            views.append(
+                PyMemoryView_FromMemory(<char*>parts[i].iov_base, parts[i].iov_len, PyBUF_READ)
+            )
+        n = self.transport.try_write(views)
+        return WOULD_BLOCK if n == 0 and size else n

@@ -1,0 +1,91 @@
+# cython: language_level=3
+from libc.stdint cimport int64_t, uint64_t
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    enum: CLOCK_MONOTONIC
+    int clock_gettime(int, timespec*)
+
+
+cdef inline int64_t clock_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
+
+
+# Answers of MessagePort.c_send.
+cdef enum:
+    NO_ROOM = 0
+    ACCEPTED = 1
+
+
+# One per channel. Plain words, so that a statistics page can be this struct.
+cdef struct Counters:
+    uint64_t messages_sent
+    uint64_t bytes_sent
+    uint64_t messages_received
+    uint64_t bytes_received
+    uint64_t read_calls
+    uint64_t write_calls
+    uint64_t send_waits
+    uint64_t receive_waits
+    uint64_t polls
+    uint64_t poll_hits
+
+cdef class PollBudget:
+    cdef readonly bint enabled
+    cdef int64_t budget_ns
+    cdef int short_waits
+    cdef int misses
+    cdef int exponent
+    cdef int skip
+
+    cdef int64_t c_next_ns(self) noexcept
+    cdef void c_hit(self) noexcept
+    cdef void c_miss(self) noexcept
+    cdef void c_blocked(self, int64_t ns) noexcept
+
+
+cdef class MessagePort:
+    cdef Counters counters
+    cdef Pacer pacer
+    cdef uint64_t turn           # the pacer's turn in which this port last wrote
+    cdef bint dirty              # gathered messages wait for the end of the turn
+    cdef bint called_by_loop     # callbacks come from the loop, never from inside a task
+
+    cdef object c_receive(self)
+    cdef int c_send(self, object parts, object fds) except -1
+    cdef int c_flush(self) except -1
+    cdef bint c_rest(self) noexcept
+    cdef int c_own_rest(self) except -1
+    cdef int c_begin_batch(self) except -1
+    cdef int c_poll_fd(self, short* events) noexcept
+    cdef int c_begin_poll(self) except -1
+    cdef bint c_poll_read(self) noexcept nogil
+
+
+cdef class Pacer:
+    cdef readonly object loop
+    cdef readonly PollBudget budget
+    cdef object call_soon
+    cdef object end_turn_method
+    cdef uint64_t turn
+    cdef bint end_scheduled
+    cdef bint inside_callback    # a readiness callback runs: its end ends the turn
+    cdef bint crowded            # other callbacks took long in the last turn
+    cdef list dirty
+    cdef set waiting             # ports whose receiver is asleep in this loop
+    cdef int ops
+    cdef int64_t resumed_ns
+    cdef int64_t yielded_ns
+    cdef int64_t spent_ns        # polled since the loop last turned
+
+    cdef bint c_must_yield(self) noexcept
+    cdef void c_yielding(self) noexcept
+    cdef void c_resume(self) noexcept
+    cdef int c_wrote(self) except -1
+    cdef int c_gathered(self, MessagePort port) except -1
+    cdef int c_end_turn(self) except -1
+    cdef int c_poll(self, MessagePort port, int64_t budget_ns, bint for_room) except -1

@@ -1,0 +1,250 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: freethreading_compatible=False
+"""One loop's pace: when an operation yields, when gathered messages leave, when to poll."""
+
+from libc.stdint cimport int64_t
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    enum:
+        POLLIN
+        POLLOUT
+    int poll(pollfd*, unsigned long, int)
+
+# Fairness: one checkpoint per so many operations or nanoseconds, whichever is first.
+cdef enum:
+    OPS_PER_TURN = 512
+    OPS_PER_CLOCK = 32           # power of two
+    MOST_POLLED = 8              # more sleepers than this: the loop is the better poller
+cdef int64_t TURN_NS = 100_000
+
+# Adaptive polling (measured by benchmarks/round_trip.py; see docs/architecture.md).
+cdef int64_t FULL_BUDGET_NS = 50_000
+cdef int64_t LEAST_BUDGET_NS = 10_000
+cdef int64_t SHORT_WAIT_NS = 100_000
+cdef int64_t CROWDED_NS = 20_000
+cdef int MISSES_BEFORE_SKIP = 3
+cdef int MOST_SKIPPED_EXPONENT = 10
+
+
+cdef class PollBudget:
+    """How long the next wait polls before it sleeps: pure arithmetic, no clock.
+
+    Two sleeps in a row that end within 100 us give a budget of 50 us. A hit keeps it, a
+    miss halves it, a long sleep takes it away. After three misses in a row 2**n waits
+    are not polled at all, so that two processes on one CPU pay next to nothing for
+    polling that cannot succeed.
+    """
+
+    def __init__(self, bint enabled=True):
+        self.enabled = enabled
+
+    cdef int64_t c_next_ns(self) noexcept:
+        if self.budget_ns == 0:
+            return 0
+        if self.skip > 0:
+            self.skip -= 1
+            return 0
+        return self.budget_ns
+
+    cdef void c_hit(self) noexcept:
+        self.misses = 0
+        self.exponent = 0
+
+    cdef void c_miss(self) noexcept:
+        self.budget_ns //= 2
+        if self.budget_ns < LEAST_BUDGET_NS:
+            self.budget_ns = 0
+        self.misses += 1
+        if self.misses >= MISSES_BEFORE_SKIP:
+            self.misses = 0
+            self.exponent = min(self.exponent + 1, MOST_SKIPPED_EXPONENT)
+            self.skip = 1 << self.exponent
+
+    cdef void c_blocked(self, int64_t ns) noexcept:
+        if not self.enabled:
+            return
+        if ns > SHORT_WAIT_NS:
+            self.budget_ns = 0
+            self.short_waits = 0
+            return
+        self.short_waits += 1
+        if self.short_waits >= 2:
+            self.budget_ns = FULL_BUDGET_NS
+
+    def next_ns(self):
+        """Nanoseconds that the wait which begins now may poll; 0 means sleep at once."""
+        return self.c_next_ns()
+
+    def hit(self):
+        """The poll found something."""
+        self.c_hit()
+
+    def miss(self):
+        """The poll found nothing."""
+        self.c_miss()
+
+    def blocked(self, int64_t ns):
+        """A wait slept and was woken after ``ns`` nanoseconds."""
+        self.c_blocked(ns)
+
+
+cdef class MessagePort:
+    """What `ChannelCore` drives: the native form of the MessageTransport contract."""
+
+    def __cinit__(self):
+        self.called_by_loop = True
+
+    cdef object c_receive(self):
+        """The next message as bytes, or None. Raises the ending."""
+        raise NotImplementedError
+
+    cdef int c_send(self, object parts, object fds) except -1:
+        """Accept one message whole (ACCEPTED) or not at all (NO_ROOM)."""
+        raise NotImplementedError
+
+    cdef int c_flush(self) except -1:
+        """Push out what was gathered: 1 when all of it left, 0 when some remains."""
+        return 1
+
+    cdef bint c_rest(self) noexcept:
+        """Whether an accepted message is still read from the caller's memory."""
+        return False
+
+    cdef int c_own_rest(self) except -1:
+        """Copy what is still read from the caller's memory."""
+        return 0
+
+    cdef int c_begin_batch(self) except -1:
+        """Gather from here on, whether or not this turn wrote already."""
+        return 0
+
+    cdef int c_poll_fd(self, short* events) noexcept:
+        """The descriptor to poll for reading, -1 if there is none."""
+        return -1
+
+    cdef int c_begin_poll(self) except -1:
+        """Prepare for `c_poll_read` without the GIL; 0 if this port cannot do it."""
+        return 0
+
+    cdef bint c_poll_read(self) noexcept nogil:
+        """Look once, without the GIL, whether a receive would make progress."""
+        return False
+
+
+cdef class Pacer:
+    """The pace of one event loop."""
+
+    def __init__(self, loop, bint polling):
+        self.loop = loop
+        self.call_soon = loop.call_soon
+        self.budget = PollBudget(polling)
+        self.turn = 1
+        self.dirty = []
+        self.waiting = set()
+        self.end_turn_method = self.end_turn
+        self.resumed_ns = clock_ns()
+
+    # Fairness
+
+    cdef bint c_must_yield(self) noexcept:
+        self.ops += 1
+        if self.ops & (OPS_PER_CLOCK - 1):
+            return False
+        return self.ops >= OPS_PER_TURN or clock_ns() - self.resumed_ns > TURN_NS
+
+    cdef void c_yielding(self) noexcept:
+        self.yielded_ns = clock_ns()
+
+    cdef void c_resume(self) noexcept:
+        cdef int64_t now = clock_ns()
+        self.crowded = self.yielded_ns != 0 and now - self.yielded_ns > CROWDED_NS
+        self.yielded_ns = 0
+        self.ops = 0
+        self.resumed_ns = now
+        self.spent_ns = 0
+
+    # The turn: a message that finds nothing gathered is written at once, the rest of the
+    # turn is gathered and leaves in one piece.
+
+    cdef int c_wrote(self) except -1:
+        """A port wrote: make sure that this turn gets an end."""
+        if not self.end_scheduled and not self.inside_callback:
+            self.end_scheduled = True
+            self.call_soon(self.end_turn_method)
+        return 0
+
+    cdef int c_gathered(self, MessagePort port) except -1:
+        if not port.dirty:
+            port.dirty = True
+            self.dirty.append(port)
+        return self.c_wrote()
+
+    cdef int c_end_turn(self) except -1:
+        self.turn += 1
+        if not self.dirty:
+            return 0
+        ports, self.dirty = self.dirty, []
+        for port in ports:
+            (<MessagePort>port).dirty = False
+            (<MessagePort>port).c_flush()
+        return 0
+
+    def end_turn(self):
+        """Send off what this turn gathered. Runs from ``call_soon``."""
+        self.end_scheduled = False
+        self.c_end_turn()
+
+    # Polling
+
+    cdef int c_poll(self, MessagePort port, int64_t budget_ns, bint for_room) except -1:
+        """Look for up to ``budget_ns`` whether ``port``, or a sleeper, can go on.
+
+        Returns 1 when ``port`` can, 0 when nothing could, 2 when somebody else can: then
+        the loop should turn at once.
+        """
+        cdef pollfd fds[MOST_POLLED + 1]
+        cdef int count = 0, found = 0
+        cdef bint direct = False
+        cdef int64_t start, deadline
+        cdef MessagePort other
+        if len(self.waiting) > MOST_POLLED:
+            return 0
+        # Else one would poll for the answer to a question that was not sent yet.
+        self.c_end_turn()
+        if for_room:
+            fds[0].fd = port.c_poll_fd(&fds[0].events)
+            fds[0].events = POLLOUT
+            count = 1
+        else:
+            direct = port.c_begin_poll() == 1
+            if not direct:
+                fds[0].fd = port.c_poll_fd(&fds[0].events)
+                if fds[0].fd < 0:
+                    return 0
+                count = 1
+        for item in self.waiting:
+            other = <MessagePort>item
+            if other is not port:
+                fds[count].fd = other.c_poll_fd(&fds[count].events)
+                count += 1
+        start = clock_ns()
+        deadline = start + budget_ns
+        with nogil:
+            while True:
+                if direct and port.c_poll_read():
+                    found = 1
+                    break
+                if count and poll(fds, count, 0) > 0:
+                    found = 1 if not direct and fds[0].revents else 2
+                    break
+                if clock_ns() >= deadline:
+                    break
+        self.spent_ns += clock_ns() - start
+        port.counters.polls += 1
+        if found == 1:
+            port.counters.poll_hits += 1
+        return found

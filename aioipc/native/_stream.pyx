@@ -1,0 +1,715 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Frames over byte streams: many frames out of one read, many messages into one write."""
+
+from cpython.buffer cimport (
+    PyBUF_SIMPLE,
+    Py_buffer,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.bytes cimport (
+    PyBytes_AS_STRING,
+    PyBytes_CheckExact,
+    PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE,
+)
+from cpython.object cimport PyObject
+from libc.errno cimport EAGAIN
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove
+
+from aioipc.native._fd cimport AT_END, AdaptedStream, ByteCore, FdStream, WOULD_BLOCK, iovec
+from aioipc.native._pacer cimport ACCEPTED, MessagePort, NO_ROOM
+
+
+from aioipc.errors import (
+    AddressError,
+    ClosedError,
+    EncodeError,
+    FrameTooLarge,
+    HandshakeError,
+    IPCError,
+    PeerCrashed,
+    ProtocolError,
+)
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+        POLLOUT
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
+    # The same functions on a reference that is counted by hand, as resizing demands.
+    PyObject* PyBytes_New "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
+    char* PyBytes_Data "PyBytes_AS_STRING"(PyObject*)
+    Py_ssize_t PyBytes_Size "PyBytes_GET_SIZE"(PyObject*)
+    void Py_XDECREF(PyObject*)
+
+cdef enum:
+    HEADER = 8
+    BLOCK = 65536                # one read, and one gathered write
+    SLACK = 8192                 # room that control frames always find behind `out`
+    SPARE_BLOCKS = 32
+    MOST_PARTS = 64
+    CONTROL_LIMIT = 4096
+    LOOKAHEAD_LIMIT = 8388608
+
+# The second half of a header, `u8 kind, u8 flags, u16 fds`, as one little-endian word.
+cdef enum:
+    DATA = 1
+    PAD = 2
+    HELLO = 3
+    GOODBYE = 4
+    PONG = 6
+    MORE = 1
+
+# Blocks are borrowed while there is something in them, so an idle connection holds none.
+cdef char* spare[SPARE_BLOCKS]
+cdef int spares = 0
+
+
+cdef char* take_block() except NULL:
+    global spares
+    cdef char* block
+    if spares:
+        spares -= 1
+        return spare[spares]
+    block = <char*>malloc(BLOCK + SLACK)
+    if block is NULL:
+        raise MemoryError
+    return block
+
+
+cdef void give_block(char* block) noexcept:
+    global spares
+    if spares < SPARE_BLOCKS:
+        spare[spares] = block
+        spares += 1
+    else:
+        free(block)
+
+
+cdef class StreamPort(MessagePort):
+    """Frames with the 8-byte header over a byte stream.
+
+    A subclass decides what control frames, endings and refusals mean (`_control`,
+    `_ended`, `_refused`); those are rare, so they are Python.
+
+    Args:
+        stream: A ByteTransport.
+        max_message_bytes: Limit in both directions, until the peer's is known.
+        atomic_bytes: Where writers share the stream: the most that one write may hold so
+            that the kernel keeps it whole (``PIPE_BUF``, pipe(7)). 0 where it does not
+            matter.
+    """
+
+    def __init__(self, stream, Py_ssize_t max_message_bytes, *, Py_ssize_t atomic_bytes=0):
+        self.stream = stream
+        self.io = stream if isinstance(stream, ByteCore) else AdaptedStream(stream)
+        self.max_receive_bytes = max_message_bytes
+        self.max_send_bytes = max_message_bytes
+        self.gather_bytes = BLOCK
+        if atomic_bytes:
+            self.gather_bytes = atomic_bytes
+            self.max_send_bytes = min(max_message_bytes, atomic_bytes - HEADER)
+
+    def __dealloc__(self):
+        self.c_release_block()
+        self.c_drop_large()
+        if self.out is not NULL:
+            give_block(self.out)
+
+    # For the floor above to fill in
+
+    def _control(self, int kind, bytes payload):
+        """A HELLO, GOODBYE, PING or PONG arrived."""
+
+    def _ended(self, bint inside_frame, error):
+        """The stream ended: return the exception that a receive raises from now on."""
+        return error or PeerCrashed("the stream ended")
+
+    def _refused(self, error):
+        """The peer broke the protocol: say so to it, and close."""
+
+    def _end_receiving(self, error):
+        """Let every further receive raise ``error``."""
+        self.ending = error
+
+    # Receiving
+
+    cdef object c_receive(self):
+        cdef uint64_t header
+        cdef Py_ssize_t length, unread
+        cdef const char* frame
+        while True:
+            unread = self.end - self.start
+            if unread >= HEADER:
+                frame = self.block + self.start
+                memcpy(&header, frame, HEADER)
+                length = <Py_ssize_t>(header & 0xFFFFFFFF)
+                if (
+                    header >> 32 == DATA
+                    and length <= unread - HEADER
+                    and length <= self.max_receive_bytes
+                    and self.greeted
+                    and self.pieces is None
+                    and self.ending is None
+                ):
+                    self.start += HEADER + length
+                    self.counters.messages_received += 1
+                    self.counters.bytes_received += length
+                    return PyBytes_FromStringAndSize(frame + HEADER, length)
+                message = self.c_frame()
+                if message is not None:
+                    return message
+                if self.end - self.start != unread:
+                    continue
+            if self.ending is not None:
+                raise self.ending.with_traceback(None)
+            if not self.c_fill():
+                return None
+            if self.large is not NULL and self.large_filled == self.large_length:
+                payload = <object>self.large
+                self.c_drop_large()
+                message = self.c_dispatch(self.large_word, payload)
+                if message is not None:
+                    return message
+
+    cdef object c_frame(self):
+        """Take the frame at the start of the block, if it is not an ordinary message.
+
+        Returns a message, or None when there was none in it or more bytes are needed; the
+        latter leaves ``start`` where it was, or begins a large frame.
+        """
+        cdef uint64_t header
+        cdef uint32_t word
+        cdef Py_ssize_t length, limit
+        if self.ending is not None:
+            raise self.ending.with_traceback(None)
+        memcpy(&header, self.block + self.start, HEADER)
+        length = <Py_ssize_t>(header & 0xFFFFFFFF)
+        word = <uint32_t>(header >> 32)
+        kind = word & 0xFF
+        if not self.greeted and kind != HELLO:
+            self.c_refuse(HandshakeError(f"the peer began with frame kind {kind} instead of HELLO"))
+        if kind < DATA or kind == PAD or kind > PONG:
+            self.c_refuse(ProtocolError(f"a frame has the unknown kind {kind}"))
+        if word >> 16:
+            self.c_refuse(ProtocolError(f"a frame announces {word >> 16} descriptors, none were agreed"))
+        if (word >> 8) & 0xFF & ~MORE or (kind != DATA and word >> 8):
+            self.c_refuse(ProtocolError(f"a frame has flags {word >> 8:#x} that were not agreed"))
+        limit = CONTROL_LIMIT
+        if kind == DATA:
+            limit = self.max_receive_bytes - self.pieces_bytes
+        if length > limit:
+            if kind == DATA:
+                self.c_refuse(
+                    FrameTooLarge(length + self.pieces_bytes, self.max_receive_bytes)
+                )
+            self.c_refuse(ProtocolError(
+                f"a control frame of kind {kind} announces {length:,} bytes, "
+                f"over the limit of {limit:,}"
+            ))
+        if length <= self.end - self.start - HEADER:
+            payload = PyBytes_FromStringAndSize(self.block + self.start + HEADER, length)
+            self.start += HEADER + length
+            return self.c_dispatch(word, payload)
+        if HEADER + length > BLOCK:
+            self.c_begin_large(word, length)
+        return None
+
+    cdef object c_dispatch(self, uint32_t word, object payload):
+        """One whole frame arrived that is not an ordinary message."""
+        if word & 0xFF != DATA:
+            try:
+                self._control(word & 0xFF, payload)
+            except IPCError as error:
+                self.c_refuse(error)
+            return None
+        if (word >> 8) & MORE:
+            if self.pieces is None:
+                self.pieces = []
+            self.pieces.append(payload)
+            self.pieces_bytes += len(payload)
+            return None
+        if self.pieces is not None:
+            self.pieces.append(payload)
+            payload = b"".join(self.pieces)
+            self.pieces = None
+            self.pieces_bytes = 0
+        self.counters.messages_received += 1
+        self.counters.bytes_received += PyBytes_GET_SIZE(payload)
+        return payload
+
+    cdef object c_refuse(self, object error):
+        self.ending = error
+        self._refused(error)
+        raise error
+
+    cdef int c_fill(self) except -1:
+        """Read more: 1 when something came (bytes, or an ending), 0 when nothing is there."""
+        cdef Py_ssize_t n
+        if self.large is not NULL:
+            return self.c_fill_large()
+        self.c_make_space()
+        n = self.c_read(self.block + self.end, BLOCK - self.end)
+        if n > 0:
+            self.end += n
+            return 1
+        if n == WOULD_BLOCK:
+            if self.start == self.end:
+                self.c_release_block()
+            return 0
+        return 1
+
+    cdef Py_ssize_t c_read(self, char* data, Py_ssize_t size) except -2:
+        """Read; the end of the stream and errors become ``ending``."""
+        cdef Py_ssize_t n
+        self.counters.read_calls += 1
+        try:
+            if self.read_errno:
+                number, self.read_errno = self.read_errno, 0
+                raise (<FdStream>self.io).c_error(number, "read from")
+            n = self.io.c_read(data, size)
+        except IPCError as error:
+            self.ending = self._ended(self.large is not NULL or self.end > self.start, error)
+            return AT_END
+        if n == AT_END:
+            self.ending = self._ended(
+                self.large is not NULL or self.end > self.start or self.pieces is not None, None
+            )
+        return n
+
+    cdef int c_make_space(self) except -1:
+        """Have a block with room behind the unread bytes, which are less than a frame."""
+        if self.block is NULL:
+            self.block = take_block()
+            self.capacity = BLOCK
+            self.start = self.end = 0
+        elif self.start == self.end:
+            self.start = self.end = 0
+        elif self.end >= BLOCK:
+            memmove(self.block, self.block + self.start, self.end - self.start)
+            self.end -= self.start
+            self.start = 0
+        return 0
+
+    cdef int c_release_block(self) noexcept:
+        if self.block is not NULL:
+            if self.capacity == BLOCK:
+                give_block(self.block)
+            else:
+                free(self.block)
+            self.block = NULL
+        self.start = self.end = 0
+        return 0
+
+    cdef int c_begin_large(self, uint32_t word, Py_ssize_t length) except -1:
+        """Gather a frame that no block can hold in a bytes object that grows as it comes."""
+        cdef Py_ssize_t unread = self.end - self.start - HEADER
+        self.large = PyBytes_New(NULL, min(length, 2 * BLOCK))
+        memcpy(PyBytes_Data(self.large), self.block + self.start + HEADER, unread)
+        self.large_filled = unread
+        self.large_length = length
+        self.large_word = word
+        self.c_release_block()
+        return 0
+
+    cdef int c_drop_large(self) noexcept:
+        Py_XDECREF(self.large)
+        self.large = NULL
+        return 0
+
+    cdef int c_fill_large(self) except -1:
+        cdef Py_ssize_t size = PyBytes_Size(self.large)
+        cdef Py_ssize_t n
+        if self.large_filled == size:
+            # Memory follows what really came, never what was announced.
+            size = min(self.large_length, 2 * size)
+            _PyBytes_Resize(&self.large, size)
+        n = self.c_read(PyBytes_Data(self.large) + self.large_filled, size - self.large_filled)
+        if n > 0:
+            self.large_filled += n
+            return 1
+        return n == AT_END
+
+    def try_greet(self):
+        """Read until the peer's HELLO was accepted: True when it was, False to wait."""
+        while not self.greeted:
+            if self.ending is not None:
+                raise self.ending.with_traceback(None)
+            if self.end - self.start >= HEADER:
+                self.c_frame()
+                if self.greeted:
+                    break
+            if not self.c_fill():
+                return False
+        return True
+
+    # Sending
+
+    cdef int c_send(self, object parts, object fds) except -1:
+        cdef Py_buffer view
+        cdef int answer
+        if fds:
+            raise AddressError(f"{self.stream.address} carries no descriptors")
+        if self.send_failure is not None:
+            raise self.send_failure.with_traceback(None)
+        if self.write_ended:
+            raise ClosedError("this side ended its sending direction")
+        if self.blocked or self.rest is not None:
+            return NO_ROOM
+        if PyBytes_CheckExact(parts):
+            return self.c_send_one(parts, PyBytes_AS_STRING(parts), PyBytes_GET_SIZE(parts))
+        if isinstance(parts, (tuple, list)):
+            return self.c_send_parts(parts)
+        get_buffer(parts, &view)
+        try:
+            answer = self.c_send_one(parts, <const char*>view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+        return answer
+
+    cdef int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1:
+        cdef uint64_t header
+        if size > self.max_send_bytes:
+            raise FrameTooLarge(size, self.max_send_bytes)
+        if HEADER + size > self.gather_bytes:
+            return self.c_send_large([owner], size)
+        if HEADER + size > self.gather_bytes - self.out_end:
+            if not self.c_flush():
+                return NO_ROOM
+        if self.out is NULL:
+            self.out = take_block()
+        header = <uint64_t>size | (<uint64_t>DATA << 32)
+        memcpy(self.out + self.out_end, &header, HEADER)
+        memcpy(self.out + self.out_end + HEADER, data, size)
+        return self.c_gather(size)
+
+    cdef int c_send_parts(self, object parts) except -1:
+        """A message in several pieces: joined when small, else each from where it lies."""
+        cdef Py_buffer view
+        cdef Py_ssize_t size = 0
+        cdef list pieces = []
+        for part in parts:
+            get_buffer(part, &view)
+            size += view.len
+            if view.len:
+                pieces.append(part)
+            PyBuffer_Release(&view)
+        if size > self.max_send_bytes:
+            raise FrameTooLarge(size, self.max_send_bytes)
+        if HEADER + size <= self.gather_bytes or len(pieces) >= MOST_PARTS:
+            joined = b"".join(pieces)
+            return self.c_send_one(joined, PyBytes_AS_STRING(joined), size)
+        return self.c_send_large(pieces, size)
+
+    cdef inline int c_gather(self, Py_ssize_t size) except -1:
+        """A message of ``size`` bytes stands behind ``out``: write it now, or later."""
+        cdef Py_ssize_t before = self.out_end
+        self.out_end += HEADER + size
+        if self.pacer is not None and self.turn == self.pacer.turn:
+            if not self.dirty:
+                self.pacer.c_gathered(self)
+        else:
+            if self.pacer is not None:
+                self.turn = self.pacer.turn
+                self.pacer.c_wrote()
+            if not self.c_flush() and self.out_start <= before and self.out_end > before:
+                # Nothing of it left: it was not accepted, and the caller waits.
+                self.out_end = before
+                return NO_ROOM
+        self.counters.messages_sent += 1
+        self.counters.bytes_sent += size
+        return ACCEPTED
+
+    cdef int c_send_large(self, list parts, Py_ssize_t size) except -1:
+        """Write a message from where it lies; keep a reference to what did not fit."""
+        cdef iovec iov[MOST_PARTS + 1]
+        cdef Py_buffer views[MOST_PARTS]
+        cdef uint64_t header = <uint64_t>size | (<uint64_t>DATA << 32)
+        cdef int count = 0
+        cdef Py_ssize_t written
+        if not self.c_flush():
+            return NO_ROOM
+        iov[0].iov_base = &header
+        iov[0].iov_len = HEADER
+        try:
+            for part in parts:
+                get_buffer(part, &views[count])
+                iov[count + 1].iov_base = views[count].buf
+                iov[count + 1].iov_len = views[count].len
+                count += 1
+            self.counters.write_calls += 1
+            written = self.io.c_write(iov, count + 1)
+        except IPCError as error:
+            self.c_send_failed(error)
+            raise self.send_failure
+        finally:
+            while count:
+                count -= 1
+                PyBuffer_Release(&views[count])
+        if written == WOULD_BLOCK:
+            self.c_block()
+            return NO_ROOM
+        if written < HEADER:
+            self.out = take_block()
+            memcpy(self.out, <char*>&header + written, HEADER - written)
+            self.out_start = 0
+            self.out_end = HEADER - written
+            written = HEADER
+        if written < HEADER + size:
+            self.c_keep_rest(parts, written - HEADER)
+            self.c_flush()
+        self.counters.messages_sent += 1
+        self.counters.bytes_sent += size
+        return ACCEPTED
+
+    cdef int c_keep_rest(self, list parts, Py_ssize_t written) except -1:
+        """Remember which bytes of ``parts`` still have to leave."""
+        cdef Py_ssize_t size
+        self.rest = list(parts)
+        while True:
+            size = memoryview(self.rest[0]).nbytes
+            if written < size:
+                break
+            written -= size
+            self.rest.pop(0)
+        self.rest_offset = written
+        return 0
+
+    cdef bint c_rest(self) noexcept:
+        return self.rest is not None
+
+    cdef int c_own_rest(self) except -1:
+        if self.rest is None:
+            return 0
+        for index, part in enumerate(self.rest):
+            if not PyBytes_CheckExact(part):
+                self.rest[index] = bytes(part)
+        return 0
+
+    cdef int c_begin_batch(self) except -1:
+        if self.pacer is not None:
+            self.turn = self.pacer.turn
+        return 0
+
+    cdef int c_flush(self) except -1:
+        self.blocked = False
+        if self.send_failure is not None:
+            raise self.send_failure.with_traceback(None)
+        try:
+            if self.out_end and not self.c_flush_out():
+                return self.c_block()
+            if self.rest is not None and not self.c_flush_rest():
+                return self.c_block()
+        except IPCError as error:
+            self.c_send_failed(error)
+            raise self.send_failure
+        return 1
+
+    cdef int c_flush_out(self) except -1:
+        cdef iovec iov
+        cdef Py_ssize_t n
+        while self.out_start < self.out_end:
+            iov.iov_base = self.out + self.out_start
+            iov.iov_len = self.out_end - self.out_start
+            self.counters.write_calls += 1
+            n = self.io.c_write(&iov, 1)
+            if n == WOULD_BLOCK:
+                return 0
+            self.out_start += n
+        self.out_start = self.out_end = 0
+        give_block(self.out)
+        self.out = NULL
+        return 1
+
+    cdef int c_flush_rest(self) except -1:
+        cdef Py_buffer view
+        cdef iovec iov
+        cdef Py_ssize_t n
+        while self.rest:
+            get_buffer(self.rest[0], &view)
+            try:
+                iov.iov_base = <char*>view.buf + self.rest_offset
+                iov.iov_len = view.len - self.rest_offset
+                self.counters.write_calls += 1
+                n = self.io.c_write(&iov, 1)
+            finally:
+                PyBuffer_Release(&view)
+            if n == WOULD_BLOCK:
+                return 0
+            self.rest_offset += n
+            if n == <Py_ssize_t>iov.iov_len:
+                self.rest.pop(0)
+                self.rest_offset = 0
+        self.rest = None
+        return 1
+
+    cdef int c_block(self) except -1:
+        """No room: go on when the kernel has some. Always answers 0."""
+        self.blocked = True
+        if not self.armed:
+            self.armed = True
+            self.stream.on_writable(self._drain)
+        return 0
+
+    cdef int c_send_failed(self, object error) except -1:
+        self.out_start = self.out_end = 0
+        if self.out is not NULL:
+            give_block(self.out)
+            self.out = NULL
+        self.rest = None
+        self.send_failure = error
+        self.send_failure = self._send_failed(error)
+        return 0
+
+    def _send_failed(self, error):
+        """A write failed: return the exception that a send raises from now on."""
+        return error
+
+    def _drain(self):
+        """The kernel has room again."""
+        self.armed = False
+        if self.send_failure is None:
+            try:
+                if not self.c_flush():
+                    return
+            except IPCError:
+                pass  # each send raises it
+        self.blocked = False
+        callback, self.write_callback = self.write_callback, None
+        if callback is not None:
+            callback()
+
+    def queue_control(self, int kind, bytes payload):
+        """Put a control frame behind what was accepted; it leaves with the next write."""
+        cdef uint64_t header = <uint64_t>len(payload) | (<uint64_t>kind << 32)
+        cdef bytes frame
+        if self.send_failure is not None or self.write_ended:
+            return
+        if len(payload) > CONTROL_LIMIT:
+            raise ValueError(f"a control frame holds {CONTROL_LIMIT} bytes, not {len(payload)}")
+        frame = PyBytes_FromStringAndSize(<char*>&header, HEADER) + payload
+        if self.rest is not None:
+            self.rest.append(frame)
+            return
+        if len(frame) > BLOCK + SLACK - self.out_end:
+            raise ProtocolError("the peer does not read: there is no room even for control frames")
+        if self.out is NULL:
+            self.out = take_block()
+        memcpy(self.out + self.out_end, PyBytes_AS_STRING(frame), len(frame))
+        self.out_end += len(frame)
+
+    def try_flush(self):
+        """Push out what was gathered: True when all of it left."""
+        return self.c_flush() == 1
+
+    def end_writing(self):
+        """Refuse further sends; what was accepted still leaves."""
+        self.write_ended = True
+
+    # Readiness
+
+    def on_readable(self, callback):
+        self.read_callback = callback
+        if callback is not None:
+            self.stream.on_readable(self._readable)
+
+    def _readable(self):
+        callback, self.read_callback = self.read_callback, None
+        if callback is not None:
+            callback()
+
+    def on_writable(self, callback):
+        self.write_callback = callback
+        if callback is not None and not self.armed:
+            self.armed = True
+            self.stream.on_writable(self._drain)
+
+    # Polling
+
+    cdef int c_poll_fd(self, short* events) noexcept:
+        events[0] = POLLIN
+        return self.io.c_read_fd()
+
+    cdef int c_begin_poll(self) except -1:
+        if self.large is not NULL or self.ending is not None or self.io.c_read_fd() < 0:
+            return 0
+        self.c_make_space()
+        return 1
+
+    cdef bint c_poll_read(self) noexcept nogil:
+        cdef Py_ssize_t n = self.io.c_read_nogil(self.block + self.end, BLOCK - self.end)
+        self.counters.read_calls += 1
+        if n > 0:
+            self.end += n
+            return True
+        if n == -EAGAIN:
+            return False
+        if n < 0:
+            self.read_errno = <int>-n
+        return True
+
+    # The end
+
+    def look_ahead(self):
+        """Read all that is left, without taking it, and return the payload of a GOODBYE.
+
+        A failed write says only that the peer closed; a GOODBYE that it sent before says
+        why. Messages that stand before it stay to be received.
+        """
+        cdef Py_ssize_t n, at
+        cdef uint64_t header
+        cdef char* grown
+        if self.large is not NULL or self.ending is not None:
+            return None
+        self.c_make_space()
+        while True:
+            if self.end == self.capacity:
+                if self.capacity >= LOOKAHEAD_LIMIT:
+                    break
+                grown = <char*>malloc(2 * self.capacity)
+                if grown is NULL:
+                    break
+                memcpy(grown, self.block + self.start, self.end - self.start)
+                n = self.end - self.start
+                at = 2 * self.capacity
+                self.c_release_block()
+                self.block, self.capacity, self.end = grown, at, n
+            n = self.io.c_read_nogil(self.block + self.end, self.capacity - self.end)
+            if n <= 0:
+                break
+            self.end += n
+        at = self.start
+        while at + HEADER <= self.end:
+            memcpy(&header, self.block + at, HEADER)
+            n = <Py_ssize_t>(header & 0xFFFFFFFF)
+            if header >> 32 == GOODBYE and n <= self.end - at - HEADER:
+                return PyBytes_FromStringAndSize(self.block + at + HEADER, n)
+            at += HEADER + n
+        return None
+
+    def close(self):
+        """Release everything at once. Idempotent."""
+        self.read_callback = self.write_callback = None
+        self.stream.close()
+        self.c_release_block()
+        self.c_drop_large()
+        self.rest = None
+        if self.out is not NULL:
+            give_block(self.out)
+            self.out = NULL
+        self.out_start = self.out_end = 0
+        self.write_ended = True
+
+
+cdef int get_buffer(object part, Py_buffer* view) except -1:
+    try:
+        return PyObject_GetBuffer(part, view, PyBUF_SIMPLE)
+    except (TypeError, BufferError) as error:
+        raise EncodeError(
+            f"a message is made of contiguous buffers, not {type(part).__name__}: {error}"
+        ) from None
