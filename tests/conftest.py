@@ -1,0 +1,110 @@
+"""What every test gets: both event loops, a runtime directory, real peers, no residue."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import uvloop
+
+from tests.children import Peers
+from tests.residue import NAME_LEFT, Snapshot, residue, tasks_left
+
+LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every async test once on each loop."""
+    return LOOPS
+
+
+class TimedOut(SystemExit):
+    """A test took too long. uvloop lets nothing else out that a signal handler raises."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(settings: Any) -> Generator[None, object, object]:
+    """Let the timeout of one test interrupt both loops, and not end the run."""
+    result = yield
+    fail = signal.getsignal(signal.SIGALRM)
+    if settings.method == "signal" and callable(fail):
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            try:
+                fail(number, frame)
+            except pytest.fail.Exception as failure:
+                raise TimedOut(failure.msg) from None
+
+        signal.signal(signal.SIGALRM, interrupt)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+    """Look for tasks where they still are: before pytest-asyncio's runner cancels them.
+
+    Finalizers run in reverse order. This one is added right after the runner's own and
+    before those of the async fixtures, so it runs when they are all torn down.
+    """
+    value = yield
+    if isinstance(value, asyncio.Runner):
+        fixturedef.addfinalizer(functools.partial(_no_task_left, value))
+    return value
+
+
+def _no_task_left(runner: asyncio.Runner) -> None:
+    if found := tasks_left(runner):
+        pytest.fail("the test left on its loop:\n" + "\n".join(found), pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_loops() -> None:
+    """Let the loops open now what they keep for the life of the process."""
+    for factory in LOOPS.values():
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(asyncio.sleep(0))
+
+
+@pytest.fixture(autouse=True)
+def runtime_dir(warm_loops: None) -> Iterator[Path]:
+    """Give the test a runtime directory of its own, with a path short enough for sockets."""
+    path = Path(tempfile.mkdtemp(prefix="aioipc-"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIOIPC_RUNTIME_DIR", str(path))
+        yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(autouse=True)
+def no_residue(runtime_dir: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the test that leaves something behind: see tests/residue.py.
+
+    Set up before everything else that belongs to one test, and torn down after it. A loop
+    with a wider scope than one test would count as residue of its first test.
+    """
+    before = Snapshot()
+    yield
+    found = residue(before, runtime_dir)
+    if request.node.get_closest_marker("leaves_names"):
+        found = [line for line in found if not line.startswith(NAME_LEFT)]
+    if found:
+        pytest.fail("the test left behind:\n" + "\n".join(found), pytrace=False)
+
+
+@pytest.fixture
+def peers(no_residue: None) -> Iterator[Peers]:
+    """Start real processes, which are killed and reaped when the test ends."""
+    peers = Peers()
+    yield peers
+    peers.close()

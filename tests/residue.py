@@ -1,0 +1,139 @@
+"""What a test may leave behind: nothing.
+
+A `Snapshot` is taken before each test and compared with the state after it, when the
+test's event loop is closed already. Everything is read from the kernel, so nothing that
+a library forgot to count escapes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+NAME_LEFT = "name in the runtime directory:"
+
+_SHM = Path("/dev/shm")
+_TURNS = 10
+_LAST_BREATH_S = 2.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What this process holds at one moment."""
+
+    fds: dict[int, str] = field(default_factory=lambda: dict(_open_fds()))
+    children: dict[int, str] = field(default_factory=lambda: dict(_children()))
+    threads: frozenset[threading.Thread] = field(
+        default_factory=lambda: frozenset(threading.enumerate())
+    )
+    shared: frozenset[str] = field(default_factory=lambda: frozenset(os.listdir(_SHM)))
+
+
+def residue(before: Snapshot, runtime_dir: Path) -> list[str]:
+    """Say what is there now and was not there before, one line each.
+
+    Objects that only wait for the garbage collector are not residue of their own: the
+    collector runs before anything is reported, and an object that it has to close warns,
+    which fails the test as well.
+    """
+    if found := list(_differences(before, runtime_dir)):
+        gc.collect()
+        _let_threads_end(before)
+        found = list(_differences(before, runtime_dir))
+    return found
+
+
+def tasks_left(runner: asyncio.Runner) -> list[str]:
+    """Say which tasks and readers are left on a loop that is about to be closed.
+
+    A task that ends within a few turns by itself, like the close of an async generator that
+    the collector found, is not left.
+    """
+    loop = runner.get_loop()
+    if asyncio.all_tasks(loop):
+        runner.run(_turns())
+    found = [f"task {task!r}" for task in asyncio.all_tasks(loop)]
+    selector = getattr(loop, "_selector", None)  # uvloop does not tell
+    if selector is not None:
+        own = {loop._ssock.fileno()}  # type: ignore[attr-defined]
+        found += [f"reader or writer of fd {fd}" for fd in selector.get_map() if fd not in own]
+    return found
+
+
+async def _turns() -> None:
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+
+
+def _differences(before: Snapshot, runtime_dir: Path) -> Iterator[str]:
+    now = Snapshot()
+    yield from _changed_fds(before.fds, now.fds)
+    for pid in now.children.keys() - before.children.keys():
+        yield f"child process {pid}: {now.children[pid]}"
+    for thread in now.threads - before.threads:
+        yield f"thread {thread.name}"
+    for name in now.shared - before.shared:
+        if not _is_somebody_elses(_SHM / name):
+            yield f"shared memory {_SHM / name}"
+    for path in sorted(runtime_dir.rglob("*")):
+        if not path.is_dir():
+            yield f"{NAME_LEFT} {path.relative_to(runtime_dir)}"
+
+
+def _changed_fds(before: Mapping[int, str], now: Mapping[int, str]) -> Iterator[str]:
+    for fd, target in now.items():
+        if before.get(fd) != target:
+            yield f"fd {fd} -> {target}"
+    for fd in before.keys() - now.keys():
+        yield f"fd {fd} -> {before[fd]} was closed, and was not the test's to close"
+
+
+def _open_fds() -> Iterator[tuple[int, str]]:
+    tracker = getattr(resource_tracker._resource_tracker, "_fd", None)
+    for name in os.listdir("/proc/self/fd"):
+        # The listing's own descriptor is in the list and gone already.
+        with contextlib.suppress(FileNotFoundError):
+            if int(name) != tracker:
+                yield int(name), os.readlink(f"/proc/self/fd/{name}")
+
+
+def _children() -> Iterator[tuple[int, str]]:
+    tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread may end while we look
+            for pid in map(int, path.read_text().split()):
+                if pid != tracker:
+                    yield pid, _command(pid)
+
+
+def _command(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return "gone"
+    return command.replace(b"\0", b" ").decode(errors="replace").strip() or "ended, not reaped"
+
+
+def _let_threads_end(before: Snapshot) -> None:
+    """Wait for threads that are on their way out, like one that waited for a child."""
+    for thread in set(threading.enumerate()) - before.threads:
+        thread.join(_LAST_BREATH_S)
+
+
+def _is_somebody_elses(path: Path) -> bool:
+    """Say whether a process that is not of this test run uses a shared-memory file."""
+    ours = {os.getpid(), *dict(_children())}
+    wanted = str(path).encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) not in ours:
+            with contextlib.suppress(OSError):  # other people's processes, and ended ones
+                if wanted in (process / "maps").read_bytes():
+                    return True
+    return not path.exists()
