@@ -22,6 +22,10 @@ SETUP := $(BIN)/python -W ignore -c 'import setuptools; setuptools.setup()'
 NATIVE := $(wildcard aioipc/native/*.pyx aioipc/native/*.pxd aioipc/native/*.h)
 CHECKED := $(wildcard aioipc tests examples benchmarks)
 
+VERSIONS := 3.11 3.12 3.13 3.14
+FIND_PYTHON = { python$$version -c 'import sys; print(sys.executable)' || \
+	ls -d "$$(pyenv root)"/versions/$$version.*/bin/python | sort -V | tail -n 1; } 2>/dev/null || true
+
 # Print the requirements of an extra, or those of the build, one per line.
 REQUIRES := $(BIN)/python -c 'import sys, tomllib; \
 	table = tomllib.load(open("pyproject.toml", "rb")); \
@@ -62,6 +66,19 @@ format: $(VENV)/.test  ## let ruff rewrite what it can
 .PHONY: bench
 bench: $(VENV)/.bench $(VENV)/.native  ## our transports beside the alternatives, interleaved
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+.PHONY: test-all
+test-all:  ## the tests on every Python from 3.11 on that PATH or pyenv knows
+	@for version in $(VERSIONS); do \
+		python=$$($(FIND_PYTHON)); \
+		if [ -z "$$python" ]; then echo "no Python $$version here"; continue; fi; \
+		$(MAKE) pytest PYTHON="$$python" VENV=".venv-$$version"; \
+	done
+
+.PHONY: coverage
+coverage: $(VENV)/.test $(VENV)/.native  ## the tests, and which branches they took
+	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html $(TESTS)
+	@echo "open htmlcov/index.html"
 
 .PHONY: native
 native: $(VENV)/.native  ## rebuild native code that changed
