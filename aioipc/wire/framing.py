@@ -122,8 +122,7 @@ class _Framer:
 
     def _take(self, size: int) -> bytes:
         begin, self._start = self._start, self._start + size
-        with memoryview(self._buffer) as view:
-            return bytes(view[begin : self._start])
+        return memoryview(self._buffer)[begin : self._start].tobytes()
 
     def _check(self, size: int, hint: str = "") -> None:
         if size > self._limit:
@@ -158,7 +157,7 @@ class LinesFramer(_Framer):
 
     def frame(self, parts: Sequence[Buffer], /) -> Sequence[Buffer]:
         self._check(_size(parts))
-        if any(_NEWLINE.search(part) for part in parts):
+        if any(map(_has_newline, parts)):
             raise EncodeError("the message contains a newline, which would end its line early")
         return [*parts, b"\n"]
 
@@ -207,7 +206,7 @@ class HeadersFramer(_Framer):
         if end < 0:
             self._seen = max(0, size)
             return False
-        length = _content_length(self._buffer[self._start : end])
+        length = _content_length(bytes(self._buffer[self._start : end]))
         self._check(length)
         self._start = end + len(_BLANK_LINE)
         self._seen = 0
@@ -239,15 +238,25 @@ FRAMERS: dict[str, type[Framer]] = {
 _NEWLINE = re.compile(rb"\n")
 _BLANK_LINE = b"\r\n\r\n"
 _DIGITS = re.compile(rb"[0-9]{1,19}")
-_HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*", re.DOTALL)
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 
 
 def _size(parts: Iterable[Buffer]) -> int:
-    return sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
+    size = 0
+    for part in parts:
+        size += part.nbytes if isinstance(part, memoryview) else len(part)
+    return size
 
 
-def _content_length(block: bytes | bytearray) -> int:
-    lengths = [value for name, value in map(_header, block.split(b"\r\n")) if name == _LENGTH]
+def _has_newline(part: Buffer) -> bool:
+    if isinstance(part, memoryview):  # its `in` compares elements
+        return _NEWLINE.search(part) is not None
+    return b"\n" in part
+
+
+def _content_length(block: bytes) -> int:
+    headers = map(_header, block.split(b"\r\n"))
+    lengths = [value for name, value in headers if name == b"content-length"]
     if len(lengths) != 1:
         raise ProtocolError(f"a message has {len(lengths)} Content-Length headers instead of one")
     if not _DIGITS.fullmatch(lengths[0]):
@@ -255,11 +264,8 @@ def _content_length(block: bytes | bytearray) -> int:
     return int(lengths[0])
 
 
-_LENGTH = b"content-length"
-
-
-def _header(line: bytes | bytearray) -> tuple[bytes, bytes]:
-    match = _HEADER_LINE.fullmatch(line)
-    if match is None:
-        raise ProtocolError(f"not a header: {bytes(line[:40])!r}")
-    return match[1].lower(), bytes(match[2])
+def _header(line: bytes) -> tuple[bytes, bytes]:
+    name, colon, value = line.partition(b":")
+    if not colon or not _TOKEN.fullmatch(name):
+        raise ProtocolError(f"not a header: {line[:40]!r}")
+    return name.lower(), value.strip(b" \t")

@@ -23,6 +23,7 @@ from aioipc.errors import (
     PeerCrashed,
     ProtocolError,
     QuotaExceeded,
+    ResourceExhausted,
     VersionMismatch,
 )
 
@@ -278,7 +279,7 @@ _CODES: tuple[tuple[type[BaseException], GoodbyeCode], ...] = (
     (HandshakeError, GoodbyeCode.HANDSHAKE_FAILED),
     (TimeoutError, GoodbyeCode.HANDSHAKE_TIMEOUT),
     (AccessDenied, GoodbyeCode.ACCESS_DENIED),
-    (QuotaExceeded, GoodbyeCode.QUOTA_EXCEEDED),
+    (ResourceExhausted, GoodbyeCode.QUOTA_EXCEEDED),
     (FrameTooLarge, GoodbyeCode.FRAME_TOO_LARGE),
     (ProtocolError, GoodbyeCode.PROTOCOL_ERROR),
 )
