@@ -20,6 +20,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SETUP := $(BIN)/python -W ignore -c 'import setuptools; setuptools.setup()'
 NATIVE := $(wildcard aioipc/native/*.pyx aioipc/native/*.pxd aioipc/native/*.h)
+# A module that has no build yet, or lost it, is no reason to believe the stamp.
+UNBUILT := $(foreach source,$(filter %.pyx,$(NATIVE)),$(if $(wildcard $(source:.pyx=.*.so)),,unbuilt))
 CHECKED := $(wildcard aioipc tests examples benchmarks)
 
 VERSIONS := 3.11 3.12 3.13 3.14
@@ -82,7 +84,6 @@ coverage: $(VENV)/.test $(VENV)/.native  ## the tests, and which branches they t
 
 .PHONY: native
 native: $(VENV)/.native  ## rebuild native code that changed
-	@$(SETUP) --quiet build_ext --inplace
 
 .PHONY: clean
 clean:  ## remove environments, builds and caches
@@ -104,7 +105,8 @@ $(VENV)/.installed: pyproject.toml
 	@$(PIP) install --no-build-isolation --editable '.[cli,uvloop]'
 	@touch $@ $(VENV)/.native
 
-$(VENV)/.native: $(VENV)/.installed $(NATIVE)
+.PHONY: unbuilt
+$(VENV)/.native: $(VENV)/.installed $(NATIVE) $(UNBUILT)
 	@$(SETUP) --quiet build_ext --inplace
 	@touch $@
 
