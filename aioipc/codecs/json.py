@@ -4,8 +4,7 @@ What the json module of the standard library encodes to standard JSON means the 
 compact form. The differences:
 
 - NaN and the infinities, which JSON does not have, are encoded as null and refused in a message.
-- A number out of the range of a float is refused, not taken for infinity; an int of more than
-  64 bits is refused by ``encode``.
+- A number out of the range of a float is refused, not taken for infinity.
 - Text with lone surrogates is refused both ways.
 - Also encoded: bytes (base64), datetimes (RFC 3339), dataclasses, Structs, sets, enums, UUIDs and
   Decimals; a peer gets them back as the text, list or dict that they became.

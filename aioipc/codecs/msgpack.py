@@ -8,7 +8,7 @@ two to three times as fast. A property test holds the two together; the differen
   values), naive datetimes, dates, times, timedeltas, UUIDs and Decimals (as text).
 - Application-defined ext types are refused in a message. An ``msgpack.ExtType``, being a named
   tuple, would be encoded as an array of two.
-- A timestamp beyond the years 1 to 9999 is refused, nanoseconds are cut to microseconds.
+- Nanoseconds of a timestamp are rounded to microseconds, not cut.
 
 That map keys are text or bytes is checked by the pre-scan, before ``decode`` is called.
 """

@@ -230,7 +230,7 @@ cdef int scan_json(
             elements += 1
             if elements > max_elements:
                 return TOO_MANY
-        else:
+        elif depth > 0:
             depth -= 1
     return FINE
 
