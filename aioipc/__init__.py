@@ -1,1 +1,101 @@
-"""Inter-process communication for asyncio."""
+"""One await away from any process on the machine: inter-process communication for asyncio.
+
+`connect`, `listen` and `pair` give a `Channel`, which sends and receives whole objects over
+whatever the address names: pipes, FIFOs, sockets, a child process, memory.
+"""
+
+from aioipc import codecs, errors
+from aioipc.abc import Capability, PeerCredentials
+from aioipc.address import Address
+from aioipc.channel import Channel, ChannelStatistics, IPCAttribute
+from aioipc.connect import connect, pair
+from aioipc.errors import (
+    AccessDenied,
+    AddressError,
+    BadArguments,
+    BrokenBarrierError,
+    BusyError,
+    ClosedError,
+    CodecError,
+    CodecMismatch,
+    ConnectError,
+    DeadlineExceeded,
+    DecodeError,
+    EncodeError,
+    EndOfStream,
+    ForkError,
+    FrameTooLarge,
+    HandshakeError,
+    IPCError,
+    MethodNotFound,
+    OwnerDied,
+    PeerCrashed,
+    ProtocolError,
+    QuotaExceeded,
+    RemoteCancelled,
+    RemoteError,
+    ResourceExhausted,
+    RingCorrupted,
+    RPCError,
+    TruncatedFrame,
+    VersionMismatch,
+    WorkerDied,
+    WouldBlock,
+)
+from aioipc.kernel.credentials import same_user, same_user_or_root
+from aioipc.limits import Limits
+from aioipc.listener import Listener, listen
+from aioipc.loop.run import new_event_loop, run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AccessDenied",
+    "Address",
+    "AddressError",
+    "BadArguments",
+    "BrokenBarrierError",
+    "BusyError",
+    "Capability",
+    "Channel",
+    "ChannelStatistics",
+    "ClosedError",
+    "CodecError",
+    "CodecMismatch",
+    "ConnectError",
+    "DeadlineExceeded",
+    "DecodeError",
+    "EncodeError",
+    "EndOfStream",
+    "ForkError",
+    "FrameTooLarge",
+    "HandshakeError",
+    "IPCAttribute",
+    "IPCError",
+    "Limits",
+    "Listener",
+    "MethodNotFound",
+    "OwnerDied",
+    "PeerCrashed",
+    "PeerCredentials",
+    "ProtocolError",
+    "QuotaExceeded",
+    "RPCError",
+    "RemoteCancelled",
+    "RemoteError",
+    "ResourceExhausted",
+    "RingCorrupted",
+    "TruncatedFrame",
+    "VersionMismatch",
+    "WorkerDied",
+    "WouldBlock",
+    "codecs",
+    "connect",
+    "errors",
+    "listen",
+    "new_event_loop",
+    "pair",
+    "run",
+    "same_user",
+    "same_user_or_root",
+]

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 __all__ = [
+    "Acceptor",
+    "Allow",
     "Buffer",
     "ByteTransport",
     "Capability",
     "Codec",
+    "Family",
     "HasFileno",
     "MessageTransport",
     "Parts",
@@ -100,6 +103,10 @@ class SharedBuffer(Protocol):
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 
+Allow = Callable[[PeerCredentials], bool]
+"""Decides by its credentials whether a peer may talk to this process."""
+
+
 class Transport(Protocol):
     """What the byte and the message transports have in common."""
 
@@ -171,6 +178,41 @@ class MessageTransport(Transport, Protocol):
             PeerCrashed: The peer no longer receives.
             FrameTooLarge: The message is over the limit; nothing was written.
         """
+
+    def try_flush(self) -> bool:
+        """Push out what was accepted; True when all of it left."""
+
+
+class Acceptor(Protocol):
+    """A transport that waits for peers."""
+
+    @property
+    def address(self) -> str:
+        """Where peers reach it, resolved."""
+
+    def try_accept(self) -> ByteTransport | MessageTransport | None:
+        """Take the next peer's transport; None if nobody is there.
+
+        Raises:
+            EOFError: There will be no other.
+            ResourceExhausted: The system has no descriptor left for it; try again later.
+        """
+
+    def on_readable(self, callback: Callable[[], object] | None, /) -> None:
+        """Call ``callback`` once when `try_accept` may make progress."""
+
+    def close(self) -> None:
+        """Release everything at once. Idempotent."""
+
+
+class Family(Protocol):
+    """All transports of one address scheme: a module in `aioipc.transports`, or any object.
+
+    A family has those of `connect`, `listen` and `pair` that make sense for it.
+    """
+
+    @property
+    def CAPABILITIES(self) -> Capability: ...  # noqa: N802 - a constant of a module
 
 
 class Codec(Protocol[T]):

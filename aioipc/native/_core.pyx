@@ -453,8 +453,9 @@ cdef class ChannelCore:
                 (<Operation>operation).waiter.c_wake(False)
 
     @property
-    def _is_shut(self):
-        return self.closed_with is not None
+    def _is_forked(self):
+        """Whether this is the copy in a forked child."""
+        return self.generation != fork_generation
 
     def _counters(self):
         """The counters of this channel, by name."""
@@ -842,11 +843,17 @@ cdef class AdaptedPort(MessagePort):
         self.counters.messages_sent += 1
         return ACCEPTED
 
+    cdef int c_flush(self) except -1:
+        return self.transport.try_flush()
+
     def on_readable(self, callback):
         self.transport.on_readable(callback)
 
     def on_writable(self, callback):
         self.transport.on_writable(callback)
+
+    def close(self):
+        self.transport.close()
 
     cdef int c_poll_fd(self, short* events) noexcept:
         events[0] = POLLIN

@@ -29,13 +29,21 @@ cdef class FdStream(ByteCore):
     cdef readonly str address
     cdef readonly object peer
     cdef readonly object capabilities
+    cdef dict owners
     cdef object on_close
+    cdef object last_word
+    cdef public object wait_closed  # coroutine function: what remains to be awaited after close
+    cdef bint at_end
+    cdef public bint shared         # many writers share it, as on a FIFO
+    cdef public int atomic_bytes    # the longest write that is kept whole among them, or 0
     cdef object read_callback
     cdef object write_callback
     cdef object __weakref__
 
     cdef object c_error(self, int number, str doing)
     cdef int c_check(self) except -1
+    cdef int c_close_fd(self, int fd) except -1
+    cdef tuple c_let_go(self)
 
 
 cdef class AdaptedStream(ByteCore):

@@ -78,9 +78,13 @@ cdef class FdStream(ByteCore):
         watch: Registers the descriptors with the event loop (`aioipc.loop.fd.FdWatch`).
         is_socket: Whether the socket calls apply.
         address: For messages and `address`.
-        peer: PeerCredentials, where the kernel told.
         capabilities: What this transport can do.
+        peer: PeerCredentials, where the kernel told.
+        owners: Objects with ``close`` and ``detach`` that close a descriptor in their own
+            way, by its number.
         on_close: Called with no arguments before the descriptors are closed.
+        last_word: Asked at the end of the stream whether that was a clean end: it answers
+            False while nobody can tell, then calls what ``on_ready(callback)`` was given.
     """
 
     def __init__(
@@ -93,7 +97,9 @@ cdef class FdStream(ByteCore):
         str address,
         capabilities,
         peer=None,
+        owners=None,
         on_close=None,
+        last_word=None,
     ):
         self.read_fd = read_fd
         self.write_fd = write_fd
@@ -102,7 +108,9 @@ cdef class FdStream(ByteCore):
         self.address = address
         self.capabilities = capabilities
         self.peer = peer
+        self.owners = owners or {}
         self.on_close = on_close
+        self.last_word = last_word
 
     cdef object c_error(self, int number, str doing):
         return from_os_error(OSError(number, os.strerror(number)), f"{doing} {self.address}")
@@ -128,8 +136,13 @@ cdef class FdStream(ByteCore):
                 n = self.c_read_nogil(data, size)
         else:
             n = self.c_read_nogil(data, size)
-        if n >= 0:
+        if n > 0:
             return n
+        if n == 0:
+            self.at_end = True
+            if size and self.last_word is not None and not self.last_word():
+                return WOULD_BLOCK
+            return AT_END
         if n == -EAGAIN:
             return WOULD_BLOCK
         raise self.c_error(-n, "read from")
@@ -177,6 +190,16 @@ cdef class FdStream(ByteCore):
     def fileno(self):
         """The descriptor that is read, or written where nothing is read."""
         return self.read_fd if self.read_fd >= 0 else self.write_fd
+
+    @property
+    def readable(self):
+        """Whether there is a direction to read from."""
+        return self.read_fd >= 0
+
+    @property
+    def writable(self):
+        """Whether there is a direction to write to."""
+        return self.write_fd >= 0
 
     @property
     def fds(self):
@@ -228,6 +251,11 @@ cdef class FdStream(ByteCore):
 
     def on_readable(self, callback):
         self.read_callback = callback
+        if self.at_end and self.last_word is not None:
+            # The descriptor is readable for ever now, and would spin.
+            self.watch.unwatch_reading()
+            self.last_word.on_ready(None if callback is None else self._readable)
+            return
         if callback is not None and not self.watch.reading:
             self.watch.watch_reading(self.read_fd, self._readable)
 
@@ -265,10 +293,26 @@ cdef class FdStream(ByteCore):
         self.watch.unwatch_writing()
         fd, self.write_fd = self.write_fd, -1
         if fd != self.read_fd:
+            self.c_close_fd(fd)
+
+    cdef int c_close_fd(self, int fd) except -1:
+        owner = self.owners.pop(fd, None)
+        if owner is None:
             os.close(fd)
+        else:
+            owner.close()
+        return 0
 
     def detach(self):
         """Give up the descriptors without closing them; the object is closed afterwards."""
+        fds = self.c_let_go()
+        for fd in fds:
+            owner = self.owners.pop(fd, None)
+            if owner is not None:
+                owner.detach()
+        return fds
+
+    cdef tuple c_let_go(self):
         fds = self.fds
         self.closed = True
         self.watch.close()
@@ -279,13 +323,18 @@ cdef class FdStream(ByteCore):
     def close(self):
         if self.closed:
             return
-        watch = self.watch
         on_close, self.on_close = self.on_close, None
-        if on_close is not None and not watch.abandoned:
+        if on_close is not None:
             on_close()
-        fds = self.detach()
-        if not watch.abandoned:  # else the fork hook closed this child's copies
-            for fd in fds:
+        for fd in self.c_let_go():
+            self.c_close_fd(fd)
+
+    def abandon(self):
+        """Close the bare descriptors, in a forked child: the loop is still the parent's."""
+        self.watch.abandon()
+        self.on_close = None
+        for fd in self.c_let_go():
+            if fd not in self.owners:  # owners are abandoned by themselves
                 os.close(fd)
 
 

@@ -133,9 +133,13 @@ cdef class StreamPort(MessagePort):
     def _refused(self, error):
         """The peer broke the protocol: say so to it, and close."""
 
-    def _end_receiving(self, error):
+    def end_receiving(self, error):
         """Let every further receive raise ``error``."""
         self.ending = error
+
+    def end_sending(self, error):
+        """Let every further send raise ``error``."""
+        self.send_failure = error
 
     # Receiving
 

@@ -1,0 +1,133 @@
+"""What connect, listen and pair have in common: the options, and the two ways to call."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from aioipc import codecs
+from aioipc.abc import (
+    ByteTransport,
+    Capability,
+    Codec,
+    MessageTransport,
+    PeerCredentials,
+    Poll,
+)
+from aioipc.address import Address
+from aioipc.channel import Channel, Port
+from aioipc.errors import AccessDenied
+from aioipc.limits import Limits
+from aioipc.native._core import AdaptedPort
+from aioipc.transports._framed import FramedTransport, PeerPort, message_limit
+from aioipc.wire.framing import FRAMERS
+
+__all__ = ["ChannelOptions", "Opening"]
+
+LENGTH = "length"
+
+
+class _Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closable)
+
+
+class Opening(Generic[C]):
+    """A resource about to be opened: ``await`` it, or enter it with ``async with``."""
+
+    __slots__ = ("_open", "_opened")
+
+    def __init__(self, open_: Callable[[], Awaitable[C]]) -> None:
+        self._open = open_
+        self._opened: C | None = None
+
+    def __await__(self) -> Generator[Any, Any, C]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> C:
+        self._opened = await self._open()
+        return self._opened
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._opened is not None, "entered before it is left"
+        await self._opened.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOptions:
+    """How the channels of one endpoint are made."""
+
+    codec: Codec[Any]
+    framing: str
+    limits: Limits
+    polling: str
+
+    @classmethod
+    def check(
+        cls,
+        codec: str | Codec[Any],
+        framing: str | None,
+        limits: Limits | None,
+        polling: str,
+    ) -> ChannelOptions:
+        """Look the names up.
+
+        Raises:
+            ValueError: One of them is unknown.
+        """
+        framing = framing or LENGTH
+        if framing not in (LENGTH, *FRAMERS):
+            known = ", ".join((LENGTH, *FRAMERS))
+            raise ValueError(f"framing must be one of {known}, not {framing!r}")
+        return cls(codecs.get(codec), framing, limits or Limits(), Poll(polling).value)
+
+    def check_address(self, address: Address, capabilities: Capability) -> None:
+        """Refuse a codec that must not meet strangers.
+
+        Raises:
+            ValueError: The codec is pickle or the like, and anybody may connect.
+        """
+        if codecs.is_trusted_only(self.codec) and Capability.REMOTE in capabilities:
+            raise ValueError(
+                f"{address}: the {self.codec.name} codec runs what a peer sends, "
+                f"and {address.scheme}: does not say who the peer is"
+            )
+
+    def open_port(self, transport: ByteTransport | MessageTransport) -> Port:
+        """Put messages on a transport.
+
+        Raises:
+            AccessDenied: The codec is for the same user only, and the peer is another.
+        """
+        foreign = _is_foreign(transport.peer) or Capability.REMOTE in transport.capabilities
+        if foreign and codecs.is_trusted_only(self.codec):
+            raise AccessDenied(
+                errno.EACCES,
+                f"{transport.address}: the {self.codec.name} codec runs what a peer sends, "
+                f"and this peer is {transport.peer}",
+            )
+        limit = message_limit(self.limits, foreign=foreign)
+        if hasattr(transport, "try_receive"):
+            return AdaptedPort(transport)
+        if self.framing != LENGTH:
+            return AdaptedPort(FramedTransport(transport, FRAMERS[self.framing](limit)))
+        return PeerPort(transport, self.codec.name, limit)
+
+    def open_channel(self, port: Port) -> Channel[Any]:
+        """Make the channel over a port."""
+        return Channel(port, self.codec, limits=self.limits, polling=self.polling)
+
+
+def _is_foreign(peer: PeerCredentials | None) -> bool:
+    return peer is not None and peer.uid != os.geteuid()

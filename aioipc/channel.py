@@ -1,0 +1,265 @@
+"""Channel: messages to and from one peer, whatever carries them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import anyio
+from anyio.abc import ObjectStream
+
+from aioipc.abc import ByteTransport, Capability, Codec, MessageTransport, PeerCredentials
+from aioipc.errors import ClosedError, ForkError, IPCError
+from aioipc.limits import Limits
+from aioipc.loop.waiting import pacer_of, wait_writable
+from aioipc.native._core import AdaptedPort, ChannelCore
+from aioipc.native._pacer import Pacer
+from aioipc.transports._framed import FramedTransport, PeerPort
+
+__all__ = ["Channel", "ChannelStatistics", "IPCAttribute"]
+
+T = TypeVar("T")
+
+Port = PeerPort | AdaptedPort
+
+
+class IPCAttribute(anyio.TypedAttributeSet):
+    """Facts about an endpoint, for ``channel.extra(IPCAttribute.peer)``."""
+
+    peer: PeerCredentials | None = anyio.typed_attribute()
+    """Who is at the other end, where the kernel tells."""
+    address: str = anyio.typed_attribute()
+    """The address that this end was opened with, resolved."""
+    codec: str = anyio.typed_attribute()
+    """The name of the codec."""
+    limits: Limits = anyio.typed_attribute()
+    """The limits of this end."""
+    capabilities: Capability = anyio.typed_attribute()
+    """What the transport can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatistics:
+    """What a channel has done since it was opened.
+
+    Counts of messages, of bytes without headers, of system calls, of waits that suspended a
+    task, and of polls and how many of them found something.
+    """
+
+    messages_sent: int
+    bytes_sent: int
+    messages_received: int
+    bytes_received: int
+    read_calls: int
+    write_calls: int
+    send_waits: int
+    receive_waits: int
+    polls: int
+    poll_hits: int
+
+
+class _State(enum.Enum):
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Channel(ChannelCore, ObjectStream[T], Generic[T]):
+    """Whole objects to and from one peer, in order.
+
+    Made by `aioipc.connect`, `aioipc.listen` and `aioipc.pair`. Any number of tasks may send;
+    one at a time receives. It is an ``anyio.abc.ObjectStream``, an async context manager and
+    an async iterator, which ends when the peer finishes and raises PeerCrashed when it dies.
+
+    It belongs to the loop and the thread of its first operation; elsewhere every operation
+    raises RuntimeError, and in a forked child ForkError.
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        codec: Codec[T],
+        *,
+        limits: Limits,
+        polling: str,
+    ) -> None:
+        super().__init__(
+            port,
+            codec,
+            max_depth=limits.max_depth,
+            max_elements=limits.max_elements,
+            polling=polling,
+        )
+        self.limits = limits
+        self._state = _State.OPEN
+        self._write_ended = False
+        self._when_closed: list[Callable[[Channel[T]], object]] = []
+
+    # Facts
+
+    @property
+    def _transport(self) -> ByteTransport | MessageTransport:
+        return self.port.stream if isinstance(self.port, PeerPort) else self.port.transport
+
+    @property
+    def peer(self) -> PeerCredentials | None:
+        """Who is at the other end: SO_PEERCRED in unix(7). None where the kernel cannot say."""
+        return self._transport.peer
+
+    @property
+    def address(self) -> str:
+        """The address that this end was opened with, resolved."""
+        return self._transport.address
+
+    @property
+    def capabilities(self) -> Capability:
+        """What the transport can do."""
+        return self._transport.capabilities
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The facts as anyio's typed attributes."""
+        return {
+            IPCAttribute.peer: lambda: self.peer,
+            IPCAttribute.address: lambda: self.address,
+            IPCAttribute.codec: lambda: self.codec.name,
+            IPCAttribute.limits: lambda: self.limits,
+            IPCAttribute.capabilities: lambda: self.capabilities,
+        }
+
+    def statistics(self) -> ChannelStatistics:
+        """What this channel has done so far. Works on a closed channel too."""
+        return ChannelStatistics(**self._counters())
+
+    # The end
+
+    async def send_eof(self) -> None:
+        """Finish the sending direction; receiving goes on. Idempotent.
+
+        Everything that was sent before is delivered before the peer sees EndOfStream.
+
+        Raises:
+            PeerCrashed: Nobody receives any more.
+            ClosedError: This side closed the channel.
+
+        Cancellation:
+            Before it is this call's turn, nothing happened; afterwards the direction is
+            finished, and what was accepted still leaves.
+        """
+        if self._write_ended:
+            return
+        await self.flush()
+        self._write_ended = True
+        port = self.port
+        if isinstance(port, PeerPort):
+            port.say_goodbye()
+            await self._flush_out()
+        self._transport.close_write()
+
+    async def aclose(self) -> None:
+        """Close the channel. Idempotent.
+
+        Pending operations raise ClosedError. What was accepted is delivered first, for at
+        most ``limits.linger_s`` seconds, and then the peer sees EndOfStream.
+
+        Cancellation:
+            Closes at once, abruptly: the peer sees PeerCrashed.
+        """
+        if self._state is not _State.OPEN:
+            return
+        self._state = _State.CLOSING
+        self._shut(ClosedError(f"this side closed the channel to {self.address}"))
+        try:
+            if not self._is_forked:
+                await self._linger()
+        finally:
+            self._release()
+        wait_closed = getattr(self._transport, "wait_closed", None)
+        if wait_closed is not None and not self._is_forked:
+            await wait_closed()
+
+    def abort(self, error: BaseException | None = None) -> None:
+        """Close the channel at once, dropping what did not leave yet. Idempotent.
+
+        Args:
+            error: What the peer is told, as far as that is possible without waiting.
+        """
+        if self._state is _State.CLOSED:
+            return
+        self._shut(ClosedError(f"this side closed the channel to {self.address}"))
+        if error is not None and isinstance(self.port, PeerPort):
+            self.port.refuse(error)
+        self._release()
+
+    def detach(self) -> tuple[str, tuple[int, ...]]:
+        """Give up the descriptors, for a child process; the channel is closed afterwards.
+
+        Use it on an end of `aioipc.pair` before anything was sent or received over it.
+
+        Returns:
+            The address that the child connects to, and the descriptors to hand down to it
+            (``pass_fds=``). They belong to the caller, who closes them after the start.
+
+        Raises:
+            RuntimeError: Something was sent or received already.
+            ForkError: The channel belongs to the parent process.
+        """
+        if self._is_forked:
+            raise ForkError("this channel belongs to the parent process")
+        if self._state is not _State.OPEN:
+            raise ClosedError(f"this side closed the channel to {self.address}")
+        counters = self.statistics()
+        if counters.write_calls or counters.read_calls:
+            raise RuntimeError("detach comes before the first send or receive")
+        stream = self._transport
+        if not hasattr(stream, "detach"):
+            raise RuntimeError(f"{self.address} has no descriptors to detach")
+        fds: tuple[int, ...] = stream.detach()
+        self._shut(ClosedError("the channel was detached"))
+        self._release()
+        return f"fd:{','.join(map(str, fds))}", fds
+
+    def when_closed(self, callback: Callable[[Channel[T]], object]) -> None:
+        """Call ``callback(channel)`` once this channel is closed."""
+        self._when_closed.append(callback)
+
+    async def _linger(self) -> None:
+        """Say goodbye and deliver what was accepted, within the deadline."""
+        port = self.port
+        with contextlib.suppress(IPCError, TimeoutError):
+            async with asyncio.timeout(self.limits.linger_s):
+                if isinstance(port, PeerPort) and not self._write_ended:
+                    port.say_goodbye()
+                await self._flush_out()
+
+    async def _flush_out(self) -> None:
+        port = self.port
+        flushed = port.try_flush if isinstance(port, PeerPort) else port.transport.try_flush
+        while not flushed():
+            await wait_writable(port)
+
+    def _release(self) -> None:
+        self._state = _State.CLOSED
+        self.port.close()
+        callbacks, self._when_closed = self._when_closed, []
+        for callback in callbacks:
+            callback(self)
+
+    def _bind(self) -> Pacer:
+        return pacer_of(asyncio.get_running_loop())
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", _State.CLOSED) is not _State.OPEN:
+            return
+        if not self._is_forked:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self._release()
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.address} {self.codec.name} {self._state.value}>"
+

@@ -1,0 +1,148 @@
+"""connect and pair: the ways to get one channel."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar, overload
+
+from aioipc._opening import ChannelOptions, Opening
+from aioipc.abc import Allow, Codec
+from aioipc.address import Address
+from aioipc.channel import Channel
+from aioipc.errors import ConnectError, IPCError, from_os_error
+from aioipc.limits import Limits
+from aioipc.transports import family_of
+from aioipc.transports._framed import PeerPort
+
+__all__ = ["connect", "pair"]
+
+T = TypeVar("T")
+
+
+@overload
+def connect(
+    address: str | Address,
+    *,
+    codec: Codec[T],
+    framing: str | None = None,
+    limits: Limits | None = None,
+    polling: str = "adaptive",
+    allow: Allow | None = None,
+) -> Opening[Channel[T]]: ...
+@overload
+def connect(
+    address: str | Address,
+    *,
+    codec: str = "msgpack",
+    framing: str | None = None,
+    limits: Limits | None = None,
+    polling: str = "adaptive",
+    allow: Allow | None = None,
+) -> Opening[Channel[Any]]: ...
+def connect(
+    address: str | Address,
+    *,
+    codec: str | Codec[Any] = "msgpack",
+    framing: str | None = None,
+    limits: Limits | None = None,
+    polling: str = "adaptive",
+    allow: Allow | None = None,
+) -> Opening[Channel[Any]]:
+    """Open a channel to whoever serves ``address``: ``await connect(...)`` or ``async with``.
+
+    It returns as soon as the transport is connected. This side's HELLO travels with the first
+    message; what the peer thinks of it shows at the first receive.
+
+    Args:
+        address: Where to; see docs/addresses.md.
+        codec: How objects become messages: "msgpack", "json", "text", "raw", "pickle", or an
+            object such as ``aioipc.codecs.typed(Event)``.
+        framing: "length" between aioipc peers, or "lines", "headers", "none" to talk to
+            programs that know nothing of aioipc.
+        limits: Sizes and deadlines.
+        polling: "adaptive", "block" or "busy"; see docs/architecture.md.
+        allow: Decides by the server's credentials whether to talk to it. By default servers
+            of the same user and of root are trusted.
+
+    Raises:
+        AddressError: The address is wrong, or cannot be connected to.
+        ConnectError: Nobody listens there, or not within ``limits.connect_s``.
+        AccessDenied: The path or the server's user is not trusted.
+        ValueError: An option is unknown.
+
+    Cancellation:
+        Undoes: nothing stays open.
+    """
+    where = Address.parse(address)
+    family = family_of(where, able_to="connect")
+    options = ChannelOptions.check(codec, framing, limits, polling)
+    options.check_address(where, family.CAPABILITIES)
+
+    async def open_() -> Channel[Any]:
+        transport = await _transport(family, where, options.limits, allow)
+        try:
+            channel = options.open_channel(options.open_port(transport))
+        except BaseException:
+            transport.close()
+            raise
+        _flush_soon(channel)
+        return channel
+
+    return Opening(open_)
+
+
+def pair(
+    kind: str = "unix",
+    *,
+    codec: str | Codec[Any] = "msgpack",
+    framing: str | None = None,
+    limits: Limits | None = None,
+    polling: str = "adaptive",
+) -> tuple[Channel[Any], Channel[Any]]:
+    """Two connected channels: for two tasks, or one for a child process (`Channel.detach`).
+
+    Args:
+        kind: "memory", "pipe" or "unix".
+        codec: As for `connect`.
+        framing: As for `connect`.
+        limits: As for `connect`.
+        polling: As for `connect`.
+
+    Raises:
+        AddressError: There are no pairs of that kind.
+        ResourceExhausted: There are no descriptors left.
+    """
+    where = Address.parse(kind if ":" in kind else f"{kind}:")
+    family = family_of(where, able_to="pair")
+    options = ChannelOptions.check(codec, framing, limits, polling)
+    try:
+        left, right = family.pair()
+    except OSError as error:
+        if isinstance(error, IPCError):
+            raise
+        raise from_os_error(error, f"pair({kind!r})") from error
+    return (
+        options.open_channel(options.open_port(left)),
+        options.open_channel(options.open_port(right)),
+    )
+
+
+async def _transport(family: Any, address: Address, limits: Limits, allow: Allow | None) -> Any:
+    try:
+        async with asyncio.timeout(limits.connect_s):
+            return await family.connect(address, limits=limits, allow=allow)
+    except TimeoutError:
+        raise ConnectError(
+            f"connect to {address}: no answer within {limits.connect_s:g} s"
+        ) from None
+    except OSError as error:
+        if isinstance(error, IPCError):
+            raise
+        raise from_os_error(error, f"connect to {address}", connecting=True) from error
+
+
+def _flush_soon(channel: Channel[Any]) -> None:
+    """Let the HELLO leave at the end of this turn, in case nothing is sent with it."""
+    port = channel.port
+    if isinstance(port, PeerPort) and getattr(port.stream, "writable", True):
+        asyncio.get_running_loop().call_soon(port.flush_quietly)

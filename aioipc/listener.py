@@ -1,0 +1,390 @@
+"""Listener: channels to whoever connects."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import errno
+import logging
+import os
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, TypeVar, overload
+
+import anyio
+from anyio.abc import TaskGroup
+
+from aioipc._opening import ChannelOptions, Opening
+from aioipc.abc import Acceptor, Allow, ByteTransport, Codec, MessageTransport
+from aioipc.address import Address
+from aioipc.channel import Channel, IPCAttribute, Port
+from aioipc.errors import (
+    AccessDenied,
+    BusyError,
+    ClosedError,
+    EndOfStream,
+    IPCError,
+    PeerCrashed,
+    QuotaExceeded,
+    ResourceExhausted,
+    from_os_error,
+)
+from aioipc.kernel.credentials import same_user
+from aioipc.limits import Limits
+from aioipc.transports import family_of
+from aioipc.transports._framed import PeerPort
+
+__all__ = ["Listener", "listen"]
+
+log = logging.getLogger("aioipc.listener")
+
+T = TypeVar("T")
+_RETRY_S = 0.25
+_WARN_EVERY_S = 1.0
+_ENDINGS = (EndOfStream, PeerCrashed, ClosedError)
+
+
+class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
+    """Yields a channel for each peer that connected, was allowed and said HELLO.
+
+    Made by `aioipc.listen`. Iterate over it, or let `serve` run a handler per channel.
+    """
+
+    def __init__(self, acceptor: Acceptor, options: ChannelOptions, allow: Allow) -> None:
+        self._acceptor = acceptor
+        self._options = options
+        self._allow = allow
+        self._loop = asyncio.get_running_loop()
+        self._greeting: dict[PeerPort, asyncio.TimerHandle] = {}
+        self._ready: collections.deque[Channel[T]] = collections.deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._open: collections.Counter[int] = collections.Counter()  # connections by uid
+        self._exhausted = False
+        self._closed = False
+        self._retry: asyncio.TimerHandle | None = None
+        self._warned_s = -_WARN_EVERY_S
+        self._pid = os.getpid()
+
+    @property
+    def address(self) -> str:
+        """Where peers reach it: the port that was chosen, the name that was made up."""
+        return self._acceptor.address
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The facts as anyio's typed attributes."""
+        return {
+            IPCAttribute.address: lambda: self.address,
+            IPCAttribute.codec: lambda: self._options.codec.name,
+            IPCAttribute.limits: lambda: self._options.limits,
+        }
+
+    # Taking channels
+
+    def __aiter__(self) -> Listener[T]:
+        return self
+
+    async def __anext__(self) -> Channel[T]:
+        """Wait for the next channel.
+
+        Raises:
+            StopAsyncIteration: There will be no other (a FIFO has one only), or this side
+                closed the listener.
+            BusyError: Another task is waiting.
+
+        Cancellation:
+            Safe: the channel goes to whoever waits next.
+        """
+        while not self._ready:
+            if self._closed or (self._exhausted and not self._greeting):
+                raise StopAsyncIteration
+            self._accept()
+            if not self._ready and not (self._exhausted and not self._greeting):
+                await self._wait()
+        return self._ready.popleft()
+
+    async def accept(self) -> Channel[T]:
+        """Wait for the next channel.
+
+        Raises:
+            EndOfStream: There will be no other.
+            ClosedError: This side closed the listener.
+            BusyError: Another task is waiting.
+
+        Cancellation:
+            Safe: the channel goes to whoever waits next.
+        """
+        try:
+            return await anext(self)
+        except StopAsyncIteration:
+            if self._closed:
+                raise ClosedError(f"this side closed the listener on {self.address}") from None
+            raise EndOfStream(f"{self.address} has no other connection") from None
+
+    async def serve(
+        self,
+        handler: Callable[[Channel[T]], Awaitable[object]],
+        task_group: TaskGroup | None = None,
+    ) -> None:
+        """Run ``handler(channel)`` in a task for each channel, for ever.
+
+        A channel closes when its handler ends. The end of the peer ends the handler quietly;
+        any other exception is logged and closes that channel abruptly, and the others go on.
+
+        Args:
+            handler: An async function.
+            task_group: Where the handlers run; by default in one of this call's own.
+
+        Cancellation:
+            Cancels the handlers.
+        """
+        if task_group is not None:
+            await self._serve(handler, task_group)
+            return
+        async with anyio.create_task_group() as own:
+            await self._serve(handler, own)
+
+    async def _serve(
+        self, handler: Callable[[Channel[T]], Awaitable[object]], tasks: TaskGroup
+    ) -> None:
+        async for channel in self:
+            tasks.start_soon(self._handle, handler, channel)
+
+    async def _handle(
+        self, handler: Callable[[Channel[T]], Awaitable[object]], channel: Channel[T]
+    ) -> None:
+        try:
+            await handler(channel)
+        except _ENDINGS:
+            pass
+        except Exception as error:
+            log.exception("%s: the handler of a channel failed", self.address)
+            channel.abort(error)
+        finally:
+            await channel.aclose()
+
+    # Accepting: callbacks, no task per peer
+
+    def _accept(self) -> None:
+        """Take in whoever is there, as far as the limits allow."""
+        self._retry = None
+        limits = self._options.limits
+        while not self._closed and not self._exhausted:
+            if len(self._greeting) + len(self._ready) >= limits.max_handshakes:
+                return  # the rest waits in the kernel's backlog
+            try:
+                transport = self._acceptor.try_accept()
+            except EOFError:
+                self._exhausted = True
+                self._wake()
+                return
+            except ResourceExhausted as error:
+                self._pause(error)
+                return
+            if transport is None:
+                self._acceptor.on_readable(self._accept)
+                return
+            self._take_in(transport)
+
+    def _pause(self, error: ResourceExhausted) -> None:
+        """No descriptors: whoever is there waits in the backlog until there are some."""
+        now_s = self._loop.time()
+        if now_s - self._warned_s >= _WARN_EVERY_S:
+            self._warned_s = now_s
+            log.warning("%s: cannot accept for now: %s", self.address, error)
+        self._retry = self._loop.call_later(_RETRY_S, self._accept)
+
+    def _take_in(self, transport: ByteTransport | MessageTransport) -> None:
+        try:
+            self._check_allowed(transport)
+            port = self._options.open_port(transport)
+        except IPCError as error:
+            self._turn_away(transport, error)
+            return
+        uid = -1 if transport.peer is None else transport.peer.uid
+        self._open[uid] += 1
+        # A sender on a FIFO comes and goes, so its HELLO cannot be waited for; foreign
+        # programs have none.
+        if isinstance(port, PeerPort) and not port.is_shared:
+            deadline = self._loop.call_later(self._options.limits.handshake_s, self._late, port)
+            self._greeting[port] = deadline
+            self._greet(port)
+        else:
+            self._finish(port)
+
+    def _check_allowed(self, transport: ByteTransport | MessageTransport) -> None:
+        limits = self._options.limits
+        peer = transport.peer
+        if self._open.total() >= limits.max_connections:
+            raise QuotaExceeded(
+                errno.EDQUOT, f"{self.address} holds {limits.max_connections:,} connections, its limit"
+            )
+        if peer is None:
+            return
+        if not self._allow(peer):
+            raise AccessDenied(errno.EACCES, f"{self.address}: uid {peer.uid} may not connect")
+        quota = limits.max_connections_per_foreign_uid
+        if peer.uid != os.geteuid() and self._open[peer.uid] >= quota:
+            raise QuotaExceeded(
+                errno.EDQUOT, f"{self.address} holds {quota:,} connections of uid {peer.uid}, its limit"
+            )
+
+    def _turn_away(self, transport: ByteTransport | MessageTransport, error: IPCError) -> None:
+        log.warning("%s", error)
+        if hasattr(transport, "try_write") and self._options.framing == "length":
+            PeerPort(transport, self._options.codec.name, 1).refuse(error)
+        transport.close()
+
+    def _greet(self, port: PeerPort) -> None:
+        try:
+            if not port.try_greet():
+                port.on_readable(lambda: self._greet(port))
+                return
+        except IPCError as error:
+            log.warning("%s: a handshake failed: %s", self.address, error)
+            self._drop(port, error)
+            return
+        self._greeting.pop(port).cancel()
+        self._finish(port)
+
+    def _late(self, port: PeerPort) -> None:
+        limit_s = self._options.limits.handshake_s
+        log.warning("%s: a peer sent no HELLO within %g s", self.address, limit_s)
+        self._drop(port, TimeoutError(f"no HELLO within {limit_s:g} s"))
+
+    def _drop(self, port: PeerPort, error: BaseException) -> None:
+        deadline = self._greeting.pop(port, None)
+        if deadline is not None:
+            deadline.cancel()
+        self._forget(port)
+        port.refuse(error)
+        self._wake()
+        self._accept_more()
+
+    def _finish(self, port: Port) -> None:
+        channel: Channel[T] = self._options.open_channel(port)
+        channel.when_closed(lambda closed: self._forget(closed.port))
+        if isinstance(port, PeerPort):
+            port.flush_quietly()
+        self._ready.append(channel)
+        self._wake()
+
+    def _forget(self, port: Port) -> None:
+        transport = port.stream if isinstance(port, PeerPort) else port.transport
+        self._open[-1 if transport.peer is None else transport.peer.uid] -= 1
+
+    def _accept_more(self) -> None:
+        if not self._closed and self._retry is None:
+            self._retry = self._loop.call_later(0, self._accept)
+
+    # Waiting
+
+    async def _wait(self) -> None:
+        if self._waiter is not None:
+            raise BusyError(f"another task is waiting for connections on {self.address}")
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # The end
+
+    async def aclose(self) -> None:
+        """Stop listening and drop who was not taken yet. Channels stay open. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+        self._acceptor.close()
+        for port, deadline in list(self._greeting.items()):
+            deadline.cancel()
+            port.close()
+        self._greeting.clear()
+        while self._ready:
+            self._ready.popleft().abort()
+        self._wake()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or self._pid != os.getpid():
+            return
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self._closed = True
+        self._acceptor.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<Listener {self.address} {self._options.codec.name} {state}>"
+
+
+@overload
+def listen(
+    address: str | Address,
+    *,
+    codec: Codec[T],
+    framing: str | None = None,
+    limits: Limits | None = None,
+    polling: str = "adaptive",
+    allow: Allow | None = None,
+) -> Opening[Listener[T]]: ...
+@overload
+def listen(
+    address: str | Address,
+    *,
+    codec: str = "msgpack",
+    framing: str | None = None,
+    limits: Limits | None = None,
+    polling: str = "adaptive",
+    allow: Allow | None = None,
+) -> Opening[Listener[Any]]: ...
+def listen(
+    address: str | Address,
+    *,
+    codec: str | Codec[Any] = "msgpack",
+    framing: str | None = None,
+    limits: Limits | None = None,
+    polling: str = "adaptive",
+    allow: Allow | None = None,
+) -> Opening[Listener[Any]]:
+    """Listen on ``address``: ``await listen(...)`` or ``async with``.
+
+    Args:
+        address: Where; see docs/addresses.md. ``tcp://127.0.0.1:0`` and ``unix:`` choose a
+            port and a name, which `Listener.address` then tells.
+        codec: As for `aioipc.connect`; both sides need the same.
+        framing: As for `aioipc.connect`.
+        limits: Sizes, deadlines and how many may connect.
+        polling: As for `aioipc.connect`.
+        allow: Decides by a peer's credentials whether it may connect, before its first byte
+            is read. By default the same user.
+
+    Raises:
+        AddressError: The address is wrong, or cannot be listened on.
+        AccessDenied: The directory is not to be trusted, or the address would be reachable by
+            people whom nothing authenticates.
+        ResourceExhausted: The address is in use.
+        ValueError: An option is unknown.
+
+    Cancellation:
+        Undoes: nothing stays open.
+    """
+    where = Address.parse(address)
+    family = family_of(where, able_to="listen")
+    options = ChannelOptions.check(codec, framing, limits, polling)
+    options.check_address(where, family.CAPABILITIES)
+
+    async def open_() -> Listener[Any]:
+        try:
+            acceptor = await family.listen(where, limits=options.limits, allow=allow)
+        except OSError as error:
+            if isinstance(error, IPCError):
+                raise
+            raise from_os_error(error, f"listen on {where}", connecting=True) from error
+        return Listener(acceptor, options, allow or same_user)
+
+    return Opening(open_)

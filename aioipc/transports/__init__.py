@@ -1,0 +1,56 @@
+"""Transports: one module per address scheme. A new one is its file and one row here.
+
+A module has those of the functions ``connect``, ``listen`` and ``pair`` that make sense for
+it. Other packages add a scheme with an entry point in the group ``aioipc.transports``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from aioipc.address import Address
+from aioipc.errors import AddressError
+
+__all__ = ["ENTRY_POINTS", "FAMILIES", "family_of"]
+
+FAMILIES = {
+    "exec": "aioipc.transports.exec",
+    "fd": "aioipc.transports.fd",
+    "fifo": "aioipc.transports.fifo",
+    "memory": "aioipc.transports.memory",
+    "pipe": "aioipc.transports.pipe",
+    "stdio": "aioipc.transports.stdio",
+    "tcp": "aioipc.transports.tcp",
+    "unix": "aioipc.transports.unix",
+}
+"""Scheme to module."""
+
+ENTRY_POINTS = "aioipc.transports"
+"""The entry point group in which other packages offer transports."""
+
+
+def family_of(address: Address, *, able_to: str) -> Any:
+    """The module for ``address``, which has the function ``able_to``.
+
+    Raises:
+        AddressError: There is no such scheme, or it cannot do that.
+    """
+    family = _load(address)
+    if not hasattr(family, able_to):
+        able = [verb for verb in ("connect", "listen", "pair") if hasattr(family, verb)]
+        raise AddressError(
+            f"{address}: {address.scheme}: has no {able_to}, only {' and '.join(able)}"
+        )
+    return family
+
+
+def _load(address: Address) -> Any:
+    if address.scheme in FAMILIES:
+        return importlib.import_module(FAMILIES[address.scheme])
+    points = entry_points(group=ENTRY_POINTS)
+    if address.scheme in points.names:
+        return points[address.scheme].load()
+    known = ", ".join(sorted({*FAMILIES, *points.names}))
+    raise AddressError(f"{address}: no transport is called {address.scheme!r}; known are {known}")

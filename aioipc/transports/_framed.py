@@ -1,0 +1,269 @@
+"""Messages over byte streams: our own frames, and the framings of foreign programs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from aioipc.abc import Buffer, ByteTransport, Capability, PeerCredentials
+from aioipc.errors import (
+    AddressError,
+    EndOfStream,
+    IPCError,
+    PeerCrashed,
+    ProtocolError,
+    TruncatedFrame,
+)
+from aioipc.native._stream import StreamPort
+from aioipc.wire.framing import Framer, Kind
+from aioipc.wire.hello import Goodbye, Handshake, Hello, exception_for, goodbye_for
+
+if TYPE_CHECKING:
+    from aioipc.limits import Limits
+
+__all__ = ["FramedTransport", "PeerPort", "message_limit"]
+
+_READ_BYTES = 64 * 1024
+
+
+class PeerPort(StreamPort):
+    """The frames of docs/wire-format.md between two aioipc peers, over any byte stream.
+
+    The native part moves messages; this part decides what the rare frames mean: HELLO,
+    GOODBYE, PING, and the end of the stream.
+
+    Args:
+        stream: The byte stream.
+        codec: Name of the codec, which both sides must share.
+        max_message_bytes: Limit in both directions.
+
+    Where many writers ``share`` the stream, as on a FIFO, each write holds whole frames, any
+    writer may say HELLO, and none of them can end the stream.
+    """
+
+    def __init__(self, stream: ByteTransport, codec: str, max_message_bytes: int) -> None:
+        atomic_bytes = getattr(stream, "atomic_bytes", 0)
+        super().__init__(stream, max_message_bytes, atomic_bytes=atomic_bytes)
+        self._own = Hello(codec, max_message_bytes)
+        self._handshake = Handshake(self._own)
+        self._shared = getattr(stream, "shared", False)
+        if getattr(stream, "writable", True):
+            self.queue_control(Kind.HELLO, self._own.pack())
+        else:
+            self.end_sending(AddressError(f"{stream.address} only receives"))
+        if not getattr(stream, "readable", True):
+            self.end_receiving(AddressError(f"{stream.address} only sends"))
+
+    @property
+    def peer_hello(self) -> Hello | None:
+        """What the peer said about itself, once it did."""
+        return self._handshake.peer
+
+    def say_goodbye(self, error: BaseException | None = None) -> None:
+        """Queue the last frame; nothing can be sent afterwards.
+
+        Args:
+            error: Why, unless this is a normal end.
+        """
+        if not self._shared:
+            goodbye = Goodbye() if error is None else goodbye_for(error)
+            self.queue_control(Kind.GOODBYE, goodbye.pack())
+        self.end_writing()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether many writers share the stream."""
+        return self._shared
+
+    def flush_quietly(self) -> None:
+        """Send off what is queued, as far as there is room; a failure shows at the next send."""
+        with contextlib.suppress(IPCError):
+            self.try_flush()
+
+    def refuse(self, error: BaseException) -> None:
+        """Tell the peer why, as far as there is room at once, and close."""
+        with contextlib.suppress(IPCError):
+            self.say_goodbye(error)
+            self.try_flush()
+        self.close()
+
+    # What the native part asks
+
+    def _control(self, kind: int, payload: bytes) -> None:
+        if kind == Kind.HELLO:
+            self._greet(payload)
+        elif kind == Kind.GOODBYE:
+            if not self._shared:
+                self.end_receiving(exception_for(Goodbye.parse(payload)))
+        elif kind == Kind.PING:
+            self.queue_control(Kind.PONG, payload)
+
+    def _greet(self, payload: bytes) -> None:
+        if self._shared:
+            self._handshake = Handshake(self._own)
+        self._handshake.receive(payload)
+        self.max_send_bytes = min(self.max_send_bytes, self._handshake.max_send_bytes)
+        self.greeted = True
+
+    def _ended(self, inside_frame: bool, error: IPCError | None) -> IPCError:
+        if error is not None and not isinstance(error, PeerCrashed):
+            return error
+        if inside_frame:
+            return TruncatedFrame(f"{self.stream.address}: the peer died inside a message")
+        return error or PeerCrashed(f"{self.stream.address}: the peer ended without a goodbye")
+
+    def _refused(self, error: IPCError) -> None:
+        # Two peers that refuse each other would answer a GOODBYE with another for ever.
+        if not isinstance(self.ending, ProtocolError) or self.ending is error:
+            self.refuse(error)
+
+    def _send_failed(self, error: IPCError) -> IPCError:
+        """A GOODBYE that arrived before the failure says why the peer closed."""
+        if isinstance(self.ending, IPCError) and not isinstance(self.ending, EndOfStream):
+            return self.ending
+        payload = None if self.ending is not None else self.look_ahead()
+        if payload is not None:
+            with contextlib.suppress(ProtocolError):
+                told = exception_for(Goodbye.parse(payload))
+                if not isinstance(told, EndOfStream):
+                    return told
+        if payload is not None or self.ending is not None:
+            return PeerCrashed(f"{self.stream.address}: the peer has closed and receives no more")
+        return error
+
+
+class FramedTransport:
+    """Messages over a byte stream, in a framing that foreign programs understand.
+
+    Args:
+        stream: The byte stream.
+        framer: Splits what is read and frames what is sent.
+    """
+
+    def __init__(self, stream: ByteTransport, framer: Framer) -> None:
+        self.stream = stream
+        self._framer = framer
+        self._ending: IPCError | None = None
+        self._unsent: list[Buffer] = []
+        self._armed = False
+        self._failure: IPCError | None = None
+        self._on_writable: Callable[[], object] | None = None
+
+    @property
+    def peer(self) -> PeerCredentials | None:
+        return self.stream.peer
+
+    @property
+    def address(self) -> str:
+        return self.stream.address
+
+    @property
+    def capabilities(self) -> Capability:
+        return self.stream.capabilities
+
+    @property
+    def poll_source(self) -> int | None:
+        return self.stream.poll_source
+
+    def try_receive(self) -> bytes | None:
+        while True:
+            message = self._framer.next_message()
+            if message is not None:
+                return message
+            if self._ending is not None:
+                raise self._ending.with_traceback(None)
+            if not self._read():
+                return None
+
+    def _read(self) -> bool:
+        chunk = memoryview(bytearray(_READ_BYTES))
+        try:
+            count = self.stream.try_read_into(chunk)
+            if count:
+                self._framer.feed(chunk[:count])
+            elif count == 0:
+                self._ending = EndOfStream(f"{self.address}: the stream ended")
+                self._framer.finish()
+        except IPCError as error:
+            self._ending = error
+            return True
+        return count is not None
+
+    def try_send(self, parts: Sequence[Buffer], /, fds: Sequence[int] = ()) -> bool:
+        if fds:
+            raise ProtocolError(f"{self.address} carries no descriptors")
+        if not self.try_flush():
+            return False
+        self._unsent = [memoryview(part).cast("B") for part in self._framer.frame(parts)]
+        whole = sum(len(part) for part in self._unsent)
+        self.try_flush()
+        if self._unsent and sum(len(part) for part in self._unsent) == whole:
+            self._unsent = []  # nothing of it left: it was not accepted
+            return False
+        # The caller may change its buffers as soon as this returns.
+        self._unsent = [bytes(part) for part in self._unsent]
+        return True
+
+    def try_flush(self) -> bool:
+        """Push out what was accepted; True when all of it left."""
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        while self._unsent:
+            try:
+                count = self.stream.try_write(self._unsent)
+            except IPCError as error:
+                self._failure = error
+                self._unsent = []
+                raise
+            if count == 0:
+                self._arm()
+                return False
+            self._drop(count)
+        return True
+
+    def _drop(self, count: int) -> None:
+        while self._unsent and count >= len(self._unsent[0]):
+            count -= len(self._unsent[0])
+            self._unsent.pop(0)
+        if count:
+            self._unsent[0] = memoryview(self._unsent[0])[count:]
+
+    def _arm(self) -> None:
+        if not self._armed:
+            self._armed = True
+            self.stream.on_writable(self._drain)
+
+    def _drain(self) -> None:
+        self._armed = False
+        with contextlib.suppress(IPCError):  # each send raises it
+            if not self.try_flush():
+                return
+        callback, self._on_writable = self._on_writable, None
+        if callback is not None:
+            callback()
+
+    def on_readable(self, callback: Callable[[], object] | None, /) -> None:
+        self.stream.on_readable(callback)
+
+    def on_writable(self, callback: Callable[[], object] | None, /) -> None:
+        self._on_writable = callback
+        if callback is not None:
+            self._arm()
+
+    def take_fds(self) -> list[int]:
+        return []
+
+    def close_write(self) -> None:
+        self.stream.close_write()
+
+    def close(self) -> None:
+        self._unsent = []
+        self.stream.close()
+
+
+def message_limit(limits: Limits, *, foreign: bool) -> int:
+    """How long a message may be, by who the peer is."""
+    if foreign:
+        return min(limits.max_foreign_message_bytes, limits.max_message_bytes)
+    return limits.max_message_bytes
