@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import select
-import socket
 import stat
 from dataclasses import dataclass
 
@@ -22,7 +21,6 @@ __all__ = [
     "adopt",
     "find_facts",
     "replace_with_null",
-    "socket_above_stdio",
 ]
 
 
@@ -140,24 +138,13 @@ def replace_with_null(fd: int) -> None:
 
     For a process that talks over its standard streams, after `adopt` with ``keep``: what
     ``print`` writes then no longer mixes with messages, and the peer sees the end of the
-    stream when the adopted descriptor is closed.
+    stream when the adopted descriptor is closed. Children inherit the replacement.
     """
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    null = above_stdio(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
     try:
         os.dup2(null, fd)
     finally:
-        if null != fd:
-            os.close(null)
-
-
-def socket_above_stdio(sock: socket.socket) -> socket.socket:
-    """Do the same for a socket: return it, or another in its place."""
-    if sock.fileno() > 2:
-        return sock
-    family, kind, protocol, timeout = sock.family, sock.type, sock.proto, sock.gettimeout()
-    moved = socket.socket(family, kind, protocol, fileno=above_stdio(sock.detach()))
-    moved.settimeout(timeout)
-    return moved
+        os.close(null)
 
 
 def _duplicate(fd: int) -> int:

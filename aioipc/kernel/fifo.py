@@ -12,23 +12,23 @@ import errno
 import fcntl
 import os
 import stat
+from typing import Self
 
 from aioipc.errors import AddressError, ConnectError, ResourceExhausted
 from aioipc.kernel.directory import (
     Directory,
-    Identity,
     check_owner,
     denied,
     identity_of,
     open_trusted,
 )
 from aioipc.kernel.inotify import Inotify, Mask
-from aioipc.kernel.lockfile import try_lock
+from aioipc.kernel.lockfile import try_lock, unlock
 from aioipc.kernel.owned import OwnedFd, above_stdio
 
 __all__ = ["FifoReader", "PendingWriter", "open_reader", "open_writer"]
 
-_READER_MAY_HAVE_COME = Mask.CREATE | Mask.MOVED_TO
+_A_FIFO_CAME = Mask.CREATE | Mask.MOVED_TO
 
 
 def open_reader(path: str) -> FifoReader:
@@ -82,79 +82,70 @@ class FifoReader(OwnedFd):
 
     __slots__ = ("_directory", "_name", "_remove", "_writer", "path")
 
-    def __init__(self, fifo: _Fifo, directory: Directory, name: str) -> None:
-        super().__init__(fifo.open(os.O_RDONLY))
-        self.path = fifo.path
+    def __init__(
+        self, fd: int, writer: OwnedFd, directory: Directory, name: str, *, remove: bool
+    ) -> None:
+        super().__init__(fd)
+        self.path = directory.join(name)
+        self._writer = writer
         self._directory = directory
         self._name = name
-        self._remove = False
-        self._writer = OwnedFd(fifo.open(os.O_WRONLY))
-
-    def become_the_reader(self, *, remove: bool) -> bool:
-        """Lock the FIFO for reading and remember whether to remove it at close.
-
-        Returns:
-            False if the last reader removed it meanwhile.
-
-        Raises:
-            ResourceExhausted: It has a reader.
-        """
-        if not try_lock(self._writer.fileno()):
-            raise ResourceExhausted(errno.EADDRINUSE, f"{self.path} has a reader already")
-        is_at_path = self._directory.identity(self._name) == self._identity()
-        self._remove = remove and is_at_path
-        return is_at_path
+        self._remove = remove
 
     def close(self) -> None:
         """Close the FIFO, and remove it if it was made for this reader. Idempotent."""
         if self._fd >= 0 and self._remove:
-            self._directory.unlink_if(self._name, self._identity())
+            self._directory.unlink_if(self._name, identity_of(os.fstat(self._fd)))
+        if self._writer.fileno() >= 0:
+            unlock(self._writer.fileno())
         super().close()
         self._writer.close()
         self._directory.close()
 
-    def _identity(self) -> Identity:
-        return identity_of(os.fstat(self._fd))
 
-
-class PendingWriter(Inotify):
+class PendingWriter:
     """A writing end that waits for its reader. Readable when it is worth trying again."""
 
-    __slots__ = ("_directory", "_fifo", "_name", "_single")
+    __slots__ = ("_directory", "_fifo", "_name", "_news", "_single")
 
     def __init__(self, path: str, *, single: bool = False) -> None:
-        super().__init__()
+        """Start to watch; the arguments and errors are those of `open_writer`."""
+        with contextlib.ExitStack() as undo:
+            self._directory, self._name = _locate(path)
+            undo.enter_context(self._directory)
+            self._news = undo.enter_context(Inotify())
+            self._news.watch(self._directory.through_proc("."), _A_FIFO_CAME)
+            undo.pop_all()
         self._fifo: _Fifo | None = None
         self._single = single
-        try:
-            self._directory, self._name = _locate(path)
-            self.watch(self._directory.through_proc("."), _READER_MAY_HAVE_COME)
-        except BaseException:
-            super().close()
-            raise
+
+    def fileno(self) -> int:
+        """The descriptor to wait for, -1 once it is closed."""
+        return self._news.fileno()
 
     def try_open(self) -> int | None:
-        """Open the writing end; None if there is no reader yet.
-
-        Raises:
-            AccessDenied: What is at the path is not to be trusted.
-            ConnectError: Another writer has the FIFO for itself, or this one was to.
-        """
-        self.take()
+        """Open the writing end: as `open_writer`."""
+        self._news.take()
         self._look()
         return None if self._fifo is None else self._fifo.open_writing(single=self._single)
 
     def close(self) -> None:
         """Stop waiting. Idempotent."""
-        super().close()
+        self._news.close()
         self._directory.close()
         self._forget()
 
-    def _look(self) -> None:
-        """Keep watching what is at the path.
+    def __enter__(self) -> Self:
+        return self
 
-        Only a new file is opened: before Linux 6.10 even ``O_PATH`` is reported as an opening,
-        and this would wake itself for ever.
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def _look(self) -> None:
+        """See what is at the path, and watch it.
+
+        Only a file not seen before is opened: before Linux 6.10 even ``O_PATH`` is reported as
+        an opening, and this would wake itself for ever.
         """
         if self._fifo is not None:
             if self._directory.identity(self._name) == self._fifo.identity:
@@ -162,7 +153,7 @@ class PendingWriter(Inotify):
             self._forget()
         self._fifo = _find(self._directory, self._name)
         if self._fifo is not None:
-            self.watch(self._fifo.through_proc, Mask.OPEN)
+            self._news.watch(self._fifo.through_proc, Mask.OPEN)
 
     def _forget(self) -> None:
         if self._fifo is not None:
@@ -211,6 +202,7 @@ class _Fifo(OwnedFd):
 
 
 def _try_open_reader(path: str) -> FifoReader | None:
+    """Become the reader; None if the last one removed the FIFO meanwhile."""
     with contextlib.ExitStack() as undo:
         directory, name = _locate(path)
         undo.enter_context(directory)
@@ -219,11 +211,14 @@ def _try_open_reader(path: str) -> FifoReader | None:
         if fifo is None:
             return None
         with fifo:
-            reader = undo.enter_context(FifoReader(fifo, directory, name))
-        if not reader.become_the_reader(remove=made):
+            reader = undo.enter_context(OwnedFd(fifo.open(os.O_RDONLY)))
+            writer = undo.enter_context(OwnedFd(fifo.open(os.O_WRONLY)))
+        if not try_lock(writer.fileno()):
+            raise ResourceExhausted(errno.EADDRINUSE, f"{fifo.path} has a reader already")
+        if directory.identity(name) != fifo.identity:
             return None
         undo.pop_all()
-        return reader
+    return FifoReader(reader.detach(), writer, directory, name, remove=made)
 
 
 def _make(directory: Directory, name: str) -> bool:

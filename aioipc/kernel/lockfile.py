@@ -21,10 +21,10 @@ import struct
 from aioipc.kernel.directory import Directory, Identity, denied, identity_of
 from aioipc.kernel.owned import OwnedFd
 
-__all__ = ["Guard", "try_guard", "try_lock"]
+__all__ = ["Guard", "try_guard", "try_lock", "unlock"]
 
 # struct flock: type, whence, start, length (0: to the end), pid (0 for OFD locks)
-_WHOLE_FILE = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_FLOCK = struct.Struct("hhqqi")
 
 
 class Guard(OwnedFd):
@@ -40,6 +40,12 @@ class Guard(OwnedFd):
     def identity(self) -> Identity:
         """The file that is locked."""
         return identity_of(os.fstat(self.fileno()))
+
+    def close(self) -> None:
+        """Release the lock, also from a child just forked that has not closed its copy yet."""
+        if self._fd >= 0:
+            unlock(self._fd)
+        super().close()
 
     def remove(self, directory: Directory) -> None:
         """Unlink the guard file and release the lock, in this order. Idempotent.
@@ -85,10 +91,19 @@ def try_lock(fd: int) -> bool:
         False if another description holds a lock on it.
     """
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+        _set_lock(fd, fcntl.F_WRLCK)
     except (BlockingIOError, PermissionError):  # fcntl_locking(2): EAGAIN or EACCES
         return False
     return True
+
+
+def unlock(fd: int) -> None:
+    """Release the lock of an open file description, whoever has descriptors of it."""
+    _set_lock(fd, fcntl.F_UNLCK)
+
+
+def _set_lock(fd: int, kind: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
 
 
 def _open_guard(directory: Directory, name: str) -> Guard:

@@ -1,15 +1,20 @@
-"""One owner per file descriptor, and what happens to it in a forked child."""
+"""One owner per file descriptor, and what happens to it in a forked child.
+
+An owner that is dropped open closes its descriptor without a word: it is part of something
+that its users know, and that warns them once.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-import warnings
+import socket
 import weakref
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["OwnedFd", "abandon_in_child", "above_stdio"]
+__all__ = ["OwnedFd", "OwnedSocket", "abandon_in_child", "above_stdio", "socket_above_stdio"]
 
 
 class _Owner(Protocol):
@@ -31,7 +36,8 @@ def abandon_in_child(owner: _Owner) -> None:
 
 def _abandon_all() -> None:
     for owner in list(_owners):
-        owner.abandon()
+        with contextlib.suppress(OSError):  # somebody else closed the number
+            owner.abandon()
     _owners.clear()
 
 
@@ -53,6 +59,16 @@ def above_stdio(fd: int) -> int:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
         os.close(fd)
+
+
+def socket_above_stdio(sock: socket.socket) -> socket.socket:
+    """Do the same for a socket: return it, or another object in its place."""
+    if sock.fileno() > 2:
+        return sock
+    family, kind, protocol, timeout = sock.family, sock.type, sock.proto, sock.gettimeout()
+    moved = socket.socket(family, kind, protocol, fileno=above_stdio(sock.detach()))
+    moved.settimeout(timeout)
+    return moved
 
 
 class OwnedFd:
@@ -99,8 +115,27 @@ class OwnedFd:
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} fd={self._fd}>"
+
+
+class OwnedSocket(socket.socket):
+    """A non-blocking socket with the same manners: at least 3, and closed in forked children."""
+
+    __slots__ = ()
+
+    def __init__(self, family: int, kind: int) -> None:
+        fd = socket.socket(family, kind).detach()
+        super().__init__(family, kind, 0, fileno=above_stdio(fd))
+        self.setblocking(False)
+        abandon_in_child(self)
+
+    def abandon(self) -> None:
+        """Close the bare number and change nothing that others can see."""
+        self.close()
+
+    def __del__(self) -> None:
+        # In the place of the finalizer that warns.
+        self.close()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
+import struct
 
 from aioipc.kernel.owned import OwnedFd
 
 __all__ = ["Child", "exit_status", "is_alive", "open_pidfd", "send_signal"]
+
+_PIDFD_INFO = struct.Struct("QQ44si")  # struct pidfd_info: mask, cgroup, eleven ids, status
+_PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_GET_INFO = 0xC000FF0B | _PIDFD_INFO.size << 16  # _IOWR(0xFF, 11, struct pidfd_info)
 
 
 def open_pidfd(pid: int) -> int:
@@ -21,16 +27,17 @@ def open_pidfd(pid: int) -> int:
 
 
 def exit_status(pidfd: int) -> int | None:
-    """Say how a child of ours ended, and reap it: waitid(2) with ``P_PIDFD``.
+    """Say how a process ended. A child of ours is reaped by this: waitid(2), ``P_PIDFD``.
 
     Returns:
         The exit code, or minus the number of the signal that killed it. None while it runs,
-        and where the kernel does not tell us: somebody else's child, or one already reaped.
+        and where the kernel does not tell: a process that is not our child can be asked about
+        from Linux 6.15 on, once its parent has reaped it.
     """
     try:
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
-        return None
+        return _reaped_status(pidfd)
     if result is None:
         return None
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
@@ -54,6 +61,17 @@ def send_signal(pidfd: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _reaped_status(pidfd: int) -> int | None:
+    """Ask for the status that the kernel keeps with the pidfd: ioctl_pidfd(2)."""
+    info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, 0, b"", 0))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+    except OSError:  # ENOTTY before Linux 6.13, ESRCH as long as there is none to tell
+        return None
+    mask, _, _, status = _PIDFD_INFO.unpack(info)
+    return os.waitstatus_to_exitcode(status) if mask & _PIDFD_INFO_EXIT else None
 
 
 class Child(OwnedFd):

@@ -23,10 +23,9 @@ from typing import Self
 
 from aioipc.address import check_name
 from aioipc.errors import AddressError, ConnectError, ResourceExhausted
-from aioipc.kernel.descriptors import socket_above_stdio
 from aioipc.kernel.directory import Directory, Identity, check_owner, denied, open_trusted
 from aioipc.kernel.lockfile import Guard, try_guard
-from aioipc.kernel.owned import OwnedFd, abandon_in_child
+from aioipc.kernel.owned import OwnedFd, OwnedSocket, abandon_in_child
 from aioipc.kernel.runtime_dir import open_runtime_dir
 
 __all__ = ["BoundSocket", "SocketFile", "bind_unix", "check_path"]
@@ -45,7 +44,7 @@ class BoundSocket:
 
     __slots__ = ("__weakref__", "_name", "path", "socket", "target")
 
-    def __init__(self, bound: socket.socket, target: str, name: _Name | None) -> None:
+    def __init__(self, bound: OwnedSocket, target: str, name: _Name | None) -> None:
         self.socket = bound
         self.target = target
         self.path = None if name is None else name.path
@@ -67,15 +66,18 @@ class BoundSocket:
                 steps.callback(name.withdraw)
 
     def abandon(self) -> None:
-        """Close the socket only: in a forked child the name is still the parent's."""
+        """Leave the name to the process that owns it."""
         self._name = None
-        self.socket.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *details: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_name"):
+            self.close()
 
     def __repr__(self) -> str:
         return f"<BoundSocket {self.target!r} fd={self.fileno()}>"
@@ -128,10 +130,10 @@ def bind_unix(
     if others and "/" not in target:
         raise AddressError(f"other users cannot reach the name {target!r}: give a path")
     with contextlib.ExitStack() as undo:
-        name = _Name(*_locate(target, folder, create=True))
+        name = _take(*_locate(target, folder, create=True))
         undo.callback(name.release)
         name.refuse_served(kind)
-        bound = undo.enter_context(_new_socket(kind))
+        bound = undo.enter_context(OwnedSocket(socket.AF_UNIX, kind))
         name.publish(bound, 0o666 if others else 0o600, backlog)
         undo.pop_all()
     return BoundSocket(bound, target, name)
@@ -167,11 +169,11 @@ class _Name:
 
     __slots__ = ("_directory", "_guard", "_identity", "_name")
 
-    def __init__(self, directory: Directory, name: str) -> None:
+    def __init__(self, directory: Directory, name: str, guard: Guard) -> None:
         self._directory = directory
         self._name = name
+        self._guard = guard
         self._identity: Identity | None = None
-        self._guard = self._take()
 
     @property
     def path(self) -> str:
@@ -220,22 +222,23 @@ class _Name:
         with self._directory:
             self._guard.remove(self._directory)
 
-    def _take(self) -> Guard:
-        with contextlib.ExitStack() as undo:
-            undo.enter_context(self._directory)
-            guard = try_guard(self._directory, f".{self._name}.guard")
-            if guard is None:
-                raise _in_use(f"{self.path}: address in use")
-            undo.pop_all()
-            return guard
-
     def _is_served(self, kind: int) -> bool:
         try:
             file = _open_socket_file(self._directory, self._name, any_owner=True)
         except FileNotFoundError:
             return False
-        with file, _new_socket(kind) as probe:
+        with file, OwnedSocket(socket.AF_UNIX, kind) as probe:
             return probe.connect_ex(file.address) not in _NOT_SERVED
+
+
+def _take(directory: Directory, name: str) -> _Name:
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(directory)
+        guard = try_guard(directory, f".{name}.guard")
+        if guard is None:
+            raise _in_use(f"{directory.join(name)}: address in use")
+        undo.pop_all()
+        return _Name(directory, name, guard)
 
 
 def _locate(
@@ -273,7 +276,7 @@ def _check_socket_file(status: os.stat_result, path: str, *, any_owner: bool) ->
 def _bind_abstract(target: str, kind: int, backlog: int) -> BoundSocket:
     address = _abstract(target)
     with contextlib.ExitStack() as undo:
-        bound = undo.enter_context(_new_socket(kind))
+        bound = undo.enter_context(OwnedSocket(socket.AF_UNIX, kind))
         try:
             bound.bind(address)
         except OSError as error:
@@ -290,10 +293,6 @@ def _abstract(target: str) -> str:
     if len(target) < 2:
         raise AddressError(f"{target!r} has no name after the @")
     return "\0" + target[1:]
-
-
-def _new_socket(kind: int) -> socket.socket:
-    return socket_above_stdio(socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK))
 
 
 def _in_use(message: str) -> ResourceExhausted:

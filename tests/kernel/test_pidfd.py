@@ -1,0 +1,142 @@
+"""kernel/pidfd.py: processes held by descriptor."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+import pytest
+
+from aioipc.kernel import pidfd as module
+from aioipc.kernel.pidfd import exit_status, is_alive, open_pidfd, send_signal
+from aioipc.kernel.spawn import Child, spawn
+from tests.children import Peers
+
+GRANDPARENT = """
+    import os, sys
+    pid = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {})
+    print(pid, flush=True)
+    sys.stdin.readline()
+    os.kill(pid, 9)
+    sys.stdin.readline()
+    os.waitpid(pid, 0)
+    print("reaped", flush=True)
+"""
+
+
+def _wait(pidfd: int) -> None:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    assert poller.poll(30_000)
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 255])
+def test_an_exit_code(code: int) -> None:
+    with spawn(["sh", "-c", f"exit {code}"]) as child:
+        _wait(child.pidfd)
+        assert exit_status(child.pidfd) == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_killing_signal(number: int) -> None:
+    with spawn(["sleep", "1000"]) as child:
+        assert child.status() is None
+        assert is_alive(child.pidfd)
+        assert send_signal(child.pidfd, number)
+        _wait(child.pidfd)
+        assert not is_alive(child.pidfd)
+        assert child.status() == -number
+
+
+def test_the_first_status_reaps_and_stays() -> None:
+    with spawn(["true"]) as child:
+        _wait(child.pidfd)
+        assert child.status() == 0
+        assert child.status() == 0
+        with pytest.raises(ChildProcessError):
+            os.waitpid(child.pid, os.WNOHANG)
+        assert not child.send_signal(signal.SIGTERM)
+    assert child.status() == 0
+    assert child.pidfd == -1
+
+
+def test_no_process() -> None:
+    with spawn(["true"]) as child:
+        _wait(child.pidfd)
+        child.status()
+        with pytest.raises(ProcessLookupError):
+            open_pidfd(child.pid)
+        assert not send_signal(child.pidfd, signal.SIGTERM)
+
+
+def test_a_process_that_is_not_our_child(peers: Peers) -> None:
+    parent = peers.script(GRANDPARENT)
+    pidfd = open_pidfd(int(parent.line()))
+    assert is_alive(pidfd)
+    assert exit_status(pidfd) is None
+    parent.tell("kill")
+    _wait(pidfd)
+    assert not is_alive(pidfd)
+    assert exit_status(pidfd) is None
+    parent.tell("reap")
+    assert parent.line() == "reaped"
+    assert exit_status(pidfd) == (-signal.SIGKILL if _tells_of_strangers() else None)
+    os.close(pidfd)
+
+
+def test_no_status_after_reaping_from_an_old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PIDFD_GET_INFO", 0)  # ENOTTY
+    with spawn(["true"]) as child:
+        _wait(child.pidfd)
+        assert exit_status(child.pidfd) == 0
+        assert exit_status(child.pidfd) is None
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_the_status_can_be_asked_for_after_reaping(code: int) -> None:
+    if not _tells_of_strangers():
+        pytest.skip("PIDFD_GET_INFO tells the status from Linux 6.15 on")
+    with spawn(["sh", "-c", f"exit {code}"]) as child:
+        _wait(child.pidfd)
+        os.waitpid(child.pid, 0)
+        assert exit_status(child.pidfd) == code
+
+
+def test_a_child_let_go_of_is_reaped_later() -> None:
+    child = spawn(["sleep", "1000"])
+    other = open_pidfd(child.pid)
+    child.close()
+    child.close()
+    send_signal(other, signal.SIGKILL)
+    _wait(other)
+    os.close(other)
+    with spawn(["true"]) as last:
+        with pytest.raises(ProcessLookupError):
+            open_pidfd(child.pid)
+        _wait(last.pidfd)
+
+
+def test_a_child_that_has_ended_is_reaped_by_close() -> None:
+    child = spawn(["true"])
+    _wait(child.pidfd)
+    child.close()
+    with pytest.raises(ProcessLookupError):
+        open_pidfd(child.pid)
+
+
+def test_a_foreign_child_is_no_business_of_close(peers: Peers) -> None:
+    parent = peers.script(GRANDPARENT)
+    pid = int(parent.line())
+    Child(pid, open_pidfd(pid)).close()
+    with spawn(["true"]) as child:  # finds that it is not ours to reap
+        _wait(child.pidfd)
+    assert module._left_running == []
+    parent.tell("kill")
+    parent.tell("reap")
+    assert parent.line() == "reaped"
+
+
+def _tells_of_strangers() -> bool:
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int(minor)) >= (6, 15)
