@@ -54,7 +54,7 @@ pytest: $(VENV)/.test $(VENV)/.native  ## only the tests; TESTS="..." chooses so
 lint: $(VENV)/.test  ## ruff and the import rules
 	@$(BIN)/ruff check $(CHECKED)
 	@$(BIN)/ruff format --check $(CHECKED)
-	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 .PHONY: types
 types: $(VENV)/.test  ## mypy --strict

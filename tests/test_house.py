@@ -89,7 +89,7 @@ def test_every_module_has_a_docstring(path: Path) -> None:
 
 def test_import_rules() -> None:
     result = subprocess.run(
-        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"],
         cwd=ROOT,
         capture_output=True,
         text=True,
