@@ -132,7 +132,8 @@ def test_what_python_ignores_is_not_ignored_there() -> None:
     assert _finish(child) == 0
 
 
-def test_no_such_program() -> None:
+def test_no_such_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.defpath)  # a directory closed to us would be EACCES
     before = os.listdir("/proc/self/fd")
     with pytest.raises(FileNotFoundError):
         spawn(["no-such-program-anywhere"])
