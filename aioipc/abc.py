@@ -220,7 +220,11 @@ class Codec(Protocol[T]):
 
     ``name`` stands in the HELLO and must be equal on both sides. ``format`` names the
     notation whose depth and number of elements the native pre-scan checks before
-    ``decode`` is called: "msgpack", "json" or None.
+    ``decode`` is called: "msgpack" (map keys are str or bytes), "msgpack-any-key",
+    "json" or None.
+
+    A codec whose ``decode`` must not see a hostile message, as pickle's, also has
+    ``trusted_only = True``; the channel then refuses other users and remote peers.
     """
 
     @property
