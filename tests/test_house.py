@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from tests.children import Peers
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aioipc"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+STUBS = sorted(PACKAGE.rglob("*.pyi"))
 NATIVE = sorted([*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")])
 
 TOP_LEVEL = {
@@ -127,6 +130,28 @@ def test_native_code_imports_only_words(path: Path) -> None:
     """import-linter reads no Cython, so the floor of native code is checked here."""
     for name in native_imports(path):
         assert NATIVE_MAY_IMPORT.match(name), f"{path.name} imports {name}"
+
+
+def test_every_native_module_is_built_and_has_a_stub() -> None:
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    built = {entry["name"] for entry in table["tool"]["setuptools"]["ext-modules"]}
+    native = PACKAGE / "native"
+    assert built == {f"aioipc.native.{path.stem}" for path in native.glob("*.pyx")}
+    assert built == {f"aioipc.native.{path.stem}" for path in native.glob("*.pyi")}
+
+
+@pytest.mark.parametrize("path", STUBS, ids=ids(STUBS))
+def test_stubs_name_only_what_exists(path: Path) -> None:
+    def check(body: list[ast.stmt], owner: object) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef):
+                check(node.body, getattr(owner, node.name))
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert hasattr(owner, node.name), f"{owner} has no {node.name}"
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                assert hasattr(owner, node.target.id), f"{owner} has no {node.target.id}"
+
+    check(ast.parse(path.read_text()).body, importlib.import_module(f"aioipc.native.{path.stem}"))
 
 
 @pytest.mark.parametrize("place", STRANGERS_TO_NATIVE)
