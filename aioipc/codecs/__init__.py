@@ -7,7 +7,6 @@ A codec is a module, or any object, with ``name``, ``format``, ``encode`` and ``
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -63,6 +62,9 @@ def _load(module: str) -> Any:
 
 
 def _installed(name: str) -> Codec[Any]:
+    # It brings email, zipfile and csv: too much for an import, little for an unknown name.
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
     points = entry_points(group=ENTRY_POINTS)
     if name not in points.names:
         known = ", ".join(sorted({*BUILT_IN, *points.names}))

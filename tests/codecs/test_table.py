@@ -47,7 +47,7 @@ def test_codecs_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("json", f"{__name__}:MINE", codecs.ENTRY_POINTS),
     ]
     monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(MINE=MINE))
-    monkeypatch.setattr(codecs, "entry_points", lambda group: EntryPoints(points))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: EntryPoints(points))
 
     assert codecs.get("mine") is MINE
     assert codecs.get("json").name == "json"
