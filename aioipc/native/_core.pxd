@@ -33,6 +33,7 @@ cdef class ChannelCore:
     cdef object closed_with      # what every operation raises once this side closed
     cdef object deferred         # an error met in the middle of a batch
     cdef Operation receiver      # the one operation that receives
+    cdef Py_ssize_t queued       # how many they are
     cdef object senders          # deque: operations that wait for room, oldest first
 
     cdef int c_enter(self) except -1
@@ -44,11 +45,19 @@ cdef class ChannelCore:
     cdef int c_wake_from_loop(self, Operation operation) except -1
 
 
+# All fields stand in the base, because a free list serves only types of its own size.
 cdef class Operation:
     cdef ChannelCore core
     cdef Waiter waiter
     cdef int state
     cdef int64_t slept_ns
+    cdef object parts            # Send: the message
+    cdef object fds              # Send: the descriptors that go with it
+    cdef list objects            # SendMany: the messages
+    cdef Py_ssize_t index        # SendMany: how many of them were accepted
+    cdef Py_ssize_t limit        # ReceiveMany: the most to return
+    cdef bint queued             # stands in core.senders
+    cdef bint begun              # accepted; the rest still leaves from the caller's memory
 
     cdef int c_step(self, PyObject** result) except -1
     cdef int c_awake(self, ChannelCore core) except -1
@@ -71,25 +80,21 @@ cdef class ReceiveNext(Receive):
 
 
 cdef class ReceiveMany(Receive):
-    cdef Py_ssize_t limit
     cdef int c_take_more(self, list objects) except -1
 
 
 cdef class SendOperation(Operation):
-    cdef bint queued             # stands in core.senders
-    cdef bint begun              # accepted; the rest still leaves from the caller's memory
     cdef int c_push(self) except -1
+    cdef int c_join(self) except -1
     cdef int c_leave(self) except -1
 
 
 cdef class Send(SendOperation):
-    cdef object parts
-    cdef object fds
+    pass
 
 
 cdef class SendMany(SendOperation):
-    cdef list objects
-    cdef Py_ssize_t index
+    pass
 
 
 cdef class Flush(SendOperation):

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=False
 """ChannelCore: native awaitables over a message port and a codec.
 
 An operation is an object that a Task drives. It does its work inside ``am_send``, never
@@ -6,6 +6,7 @@ when it is created, so one that is dropped or cancelled has done nothing; what i
 carries no data and only says "look again".
 """
 
+cimport cython
 from cpython.buffer cimport (
     PyBUF_SIMPLE,
     Py_buffer,
@@ -42,19 +43,27 @@ cdef extern from "<poll.h>" nogil:
 cdef extern from *:
     """
     /* Cython fills tp_as_async from __await__, __aiter__ and __anext__, but has no name for
-       am_send, which saves a StopIteration per operation (PEP 380 results by return). */
-    static void aioipc_set_am_send(PyTypeObject *type, sendfunc send) {
-        type->tp_as_async->am_send = send;
+       am_send, which saves a StopIteration per operation (PEP 380 results by return). A type
+       inherits the table by pointer, so each gets one of its own. Called once per type. */
+    static void aioipc_set_am_send(PyTypeObject *type, PyAsyncMethods *table, sendfunc send) {
+        *table = *type->tp_as_async;
+        table->am_send = send;
+        type->tp_as_async = table;
     #ifdef Py_TPFLAGS_HAVE_AM_SEND
         type->tp_flags |= Py_TPFLAGS_HAVE_AM_SEND;
     #endif
         PyType_Modified(type);
     }
     """
-    ctypedef int (*sendfunc)(PyObject*, PyObject*, PyObject**) except -1
-    void aioipc_set_am_send(PyTypeObject*, void*)
+    int PyErr_ExceptionMatches(object)
+    void PyErr_Clear()
+    ctypedef struct PyAsyncMethods:
+        pass
+    void aioipc_set_am_send(PyTypeObject*, PyAsyncMethods*, void*)
     unsigned long PyThread_get_thread_ident() nogil
     int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
+
+ctypedef int (*raw_step)(PyObject*, PyObject*, PyObject**) noexcept
 
 # What c_step answers: PySendResult of the C API, and one word of our own.
 cdef enum:
@@ -275,7 +284,7 @@ cdef class ChannelCore:
 
     cdef int c_next_sender(self) except -1:
         """The oldest sender left or finished: let the next one try."""
-        if self.senders:
+        if self.queued:
             head = <Operation>self.senders[0]
             if head.waiter is not None:
                 head.waiter.c_wake(False)
@@ -380,7 +389,7 @@ cdef class ChannelCore:
         """
         self.c_enter()
         parts = self.c_encode(obj)
-        if self.senders or self.port.c_send(parts, fds) == NO_ROOM:
+        if self.queued or self.port.c_send(parts, fds) == NO_ROOM:
             raise WouldBlock("the peer is not keeping up: there is no room to send")
         self.port.c_own_rest()
 
@@ -423,7 +432,7 @@ cdef class ChannelCore:
             self.c_wake_from_loop(self.receiver)
 
     def _writable(self):
-        if self.senders:
+        if self.queued:
             self.c_wake_from_loop(<Operation>self.senders[0])
 
     cdef int c_wake_from_loop(self, Operation operation) except -1:
@@ -465,6 +474,7 @@ cdef class ChannelCore:
 # Operations
 
 
+@cython.freelist(32)
 cdef class Operation:
     """One call of a channel method, awaited by one task."""
 
@@ -727,9 +737,8 @@ cdef class SendOperation(Operation):
     cdef int c_attempt(self, PyObject** result) except -1:
         cdef ChannelCore core = self.core
         cdef int status
-        if not self.queued and core.senders:
-            self.queued = True
-            core.senders.append(self)
+        if not self.queued and core.queued:
+            self.c_join()
         while True:
             if self.queued and core.senders[0] is not self:
                 return self.c_sleep(result)
@@ -738,14 +747,20 @@ cdef class SendOperation(Operation):
                     self.c_leave()
                 return self.c_return(None, result)
             if not self.queued:
-                self.queued = True
-                core.senders.append(self)
+                self.c_join()
             status = self.c_wait(True, result)
             if status != RETRY:
                 return status
 
+    cdef int c_join(self) except -1:
+        self.queued = True
+        self.core.senders.append(self)
+        self.core.queued += 1
+        return 0
+
     cdef int c_leave(self) except -1:
         self.queued = False
+        self.core.queued -= 1
         self.core.senders.remove(self)
         return self.core.c_next_sender()
 
@@ -810,13 +825,80 @@ cdef class Flush(SendOperation):
         return self.core.port.c_flush()
 
 
+# am_send. The usual case, a message that is there or fits, takes a straight way that claims
+# nothing and so has nothing to undo; everything else goes through c_step.
+
 cdef int step(PyObject* operation, PyObject* value, PyObject** result) except -1:
     result[0] = NULL
     return (<Operation>operation).c_step(result)
 
 
-for _kind in (Operation, Receive, ReceiveNext, ReceiveMany, SendOperation, Send, SendMany, Flush):
-    aioipc_set_am_send(<PyTypeObject*>_kind, <void*>step)
+cdef int step_receive(PyObject* operation, PyObject* value, PyObject** result) except -1:
+    cdef Operation self = <Operation>operation
+    cdef ChannelCore core = self.core
+    result[0] = NULL
+    if (
+        self.state == NEW
+        and core.closed_with is None
+        and core.thread == PyThread_get_thread_ident()
+        and core.generation == fork_generation
+        and core.receiver is None
+        and core.deferred is None
+        and not core.pacer.c_must_yield()
+    ):
+        message = core.port.c_receive()
+        if message is not None:
+            if core.decode is not None:
+                message = core.c_decode(message)
+            self.state = DONE
+            Py_INCREF(message)
+            result[0] = <PyObject*>message
+            return RETURN
+    return self.c_step(result)
+
+
+cdef int step_next(PyObject* operation, PyObject* value, PyObject** result) except -1:
+    cdef int status = (<raw_step>step_receive)(operation, value, result)
+    if status == -1 and PyErr_ExceptionMatches(EndOfStream):
+        PyErr_Clear()
+        raise StopAsyncIteration
+    return status
+
+
+cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) except -1:
+    cdef Send self = <Send>operation
+    cdef ChannelCore core = self.core
+    result[0] = NULL
+    if (
+        self.state == NEW
+        and core.closed_with is None
+        and core.thread == PyThread_get_thread_ident()
+        and core.generation == fork_generation
+        and core.queued == 0
+        and core.encode is None
+        and PyBytes_CheckExact(self.parts)
+        and not core.pacer.c_must_yield()
+    ):
+        if core.port.c_send(self.parts, self.fds) == ACCEPTED:
+            self.begun = True
+            if not core.port.c_rest():
+                self.state = DONE
+                Py_INCREF(None)
+                result[0] = <PyObject*>None
+                return RETURN
+    return self.c_step(result)
+
+
+cdef PyAsyncMethods tables[8]
+
+aioipc_set_am_send(<PyTypeObject*>Operation, &tables[0], <void*>step)
+aioipc_set_am_send(<PyTypeObject*>Receive, &tables[1], <void*>step_receive)
+aioipc_set_am_send(<PyTypeObject*>ReceiveNext, &tables[2], <void*>step_next)
+aioipc_set_am_send(<PyTypeObject*>ReceiveMany, &tables[3], <void*>step)
+aioipc_set_am_send(<PyTypeObject*>SendOperation, &tables[4], <void*>step)
+aioipc_set_am_send(<PyTypeObject*>Send, &tables[5], <void*>step_send)
+aioipc_set_am_send(<PyTypeObject*>SendMany, &tables[6], <void*>step)
+aioipc_set_am_send(<PyTypeObject*>Flush, &tables[7], <void*>step)
 
 
 cdef class AdaptedPort(MessagePort):

@@ -152,7 +152,7 @@ cdef class StreamPort(MessagePort):
             if unread >= HEADER:
                 frame = self.block + self.start
                 memcpy(&header, frame, HEADER)
-                length = <Py_ssize_t>(header & 0xFFFFFFFF)
+                length = <Py_ssize_t>(<uint32_t>header)
                 if (
                     header >> 32 == DATA
                     and length <= unread - HEADER
@@ -193,7 +193,7 @@ cdef class StreamPort(MessagePort):
         if self.ending is not None:
             raise self.ending.with_traceback(None)
         memcpy(&header, self.block + self.start, HEADER)
-        length = <Py_ssize_t>(header & 0xFFFFFFFF)
+        length = <Py_ssize_t>(<uint32_t>header)
         word = <uint32_t>(header >> 32)
         kind = word & 0xFF
         if not self.greeted and kind != HELLO:
@@ -690,7 +690,7 @@ cdef class StreamPort(MessagePort):
         at = self.start
         while at + HEADER <= self.end:
             memcpy(&header, self.block + at, HEADER)
-            n = <Py_ssize_t>(header & 0xFFFFFFFF)
+            n = <Py_ssize_t>(<uint32_t>header)
             if header >> 32 == GOODBYE and n <= self.end - at - HEADER:
                 return PyBytes_FromStringAndSize(self.block + at + HEADER, n)
             at += HEADER + n
