@@ -257,10 +257,10 @@ def test_a_limit_beyond_the_largest_is_the_largest(format: str) -> None:
 @pytest.mark.parametrize("depth", [65, 1_023, 100_000])
 def test_nesting_bombs_cost_nothing(format: str, depth: int) -> None:
     bomb = nested_lists(format, depth)
-    begin = time.perf_counter()
+    begin = time.thread_time()
     with pytest.raises(DecodeError):
         check(format, bomb)
-    assert time.perf_counter() - begin < 0.010
+    assert time.thread_time() - begin < 0.010
 
 
 # --- size ----------------------------------------------------------------------------------
