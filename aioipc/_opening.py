@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from aioipc import codecs
 from aioipc.abc import (
@@ -26,7 +26,10 @@ from aioipc.native._core import AdaptedPort
 from aioipc.transports._framed import FramedTransport, PeerPort, message_limit
 from aioipc.wire.framing import FRAMERS
 
-__all__ = ["ChannelOptions", "Opening"]
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+__all__ = ["ChannelOptions", "Opening", "is_message_transport"]
 
 LENGTH = "length"
 
@@ -118,7 +121,7 @@ class ChannelOptions:
                 f"and this peer is {transport.peer}",
             )
         limit = message_limit(self.limits, foreign=foreign)
-        if hasattr(transport, "try_receive"):
+        if is_message_transport(transport):
             return AdaptedPort(transport)
         if self.framing != LENGTH:
             return AdaptedPort(FramedTransport(transport, FRAMERS[self.framing](limit)))
@@ -127,6 +130,13 @@ class ChannelOptions:
     def open_channel(self, port: Port) -> Channel[Any]:
         """Make the channel over a port."""
         return Channel(port, self.codec, limits=self.limits, polling=self.polling)
+
+
+def is_message_transport(
+    transport: ByteTransport | MessageTransport,
+) -> TypeIs[MessageTransport]:
+    """Whether the transport keeps the boundaries of messages by itself."""
+    return hasattr(transport, "try_receive")
 
 
 def _is_foreign(peer: PeerCredentials | None) -> bool:

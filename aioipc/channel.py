@@ -19,7 +19,7 @@ from aioipc.limits import Limits
 from aioipc.loop.waiting import pacer_of, wait_writable
 from aioipc.native._core import AdaptedPort, ChannelCore
 from aioipc.native._pacer import Pacer
-from aioipc.transports._framed import FramedTransport, PeerPort
+from aioipc.transports._framed import PeerPort
 
 __all__ = ["Channel", "ChannelStatistics", "IPCAttribute"]
 
@@ -69,7 +69,7 @@ class _State(enum.Enum):
     CLOSED = "closed"
 
 
-class Channel(ChannelCore, ObjectStream[T], Generic[T]):
+class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
     """Whole objects to and from one peer, in order.
 
     Made by `aioipc.connect`, `aioipc.listen` and `aioipc.pair`. Any number of tasks may send;
@@ -262,4 +262,3 @@ class Channel(ChannelCore, ObjectStream[T], Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Channel {self.address} {self.codec.name} {self._state.value}>"
-

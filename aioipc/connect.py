@@ -48,7 +48,7 @@ def connect(
     polling: str = "adaptive",
     allow: Allow | None = None,
 ) -> Opening[Channel[Any]]:
-    """Open a channel to whoever serves ``address``: ``await connect(...)`` or ``async with``.
+    """Open a channel to whoever serves an address: await it, or enter it with ``async with``.
 
     It returns as soon as the transport is connected. This side's HELLO travels with the first
     message; what the peer thinks of it shows at the first receive.

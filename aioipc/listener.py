@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, overload
 import anyio
 from anyio.abc import TaskGroup
 
-from aioipc._opening import ChannelOptions, Opening
+from aioipc._opening import ChannelOptions, Opening, is_message_transport
 from aioipc.abc import Acceptor, Allow, ByteTransport, Codec, MessageTransport
 from aioipc.address import Address
 from aioipc.channel import Channel, IPCAttribute, Port
@@ -217,7 +217,8 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         peer = transport.peer
         if self._open.total() >= limits.max_connections:
             raise QuotaExceeded(
-                errno.EDQUOT, f"{self.address} holds {limits.max_connections:,} connections, its limit"
+                errno.EDQUOT,
+                f"{self.address} holds {limits.max_connections:,} connections, its limit",
             )
         if peer is None:
             return
@@ -226,12 +227,13 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         quota = limits.max_connections_per_foreign_uid
         if peer.uid != os.geteuid() and self._open[peer.uid] >= quota:
             raise QuotaExceeded(
-                errno.EDQUOT, f"{self.address} holds {quota:,} connections of uid {peer.uid}, its limit"
+                errno.EDQUOT,
+                f"{self.address} holds {quota:,} connections of uid {peer.uid}, its limit",
             )
 
     def _turn_away(self, transport: ByteTransport | MessageTransport, error: IPCError) -> None:
         log.warning("%s", error)
-        if hasattr(transport, "try_write") and self._options.framing == "length":
+        if self._options.framing == "length" and not is_message_transport(transport):
             PeerPort(transport, self._options.codec.name, 1).refuse(error)
         transport.close()
 

@@ -20,6 +20,7 @@ __all__ = [
     "above_stdio",
     "adopt",
     "find_facts",
+    "redirect_to_stderr",
     "replace_with_null",
 ]
 
@@ -145,6 +146,14 @@ def replace_with_null(fd: int) -> None:
         os.dup2(null, fd)
     finally:
         os.close(null)
+
+
+def redirect_to_stderr(fd: int) -> None:
+    """Put standard error in the place of 1, or /dev/null where that is closed: stderr(3)."""
+    try:
+        os.dup2(2, fd)
+    except OSError:
+        replace_with_null(fd)
 
 
 def _duplicate(fd: int) -> int:

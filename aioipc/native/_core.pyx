@@ -201,6 +201,11 @@ cdef class ChannelCore:
         self.senders = deque()
         self.generation = fork_generation
 
+    @classmethod
+    def __class_getitem__(cls, item):
+        """Generic for type checkers only."""
+        return cls
+
     # What the floor above fills in.
 
     def _bind(self):

@@ -98,6 +98,7 @@ class PeerPort(StreamPort):
                 self.end_receiving(exception_for(Goodbye.parse(payload)))
         elif kind == Kind.PING:
             self.queue_control(Kind.PONG, payload)
+            self.flush_quietly()
 
     def _greet(self, payload: bytes) -> None:
         if self._shared:

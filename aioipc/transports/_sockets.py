@@ -82,7 +82,9 @@ def check_allowed(peer: PeerCredentials | None, allow: Allow, address: str) -> N
         AccessDenied: ``allow`` said no, or the kernel knows nobody.
     """
     if peer is None:
-        raise AccessDenied(errno.EACCES, f"connect to {address}: the kernel cannot say who serves it")
+        raise AccessDenied(
+            errno.EACCES, f"connect to {address}: the kernel cannot say who serves it"
+        )
     if not allow(peer):
         raise AccessDenied(
             errno.EACCES,
@@ -149,4 +151,3 @@ class SocketAcceptor:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
-

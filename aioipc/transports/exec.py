@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from aioipc.abc import Allow
 from aioipc.address import Address
-from aioipc.errors import ConnectError, PeerCrashed, from_os_error
+from aioipc.errors import PeerCrashed, from_os_error
 from aioipc.kernel.owned import above_stdio
 from aioipc.kernel.spawn import Child, spawn
 from aioipc.limits import Limits

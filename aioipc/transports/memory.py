@@ -6,7 +6,7 @@ import asyncio
 import collections
 from collections.abc import Callable, Sequence
 
-from aioipc.abc import Allow, Buffer, Capability, PeerCredentials
+from aioipc.abc import Allow, Buffer, PeerCredentials
 from aioipc.address import Address
 from aioipc.errors import ClosedError, ConnectError, PeerCrashed, ResourceExhausted
 from aioipc.limits import Limits

@@ -17,12 +17,8 @@ def pair() -> tuple[FdStream, FdStream]:
     """Two ends, each of which reads from one pipe and writes to the other."""
     left_read, right_write = _pipe()
     right_read, left_write = _pipe()
-    left = descriptor_stream(
-        left_read, left_write, address="pipe:", capabilities=CAPABILITIES
-    )
-    right = descriptor_stream(
-        right_read, right_write, address="pipe:", capabilities=CAPABILITIES
-    )
+    left = descriptor_stream(left_read, left_write, address="pipe:", capabilities=CAPABILITIES)
+    right = descriptor_stream(right_read, right_write, address="pipe:", capabilities=CAPABILITIES)
     return left, right
 
 

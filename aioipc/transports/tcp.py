@@ -94,7 +94,10 @@ def _stream(sock: socket.socket, address: str) -> FdStream:
 
 
 def _read_off(fd: int) -> None:
-    """Read what is left, or close(2) sends a reset that overtakes what we wrote: RFC 1122, 4.2.2.13."""
+    """Read what is left, else close(2) sends a reset that overtakes what we wrote.
+
+    RFC 1122, 4.2.2.13.
+    """
     view = socket.socket(fileno=fd)
     with contextlib.suppress(OSError):
         for _ in range(16):

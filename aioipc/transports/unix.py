@@ -99,4 +99,3 @@ def _target(address: Address) -> str:
     if target is None:
         raise AddressError(f"{address}: the path or the name is missing")
     return target
-
