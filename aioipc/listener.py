@@ -353,7 +353,7 @@ def listen(
     polling: str = "adaptive",
     allow: Allow | None = None,
 ) -> Opening[Listener[Any]]:
-    """Listen on ``address``: ``await listen(...)`` or ``async with``.
+    """Wait for peers at an address: await it, or enter it with ``async with``.
 
     Args:
         address: Where; see docs/addresses.md. ``tcp://127.0.0.1:0`` and ``unix:`` choose a

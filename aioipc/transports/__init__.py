@@ -7,7 +7,6 @@ it. Other packages add a scheme with an entry point in the group ``aioipc.transp
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
 from typing import Any
 
 from aioipc.address import Address
@@ -49,6 +48,9 @@ def family_of(address: Address, *, able_to: str) -> Any:
 def _load(address: Address) -> Any:
     if address.scheme in FAMILIES:
         return importlib.import_module(FAMILIES[address.scheme])
+    # It costs more to import than all of aioipc, and only strangers need it.
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
     points = entry_points(group=ENTRY_POINTS)
     if address.scheme in points.names:
         return points[address.scheme].load()
