@@ -33,6 +33,7 @@ from aioipc.kernel.credentials import same_user
 from aioipc.limits import Limits
 from aioipc.transports import family_of
 from aioipc.transports._framed import PeerPort
+from aioipc.wire.hello import HandshakeTimeout
 
 __all__ = ["Listener", "listen"]
 
@@ -252,7 +253,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     def _late(self, port: PeerPort) -> None:
         limit_s = self._options.limits.handshake_s
         log.warning("%s: a peer sent no HELLO within %g s", self.address, limit_s)
-        self._drop(port, TimeoutError(f"no HELLO within {limit_s:g} s"))
+        self._drop(port, HandshakeTimeout(f"no HELLO within {limit_s:g} s"))
 
     def _drop(self, port: PeerPort, error: BaseException) -> None:
         deadline = self._greeting.pop(port, None)

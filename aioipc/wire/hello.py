@@ -34,6 +34,7 @@ __all__ = [
     "Goodbye",
     "GoodbyeCode",
     "Handshake",
+    "HandshakeTimeout",
     "Hello",
     "WireCapability",
     "exception_for",
@@ -241,6 +242,13 @@ def _known(code: int) -> int:
         return code
 
 
+class HandshakeTimeout(TimeoutError):
+    """No HELLO came in time. Never raised, but told to the peer: `goodbye_for`.
+
+    Any other TimeoutError is a handler's own and no matter of the handshake.
+    """
+
+
 def exception_for(goodbye: Goodbye) -> IPCError:
     """What to raise where ``goodbye`` was received."""
     kind, told = _EXCEPTIONS.get(goodbye.code, _UNKNOWN)
@@ -277,7 +285,7 @@ _CODES: tuple[tuple[type[BaseException], GoodbyeCode], ...] = (
     (VersionMismatch, GoodbyeCode.VERSION_MISMATCH),
     (CodecMismatch, GoodbyeCode.CODEC_MISMATCH),
     (HandshakeError, GoodbyeCode.HANDSHAKE_FAILED),
-    (TimeoutError, GoodbyeCode.HANDSHAKE_TIMEOUT),
+    (HandshakeTimeout, GoodbyeCode.HANDSHAKE_TIMEOUT),
     (AccessDenied, GoodbyeCode.ACCESS_DENIED),
     (ResourceExhausted, GoodbyeCode.QUOTA_EXCEEDED),
     (FrameTooLarge, GoodbyeCode.FRAME_TOO_LARGE),
