@@ -32,6 +32,9 @@ cdef class ChannelCore:
     cdef unsigned long generation
     cdef object closed_with      # what every operation raises once this side closed
     cdef object deferred         # an error met in the middle of a batch
+    cdef Receive spare_receive   # operations to give out again, see is_spare
+    cdef ReceiveNext spare_next
+    cdef Send spare_send
     cdef Operation receiver      # the one operation that receives
     cdef Py_ssize_t queued       # how many they are
     cdef object senders          # deque: operations that wait for room, oldest first
@@ -90,7 +93,7 @@ cdef class SendOperation(Operation):
 
 
 cdef class Send(SendOperation):
-    pass
+    cdef int c_warn(self) except -1
 
 
 cdef class SendMany(SendOperation):

@@ -1,16 +1,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from aioipc.abc import Buffer, Capability, PeerCredentials
-
-class _Watch(Protocol):
-    reading: bool
-    writing: bool
-    abandoned: bool
-
-class _Owner(Protocol):
-    def close(self) -> None: ...
-    def detach(self) -> Any: ...
 
 class FdStream:
     shared: bool
@@ -36,13 +27,13 @@ class FdStream:
         self,
         read_fd: int,
         write_fd: int,
-        watch: _Watch,
+        watch: Any,
         *,
         is_socket: bool,
         address: str,
         capabilities: Capability,
         peer: PeerCredentials | None = None,
-        owners: Mapping[int, _Owner] | None = None,
+        owners: Mapping[int, Any] | None = None,
         on_close: Callable[[], object] | None = None,
         last_word: Any = None,
     ) -> None: ...
