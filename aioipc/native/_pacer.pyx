@@ -122,6 +122,14 @@ cdef class MessagePort:
         """Gather from here on, whether or not this turn wrote already."""
         return 0
 
+    def on_readable(self, callback):
+        """Call ``callback`` once when a receive may make progress."""
+        raise NotImplementedError
+
+    def on_writable(self, callback):
+        """Call ``callback`` once when a send may make progress."""
+        raise NotImplementedError
+
     cdef int c_poll_fd(self, short* events) noexcept:
         """The descriptor to poll for reading, -1 if there is none."""
         return -1
@@ -209,7 +217,7 @@ cdef class Pacer:
         cdef pollfd fds[MOST_POLLED + 1]
         cdef int count = 0, found = 0
         cdef bint direct = False
-        cdef int64_t start, deadline
+        cdef int64_t start, deadline, now
         cdef MessagePort other
         if len(self.waiting) > MOST_POLLED:
             return 0
@@ -243,7 +251,10 @@ cdef class Pacer:
                     break
                 if clock_ns() >= deadline:
                     break
-        self.spent_ns += clock_ns() - start
+        now = clock_ns()
+        self.spent_ns += now - start
+        if now - self.resumed_ns > TURN_NS:
+            self.ops |= OPS_PER_CLOCK - 1  # the next operation looks at the clock, and yields
         port.counters.polls += 1
         if found == 1:
             port.counters.poll_hits += 1
