@@ -222,7 +222,22 @@ class ForkError(IPCError, RuntimeError):
     """The object belongs to the parent of this forked process. Nothing was touched."""
 
 
-_GONE = frozenset({_errno.EPIPE, _errno.ECONNRESET, _errno.ESHUTDOWN, _errno.ENOTCONN})
+_GONE = frozenset(
+    {
+        _errno.EPIPE,
+        _errno.ECONNRESET,
+        _errno.ECONNABORTED,
+        _errno.ESHUTDOWN,
+        _errno.ENOTCONN,
+        _errno.ETIMEDOUT,
+        _errno.EHOSTUNREACH,
+        _errno.EHOSTDOWN,
+        _errno.ENETUNREACH,
+        _errno.ENETDOWN,
+        _errno.ENETRESET,
+        _errno.EIO,  # what the outer end of a terminal reads once the inner one is closed
+    }
+)
 _EXHAUSTED = frozenset(
     {
         _errno.EMFILE,

@@ -40,6 +40,7 @@ class Kind(enum.Enum):
     """A directory, a block device, an anonymous inode such as an eventfd."""
 
 
+_PTMX = os.makedev(5, 2)  # each opening of a pseudoterminal's outer end makes another: pts(4)
 _POLLABLE = frozenset({Kind.PIPE, Kind.SOCKET, Kind.TERMINAL})
 
 
@@ -162,7 +163,7 @@ def _duplicate(fd: int) -> int:
 
 def _reopen(fd: int, facts: Facts) -> int | None:
     """Open what ``fd`` stands for once more; None where that is impossible or would change it."""
-    if facts.kind not in (Kind.PIPE, Kind.TERMINAL):
+    if facts.kind not in (Kind.PIPE, Kind.TERMINAL) or os.fstat(fd).st_rdev == _PTMX:
         return None
     access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
     flags = access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

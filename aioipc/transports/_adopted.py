@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 
 from aioipc.abc import Allow, Capability
 from aioipc.address import Address
-from aioipc.errors import AddressError
+from aioipc.errors import AddressError, from_os_error
 from aioipc.kernel.credentials import peer_credentials
-from aioipc.kernel.descriptors import Descriptor, Kind, adopt
+from aioipc.kernel.descriptors import Descriptor, Facts, Kind, adopt, find_facts
 from aioipc.kernel.owned import abandon_in_child
 from aioipc.loop.fd import FdWatch
 from aioipc.native._fd import FdStream
@@ -25,25 +27,29 @@ def adopted_stream(
 
     Args:
         address: For messages.
-        fds: The descriptors, which belong to the stream from here on.
+        fds: The descriptors. They belong to the stream, unless this raises: then they are as
+            they were.
         allow: Asked about the peer, where the kernel knows it.
         keep: Whether the numbers themselves stay open, as 0 and 1 do.
 
     Raises:
         AddressError: A descriptor is not open, or does not allow what it is for.
         AccessDenied: ``allow`` refuses the peer.
+        ResourceExhausted: There are no descriptors left.
     """
-    with contextlib.ExitStack() as undo:
-        ends = [undo.enter_context(_adopt(address, fd, keep=keep)) for fd in fds]
-        reading, writing = _directions(address, ends, fds)
-        is_socket = all(end.facts.kind is Kind.SOCKET for end in ends)
-        peer = peer_credentials(ends[0].fileno()) if is_socket else None
-        if allow is not None:
-            check_allowed(peer, allow, str(address))
-        undo.pop_all()
+    facts = [_facts(address, fd) for fd in fds]
+    reads, writes = _directions(address, facts, fds)
+    is_socket = all(fact.kind is Kind.SOCKET for fact in facts)
+    peer = peer_credentials(fds[0]) if is_socket else None
+    if allow is not None:
+        check_allowed(peer, allow, str(address))
+    ends = _adopt(address, fds)
+    if not keep:
+        for fd in fds:
+            os.close(fd)
     stream = FdStream(
-        -1 if reading is None else reading.fileno(),
-        -1 if writing is None else writing.fileno(),
+        ends[0].fileno() if reads else -1,
+        ends[-1].fileno() if writes else -1,
         FdWatch(),
         is_socket=is_socket,
         address=str(address),
@@ -55,22 +61,32 @@ def adopted_stream(
     return stream
 
 
-def _adopt(address: Address, fd: int, *, keep: bool) -> Descriptor:
+def _facts(address: Address, fd: int) -> Facts:
     try:
-        return adopt(fd, keep=keep)
+        return find_facts(fd)
     except OSError as error:
-        raise AddressError(f"{address}: descriptor {fd}: {error.strerror}") from None
+        if error.errno == errno.EBADF:
+            raise AddressError(f"{address}: descriptor {fd}: {error.strerror}") from None
+        raise from_os_error(error, f"connect to {address}", connecting=True) from error
 
 
-def _directions(
-    address: Address, ends: list[Descriptor], fds: tuple[int, ...]
-) -> tuple[Descriptor | None, Descriptor | None]:
-    """Which end is read and which is written; a single one may allow only one direction."""
-    if len(ends) == 1:
-        (end,) = ends
-        return end if end.facts.readable else None, end if end.facts.writable else None
-    if not ends[0].facts.readable:
+def _directions(address: Address, facts: list[Facts], fds: tuple[int, ...]) -> tuple[bool, bool]:
+    """Whether there is something to read and to write; a single one may allow one of them."""
+    if len(facts) == 1:
+        return facts[0].readable, facts[0].writable
+    if not facts[0].readable:
         raise AddressError(f"{address}: descriptor {fds[0]} cannot be read")
-    if not ends[1].facts.writable:
+    if not facts[1].writable:
         raise AddressError(f"{address}: descriptor {fds[1]} cannot be written")
-    return ends[0], ends[1]
+    return True, True
+
+
+def _adopt(address: Address, fds: tuple[int, ...]) -> list[Descriptor]:
+    """Descriptors of our own for all of them, or for none."""
+    with contextlib.ExitStack() as undo:
+        try:
+            ends = [undo.enter_context(adopt(fd, keep=True)) for fd in fds]
+        except OSError as error:
+            raise from_os_error(error, f"connect to {address}", connecting=True) from error
+        undo.pop_all()
+    return ends

@@ -121,6 +121,8 @@ class PeerPort(StreamPort):
 
     def _send_failed(self, error: IPCError) -> IPCError:
         """A GOODBYE that arrived before the failure says why the peer closed."""
+        if not getattr(self.stream, "readable", True):
+            return error
         if isinstance(self.ending, IPCError) and not isinstance(self.ending, EndOfStream):
             return self.ending
         payload = None if self.ending is not None else self.look_ahead()
@@ -146,6 +148,7 @@ class FramedTransport:
         self.stream = stream
         self._framer = framer
         self._ending: IPCError | None = None
+        self._last: bytes | None = None
         self._unsent: list[Buffer] = []
         self._armed = False
         self._failure: IPCError | None = None
@@ -173,9 +176,17 @@ class FramedTransport:
             if message is not None:
                 return message
             if self._ending is not None:
-                raise self._ending.with_traceback(None)
+                return self._take_last()
             if not self._read():
                 return None
+
+    def _take_last(self) -> bytes:
+        """What stood before the end of the stream without an end of its own; then the ending."""
+        last, self._last = self._last, None
+        if last is None:
+            assert self._ending is not None
+            raise self._ending.with_traceback(None)
+        return last
 
     def _read(self) -> bool:
         chunk = memoryview(bytearray(_READ_BYTES))
@@ -185,7 +196,7 @@ class FramedTransport:
                 self._framer.feed(chunk[:count])
             elif count == 0:
                 self._ending = EndOfStream(f"{self.address}: the stream ended")
-                self._framer.finish()
+                self._last = self._framer.finish()
         except IPCError as error:
             self._ending = error
             return True

@@ -1,0 +1,121 @@
+"""Peers that speak aioipc: short async programs in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from aioipc import Channel, EndOfStream
+from tests.children import Peer, Peers
+from tests.kernel.strangers import BECOME_NOBODY
+
+FULL_SCALE = bool(os.environ.get("AIOIPC_TEST_SCALE"))
+"""Whether tests take the full figures of their claims instead of quick ones."""
+
+HEAD = """
+import asyncio, contextlib, os, signal, socket, sys
+import aioipc
+
+def say(*words):
+    print(*words, flush=True)
+
+async def hear():
+    return (await asyncio.to_thread(sys.stdin.readline)).rstrip("\\n")
+
+async def echo(channel):
+    async for obj in channel:
+        await channel.send(obj)
+
+async def main():
+"""
+TAIL = """
+if sys.argv.pop(1) == "uvloop":
+    import uvloop
+    factory = uvloop.new_event_loop
+else:
+    factory = asyncio.new_event_loop
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(main())
+"""
+
+ECHO = """
+async with await aioipc.connect(sys.argv[1]) as channel:
+    await echo(channel)
+"""
+"""Connects to its argument and sends back what it receives, until the other side ends."""
+
+SERVE_ECHO = """
+async with await aioipc.listen(sys.argv[1]) as listener:
+    say(listener.address)
+    await listener.serve(echo)
+"""
+"""Listens at its argument, says where, and sends back what it receives, for ever."""
+
+AS_NOBODY = f"""
+from importlib import import_module
+for name in ("transports.fifo", "transports.unix", "codecs.msgpack", "codecs.pickle"):
+    import_module(f"aioipc.{{name}}")  # they may lie where nobody may look
+{BECOME_NOBODY}
+"""
+"""Goes on as another user. Only root can run this."""
+
+MESSAGES: tuple[object, ...] = (
+    None,
+    b"",
+    "x",
+    {"a": [1, 2.5, True], "ü": b"\0\n\r"},
+    b"b" * 5_000,
+    b"f" * 70_000,
+    b"m" * 3_000_000,
+    "last",
+)
+"""Nothing, little, more than PIPE_BUF, more than one read, more than any kernel buffer."""
+
+
+def loop_name() -> str:
+    """The loop that the test runs on, for its peers to run on the same."""
+    try:
+        module = type(asyncio.get_running_loop()).__module__
+    except RuntimeError:
+        return "asyncio"
+    return "uvloop" if module.startswith("uvloop") else "asyncio"
+
+
+def source(code: str) -> str:
+    """The whole program around the body of its ``main``."""
+    return HEAD + textwrap.indent(textwrap.dedent(code).strip("\n"), "    ") + "\n" + TAIL
+
+
+def program(peers: Peers, code: str, *arguments: object, **options: Any) -> Peer:
+    """Start a peer whose ``main`` is ``code``, on the same loop as the test.
+
+    There it finds ``say(*words)`` for its stdout, ``await hear()`` for its stdin, and
+    ``await echo(channel)``.
+    """
+    return peers.script(source(code), loop_name(), *arguments, **options)
+
+
+async def converse(channel: Channel[Any], messages: Sequence[object] = MESSAGES) -> None:
+    """Send messages one by one and all together to an echo, and end cleanly."""
+    for message in messages:
+        await channel.send(message)
+        assert await channel.receive() == message
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(channel.send_many(messages))
+        for message in messages:
+            assert await channel.receive() == message
+    await channel.send_eof()
+    await ends(channel)
+
+
+async def ends(channel: Channel[Any]) -> None:
+    """Check that the other side finishes cleanly, and keeps to it."""
+    for _ in range(2):
+        try:
+            left = await channel.receive()
+        except EndOfStream:
+            continue
+        raise AssertionError(f"{left!r} was left instead of the end")
