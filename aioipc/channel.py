@@ -213,10 +213,10 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
             raise ForkError("this channel belongs to the parent process")
         if self._state is not _State.OPEN:
             raise ClosedError(f"this side closed the channel to {self.address}")
-        counters = self.statistics()
-        if counters.write_calls or counters.read_calls:
+        used = self.statistics()
+        if used.write_calls or used.read_calls or used.messages_sent or used.messages_received:
             raise RuntimeError("detach comes before the first send or receive")
-        stream = self._transport
+        stream = getattr(self._transport, "stream", self._transport)
         if not hasattr(stream, "detach"):
             raise RuntimeError(f"{self.address} has no descriptors to detach")
         fds: tuple[int, ...] = stream.detach()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import random
 import shutil
 import signal
 import tempfile
@@ -16,6 +18,7 @@ import pytest
 import uvloop
 
 from tests.children import Peers
+from tests.links import EVERY, Link, link_over
 from tests.residue import NAME_LEFT, Snapshot, residue, tasks_left
 
 LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -108,3 +111,20 @@ def peers(no_residue: None) -> Iterator[Peers]:
     peers = Peers()
     yield peers
     peers.close()
+
+
+@pytest.fixture(params=EVERY)
+def link(request: pytest.FixtureRequest) -> Link:
+    """Connected channels over one transport after the other.
+
+    ``@pytest.mark.parametrize("link", DUPLEX, indirect=True)`` chooses transports.
+    """
+    return link_over(request.param)
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers; the report of a failure says how to have the same ones again."""
+    seed = int(os.environ.get("AIOIPC_TEST_SEED", "0")) or random.SystemRandom().getrandbits(32)
+    print(f"replay with: AIOIPC_TEST_SEED={seed} python -m pytest {request.node.nodeid!r}")
+    return random.Random(seed)

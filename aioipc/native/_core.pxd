@@ -32,7 +32,7 @@ cdef class ChannelCore:
     cdef unsigned long generation
     cdef object closed_with      # what every operation raises once this side closed
     cdef object deferred         # an error met in the middle of a batch
-    cdef Receive spare_receive   # operations to give out again, see is_spare
+    cdef Receive spare_receive   # operations that are done, to give out again
     cdef ReceiveNext spare_next
     cdef Send spare_send
     cdef Operation receiver      # the one operation that receives
@@ -66,6 +66,7 @@ cdef class Operation:
     cdef int c_awake(self, ChannelCore core) except -1
     cdef int c_finish(self) except -1
     cdef int c_claim(self) except -1
+    cdef int c_join(self) except -1
     cdef int c_attempt(self, PyObject** result) except -1
     cdef int c_abandon(self) except -1
     cdef int c_return(self, object value, PyObject** result) except -1
@@ -75,7 +76,7 @@ cdef class Operation:
 
 
 cdef class Receive(Operation):
-    pass
+    cdef int c_give_back(self, ChannelCore core) except -1
 
 
 cdef class ReceiveNext(Receive):
@@ -88,12 +89,11 @@ cdef class ReceiveMany(Receive):
 
 cdef class SendOperation(Operation):
     cdef int c_push(self) except -1
-    cdef int c_join(self) except -1
     cdef int c_leave(self) except -1
 
 
 cdef class Send(SendOperation):
-    cdef int c_warn(self) except -1
+    pass
 
 
 cdef class SendMany(SendOperation):

@@ -314,8 +314,10 @@ cdef class ChannelCore:
             Safe: nothing is lost, the next ``receive`` gets what this one would have.
         """
         cdef Receive operation = self.spare_receive
-        if not is_spare(operation):
-            operation = self.spare_receive = Receive.__new__(Receive)
+        if is_spare(operation):
+            self.spare_receive = None
+        else:
+            operation = Receive.__new__(Receive)
         operation.state = NEW
         operation.core = self
         return operation
@@ -344,8 +346,10 @@ cdef class ChannelCore:
 
     def __anext__(self):
         cdef ReceiveNext operation = self.spare_next
-        if not is_spare(operation):
-            operation = self.spare_next = ReceiveNext.__new__(ReceiveNext)
+        if is_spare(operation):
+            self.spare_next = None
+        else:
+            operation = ReceiveNext.__new__(ReceiveNext)
         operation.state = NEW
         operation.core = self
         return operation
@@ -387,10 +391,10 @@ cdef class ChannelCore:
             finished in the background.
         """
         cdef Send operation = self.spare_send
-        if not is_spare(operation):
-            operation = self.spare_send = Send.__new__(Send)
+        if is_spare(operation):
+            self.spare_send = None
         else:
-            operation.c_warn()
+            operation = Send.__new__(Send)
         operation.state = NEW
         operation.begun = False
         operation.core = self
@@ -495,8 +499,8 @@ cdef class ChannelCore:
 cdef inline bint is_spare(Operation operation) noexcept:
     """Whether only the channel and the caller's variable still refer to it.
 
-    A channel keeps one operation of each usual kind and gives it out again and again: making
-    one costs a quarter of a send.
+    A channel keeps one operation of each usual kind that has done its work, and gives it out
+    again: making one costs a quarter of a send.
     """
     return operation is not None and Py_REFCNT(<PyObject*>operation) == 2
 
@@ -514,6 +518,8 @@ cdef class Operation:
                 self.c_claim()
                 self.state = RUNNING
                 if core.pacer.c_must_yield():
+                    if not self.queued:
+                        self.c_join()
                     return self.c_yield(result)
             elif state == SLEEPING:
                 if not self.waiter.is_done:
@@ -557,6 +563,10 @@ cdef class Operation:
         return 0
 
     cdef int c_claim(self) except -1:
+        return 0
+
+    cdef int c_join(self) except -1:
+        """Stand in line, so that calls made while this one waits come after it."""
         return 0
 
     cdef int c_attempt(self, PyObject** result) except -1:
@@ -688,6 +698,10 @@ cdef class Operation:
 cdef class Receive(Operation):
     """``await channel.receive()``"""
 
+    cdef int c_give_back(self, ChannelCore core) except -1:
+        core.spare_receive = self
+        return 0
+
     cdef int c_claim(self) except -1:
         if self.core.receiver is not None:
             raise BusyError("another task is receiving from this channel")
@@ -714,6 +728,10 @@ cdef class Receive(Operation):
 
 cdef class ReceiveNext(Receive):
     """``async for``"""
+
+    cdef int c_give_back(self, ChannelCore core) except -1:
+        core.spare_next = self
+        return 0
 
     cdef int c_attempt(self, PyObject** result) except -1:
         try:
@@ -814,17 +832,13 @@ cdef class Send(SendOperation):
             if port.c_send(self.parts, self.fds) == NO_ROOM:
                 return 0
             self.begun = True
+        elif not port.c_rest():
+            port.c_flush()  # raises when the rest is gone because the peer is
         return not port.c_rest()
 
-    cdef int c_warn(self) except -1:
-        """Say that this operation was forgotten, if it was."""
-        if self.state == NEW and self.core is not None:
-            self.core = None
-            PyErr_WarnEx(RuntimeWarning, "channel.send() was never awaited: nothing was sent", 1)
-        return 0
-
     def __dealloc__(self):
-        self.c_warn()
+        if self.state == NEW and self.core is not None:
+            PyErr_WarnEx(RuntimeWarning, "channel.send() was never awaited: nothing was sent", 1)
 
 
 cdef class SendMany(SendOperation):
@@ -852,6 +866,12 @@ cdef class SendMany(SendOperation):
         port.c_flush()
         return 1
 
+    def __dealloc__(self):
+        if self.state == NEW and self.core is not None:
+            PyErr_WarnEx(
+                RuntimeWarning, "channel.send_many() was never awaited: nothing was sent", 1
+            )
+
 
 cdef class Flush(SendOperation):
     """``await channel.flush()``"""
@@ -869,7 +889,7 @@ cdef int step(PyObject* operation, PyObject* value, PyObject** result) except -1
 
 
 cdef int step_receive(PyObject* operation, PyObject* value, PyObject** result) except -1:
-    cdef Operation self = <Operation>operation
+    cdef Receive self = <Receive>operation
     cdef ChannelCore core = self.core
     result[0] = NULL
     if (
@@ -887,6 +907,7 @@ cdef int step_receive(PyObject* operation, PyObject* value, PyObject** result) e
                 message = core.c_decode(message)
             self.state = DONE
             self.core = None
+            self.c_give_back(core)
             Py_INCREF(message)
             result[0] = <PyObject*>message
             return RETURN
@@ -921,6 +942,7 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
             if not core.port.c_rest():
                 self.core = None
                 self.parts = None
+                core.spare_send = self
                 Py_INCREF(None)
                 result[0] = <PyObject*>None
                 return RETURN

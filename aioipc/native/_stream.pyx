@@ -278,13 +278,15 @@ cdef class StreamPort(MessagePort):
                 raise (<FdStream>self.io).c_error(number, "read from")
             n = self.io.c_read(data, size)
         except IPCError as error:
-            self.ending = self._ended(self.large is not NULL or self.end > self.start, error)
+            self.ending = self._ended(self.c_is_inside(), error)
             return AT_END
         if n == AT_END:
-            self.ending = self._ended(
-                self.large is not NULL or self.end > self.start or self.pieces is not None, None
-            )
+            self.ending = self._ended(self.c_is_inside(), None)
         return n
+
+    cdef bint c_is_inside(self) noexcept:
+        """Whether the beginning of a message is there and its end is not."""
+        return self.large is not NULL or self.end > self.start or self.pieces is not None
 
     cdef int c_make_space(self) except -1:
         """Have a block with room behind the unread bytes, which are less than a frame."""
@@ -313,7 +315,8 @@ cdef class StreamPort(MessagePort):
     cdef int c_begin_large(self, uint32_t word, Py_ssize_t length) except -1:
         """Gather a frame that no block can hold in a bytes object that grows as it comes."""
         cdef Py_ssize_t unread = self.end - self.start - HEADER
-        self.large = PyBytes_New(NULL, min(length, 2 * BLOCK))
+        # After a look ahead, more than two blocks may be there already.
+        self.large = PyBytes_New(NULL, max(unread, min(length, 2 * BLOCK)))
         memcpy(PyBytes_Data(self.large), self.block + self.start + HEADER, unread)
         self.large_filled = unread
         self.large_length = length

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aioipc.abc import Buffer, ByteTransport, Capability, PeerCredentials
 from aioipc.errors import (
     AddressError,
+    ClosedError,
     EndOfStream,
     IPCError,
     PeerCrashed,
@@ -121,8 +122,6 @@ class PeerPort(StreamPort):
 
     def _send_failed(self, error: IPCError) -> IPCError:
         """A GOODBYE that arrived before the failure says why the peer closed."""
-        if not getattr(self.stream, "readable", True):
-            return error
         if isinstance(self.ending, IPCError) and not isinstance(self.ending, EndOfStream):
             return self.ending
         payload = None if self.ending is not None else self.look_ahead()
@@ -148,7 +147,8 @@ class FramedTransport:
         self.stream = stream
         self._framer = framer
         self._ending: IPCError | None = None
-        self._last: bytes | None = None
+        self._last: bytes | None = None  # what the end of the stream made a message
+        self._write_ended = False
         self._unsent: list[Buffer] = []
         self._armed = False
         self._failure: IPCError | None = None
@@ -175,18 +175,13 @@ class FramedTransport:
             message = self._framer.next_message()
             if message is not None:
                 return message
+            if self._last is not None:
+                message, self._last = self._last, None
+                return message
             if self._ending is not None:
-                return self._take_last()
+                raise self._ending.with_traceback(None)
             if not self._read():
                 return None
-
-    def _take_last(self) -> bytes:
-        """What stood before the end of the stream without an end of its own; then the ending."""
-        last, self._last = self._last, None
-        if last is None:
-            assert self._ending is not None
-            raise self._ending.with_traceback(None)
-        return last
 
     def _read(self) -> bool:
         chunk = memoryview(bytearray(_READ_BYTES))
@@ -205,6 +200,8 @@ class FramedTransport:
     def try_send(self, parts: Sequence[Buffer], /, fds: Sequence[int] = ()) -> bool:
         if fds:
             raise ProtocolError(f"{self.address} carries no descriptors")
+        if self._write_ended:
+            raise ClosedError("this side ended its sending direction")
         if not self.try_flush():
             return False
         self._unsent = [memoryview(part).cast("B") for part in self._framer.frame(parts)]
@@ -267,6 +264,7 @@ class FramedTransport:
         return []
 
     def close_write(self) -> None:
+        self._write_ended = True
         self.stream.close_write()
 
     def close(self) -> None:

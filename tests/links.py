@@ -1,0 +1,110 @@
+"""Two connected channels in one process, over every transport: for the ``link`` fixture."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import aioipc
+from aioipc import Channel
+
+Ends = tuple[Channel[Any], Channel[Any]]
+Link = Callable[..., AbstractAsyncContextManager[Ends]]
+"""``async with link(codec="raw") as (left, right)``; options as for `aioipc.connect`."""
+
+FIFO_LIMIT = 4096 - 8
+"""The longest message on a FIFO: one frame in one atomic write."""
+
+
+async def _memory(**options: Any) -> Ends:
+    return aioipc.pair("memory", **options)
+
+
+async def _unix(**options: Any) -> Ends:
+    return aioipc.pair("unix", **options)
+
+
+async def _pipe(**options: Any) -> Ends:
+    return aioipc.pair("pipe", **options)
+
+
+async def _fd(**options: Any) -> Ends:
+    left, right = (end.detach() for end in socket.socketpair())
+    return (
+        await aioipc.connect(f"fd:{left}", **options),
+        await aioipc.connect(f"fd:{right}", **options),
+    )
+
+
+async def _fd_pipes(**options: Any) -> Ends:
+    right_reads, left_writes = os.pipe()
+    left_reads, right_writes = os.pipe()
+    return (
+        await aioipc.connect(f"fd:{left_reads},{left_writes}", **options),
+        await aioipc.connect(f"fd:{right_reads},{right_writes}", **options),
+    )
+
+
+async def _unix_listen(**options: Any) -> Ends:
+    return await _served("unix:", options)
+
+
+async def _tcp(**options: Any) -> Ends:
+    return await _served("tcp://127.0.0.1:0", options)
+
+
+async def _memory_listen(**options: Any) -> Ends:
+    return await _served("memory:link", options)
+
+
+async def _fifo(**options: Any) -> Ends:
+    with tempfile.TemporaryDirectory(prefix="aioipc-") as directory:
+        return await _served(f"fifo:{directory}/fifo", options)
+
+
+async def _served(address: str, options: dict[str, Any]) -> Ends:
+    async with aioipc.listen(address, **options) as listener:
+        left = await aioipc.connect(listener.address, **options)
+        return left, await listener.accept()
+
+
+_OPENERS: dict[str, Callable[..., Awaitable[Ends]]] = {
+    "memory": _memory,
+    "unix": _unix,
+    "pipe": _pipe,
+    "fd": _fd,
+    "fd-pipes": _fd_pipes,
+    "unix-listen": _unix_listen,
+    "memory-listen": _memory_listen,
+    "tcp": _tcp,
+    "fifo": _fifo,
+}
+
+DUPLEX = tuple(kind for kind in _OPENERS if kind != "fifo")
+"""The transports with both directions."""
+
+EVERY = tuple(_OPENERS)
+"""All of them; on a FIFO the left end only sends and the right end only receives."""
+
+KERNEL = ("unix", "pipe", "tcp")
+"""One for each way in which the kernel moves the bytes."""
+
+
+def link_over(kind: str) -> Link:
+    """Make the ends over one transport; both are closed, abruptly if need be, on leaving."""
+
+    @contextlib.asynccontextmanager
+    async def link(**options: Any) -> AsyncIterator[Ends]:
+        ends = await _OPENERS[kind](**options)
+        try:
+            yield ends
+        finally:
+            for end in ends:
+                end.abort()
+
+    return link
