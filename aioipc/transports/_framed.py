@@ -122,6 +122,8 @@ class PeerPort(StreamPort):
 
     def _send_failed(self, error: IPCError) -> IPCError:
         """A GOODBYE that arrived before the failure says why the peer closed."""
+        if not getattr(self.stream, "readable", True):
+            return error
         if isinstance(self.ending, IPCError) and not isinstance(self.ending, EndOfStream):
             return self.ending
         payload = None if self.ending is not None else self.look_ahead()
@@ -147,7 +149,7 @@ class FramedTransport:
         self.stream = stream
         self._framer = framer
         self._ending: IPCError | None = None
-        self._last: bytes | None = None  # what the end of the stream made a message
+        self._last: bytes | None = None
         self._write_ended = False
         self._unsent: list[Buffer] = []
         self._armed = False
@@ -175,13 +177,18 @@ class FramedTransport:
             message = self._framer.next_message()
             if message is not None:
                 return message
-            if self._last is not None:
-                message, self._last = self._last, None
-                return message
             if self._ending is not None:
-                raise self._ending.with_traceback(None)
+                return self._take_last()
             if not self._read():
                 return None
+
+    def _take_last(self) -> bytes:
+        """What stood before the end of the stream without an end of its own; then the ending."""
+        last, self._last = self._last, None
+        if last is None:
+            assert self._ending is not None
+            raise self._ending.with_traceback(None)
+        return last
 
     def _read(self) -> bool:
         chunk = memoryview(bytearray(_READ_BYTES))
