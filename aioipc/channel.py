@@ -107,6 +107,11 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         return self.port.stream if isinstance(self.port, PeerPort) else self.port.transport
 
     @property
+    def _stream(self) -> Any:
+        """What is below a framing for foreign programs; else the transport itself."""
+        return getattr(self._transport, "stream", self._transport)
+
+    @property
     def peer(self) -> PeerCredentials | None:
         """Who is at the other end: SO_PEERCRED in unix(7). None where the kernel cannot say."""
         return self._transport.peer
@@ -179,7 +184,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
                 await self._linger()
         finally:
             self._release()
-        wait_closed = getattr(self._transport, "wait_closed", None)
+        wait_closed = getattr(self._stream, "wait_closed", None)
         if wait_closed is not None and not self._is_forked:
             await wait_closed()
 
@@ -216,7 +221,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         used = self.statistics()
         if used.write_calls or used.read_calls or used.messages_sent or used.messages_received:
             raise RuntimeError("detach comes before the first send or receive")
-        stream = getattr(self._transport, "stream", self._transport)
+        stream = self._stream
         if not hasattr(stream, "detach"):
             raise RuntimeError(f"{self.address} has no descriptors to detach")
         fds: tuple[int, ...] = stream.detach()

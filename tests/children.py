@@ -140,6 +140,10 @@ class Peers:
         """Start a peer that runs a module, such as ``"tests.peers.echo"`` or ``"aioipc"``."""
         return self._start(["-m", name, *map(str, arguments)], options)
 
+    def file(self, path: os.PathLike[str], *arguments: object, **options: Any) -> Peer:
+        """Start a peer that runs a file, as a user would."""
+        return self._start([os.fspath(path), *map(str, arguments)], options)
+
     def close(self) -> None:
         """End and reap every peer."""
         for peer in self._peers:
