@@ -1,0 +1,37 @@
+"""The contenders: one adapter file for each way to move messages.
+
+A new contender is one file with a list ``CONTENDERS`` and one row in the table below. An adapter
+whose library is not installed is skipped with a line.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from benchmarks.contender import Contender
+
+ADAPTERS = (
+    "tuned_protocol",
+    "aioipc_channel",
+    "asyncio_streams",
+    "multiprocessing_pipe",
+    "multiprocessing_queue",
+    "pyzmq",
+    "anyio_stream",
+    "grpc_aio",
+    "faster_fifo",
+    "iceoryx2",
+    "bare_decoder",
+)
+
+
+def load_contenders() -> tuple[list[Contender], dict[str, str]]:
+    """All contenders whose libraries are here, and why the others are not."""
+    contenders: list[Contender] = []
+    skipped: dict[str, str] = {}
+    for name in ADAPTERS:
+        try:
+            contenders += import_module(f"benchmarks.peers.{name}").CONTENDERS
+        except ImportError as error:
+            skipped[name] = str(error)
+    return contenders, skipped

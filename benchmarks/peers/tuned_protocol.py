@@ -1,0 +1,387 @@
+"""asyncio.Protocol with hand-written length framing on a Unix socket: the reference.
+
+The fastest thing that asyncio offers without aioipc, written as an expert would: everything
+happens in the callbacks, frames are cut out of whole chunks, a round trip is one write and one
+read, small messages are gathered into writes of 64 KiB, large ones are neither copied on the way
+out nor on the way in.
+
+The reference has one call for each message at both ends, as a program that uses it would, and as
+``send`` and ``async for`` have. Beside it stands the same with whole batches at both ends, which
+is what ``send_many`` and ``receive_many`` compare with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar, cast
+
+from benchmarks.contender import Buffer, Contender, Flow, Gauge, Loop, Plan, Seat
+from benchmarks.probe import Ticker
+
+GATHER_BYTES = 64 * 1024
+LARGE_BYTES = 32 * 1024
+
+_HEADER = struct.Struct("<I")
+_unpack = _HEADER.unpack_from
+_pack = _HEADER.pack
+
+_STAGING = memoryview(bytearray(256 * 1024))
+"""Where chunks are received, for all connections: the loop fills it and calls back at once."""
+
+P = TypeVar("P", bound="FramedProtocol")
+
+
+class FramedProtocol(asyncio.BufferedProtocol):
+    """Length-prefixed messages in both directions.
+
+    A subclass gets each message in ``received``, and ``chunk_ended`` after those that came
+    together.
+    """
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self.closed = asyncio.get_running_loop().create_future()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._leftover = b""
+        self._large: bytearray | None = None
+        self._missing = _STAGING
+
+    def received(self, message: Buffer) -> None:
+        """Take one message."""
+        raise NotImplementedError
+
+    def chunk_ended(self) -> None:
+        """Nothing else came with the messages before."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Let those go who wait for the end."""
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    # --- out
+
+    def send(self, message: bytes) -> None:
+        """Write one message at once."""
+        self.transport.write(_pack(len(message)) + message)
+
+    async def send_all(self, messages: Iterable[bytes]) -> None:
+        """Write many messages, gathered, as fast as the peer takes them."""
+        gather = self.gather
+        writable = self._writable
+        for message in messages:
+            gather(message)
+            if not writable.is_set():
+                await writable.wait()
+        self.flush()
+
+    async def send_many(self, messages: list[bytes]) -> None:
+        """Write a batch of small messages at once."""
+        self.transport.write(b"".join([_pack(len(message)) + message for message in messages]))
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    def gather(self, message: bytes) -> None:
+        """Accept one message; it is written at the latest by ``flush``."""
+        size = len(message)
+        if size >= LARGE_BYTES:
+            self.flush()
+            self.transport.write(_pack(size))
+            self.transport.write(message)
+            return
+        self._gathered.append(_pack(size) + message)
+        self._gathered_bytes += size
+        if self._gathered_bytes >= GATHER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if self._gathered:
+            self.transport.write(b"".join(self._gathered))
+            self._gathered.clear()
+            self._gathered_bytes = 0
+
+    def pause_writing(self) -> None:
+        """The socket is full."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """The socket has room again."""
+        self._writable.set()
+
+    # --- in
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The staging buffer, or the missing part of a large message."""
+        return _STAGING if self._large is None else self._missing
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Cut the chunk into messages."""
+        if self._large is None:
+            self._split(self._leftover + bytes(_STAGING[:nbytes]))
+            return
+        self._missing = self._missing[nbytes:]
+        if not self._missing:
+            message, self._large = self._large, None
+            self.received(message)
+            self.chunk_ended()
+
+    def _split(self, data: bytes) -> None:
+        received = self.received
+        start, end = 0, len(data)
+        while end - start >= 4:
+            stop = start + 4 + _unpack(data, start)[0]
+            if stop > end:
+                break
+            received(data[start + 4 : stop])
+            start = stop
+        self._leftover = data[start:]
+        if len(self._leftover) >= 4:
+            self._expect_large()
+        self.chunk_ended()
+
+    def _expect_large(self) -> None:
+        size = _unpack(self._leftover)[0]
+        if size >= LARGE_BYTES:
+            begun = self._leftover[4:]
+            self._large = bytearray(size)
+            self._large[: len(begun)] = begun
+            self._missing = memoryview(self._large)[len(begun) :]
+            self._leftover = b""
+
+
+class _Echo(FramedProtocol):
+    """Answers in the callback."""
+
+    def __init__(self, ended: asyncio.Semaphore) -> None:
+        super().__init__()
+        self._ended = ended
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._ended.release()
+
+    def received(self, message: Buffer) -> None:
+        self.send(cast("bytes", message))
+
+
+class _Ping(FramedProtocol):
+    """Sends the next message from the callback that brings the reply."""
+
+    def __init__(self, messages: Iterable[bytes]) -> None:
+        super().__init__()
+        self.finished: asyncio.Future[Buffer] = asyncio.get_running_loop().create_future()
+        self.samples: list[int] = []
+        self._messages = iter(messages)
+        self._sent_ns = 0
+
+    def begin(self) -> None:
+        """Send the first message."""
+        self._sent_ns = time.perf_counter_ns()
+        self.send(next(self._messages))
+
+    def received(self, message: Buffer) -> None:
+        now = time.perf_counter_ns()
+        self.samples.append(now - self._sent_ns)
+        self._sent_ns = now
+        following = next(self._messages, None)
+        if following is None:
+            self.finished.set_result(message)
+        else:
+            self.send(following)
+
+
+class _Mailbox(FramedProtocol):
+    """Keeps what it receives for a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: asyncio.Queue[Buffer] = asyncio.Queue()
+        self.received = self.messages.put_nowait  # type: ignore[method-assign, assignment]
+
+
+class _Sink(FramedProtocol):
+    """Counts in the callback, one by one."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        super().__init__()
+        self._gauge = gauge
+        self._count = 0
+        self._mark = gauge.seat.plan.warmup
+
+    def received(self, message: Buffer) -> None:
+        self._count = count = self._count + 1
+        if count == self._mark:
+            self._mark = _note(self._gauge, count, message)
+
+
+class _BatchSink(FramedProtocol):
+    """Counts in the callback, whole chunks."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        super().__init__()
+        self._gauge = gauge
+        self._count = 0
+        self._mark = gauge.seat.plan.warmup
+        self._chunk: list[Buffer] = []
+        self.received = self._chunk.append  # type: ignore[method-assign, assignment]
+
+    def chunk_ended(self) -> None:
+        self._count = count = self._count + len(self._chunk)
+        while self._mark and count >= self._mark:
+            self._mark = _note(self._gauge, self._mark, self._chunk[-1])
+        self._chunk.clear()
+
+
+def _note(gauge: Gauge, count: int, message: Buffer) -> int:
+    """Tell the gauge about the message that ends a phase; returns the end of the next phase."""
+    plan = gauge.seat.plan
+    if count == plan.warmup:
+        gauge.warm()
+        return count + 1
+    if count == plan.warmup + 1:
+        gauge.start()
+        return plan.total
+    gauge.stop(message)
+    return 0
+
+
+class TunedProtocol(Contender):
+    """The reference contender, on either loop."""
+
+    family = "tuned"
+    quick = True
+    many_senders = True
+    many_echoes = True
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.name = f"tuned Protocol ({loop})"
+
+    async def echo(self, seat: Seat) -> None:
+        """Answer from the callback."""
+        ended = asyncio.Semaphore(0)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(lambda: _Echo(ended), seat.wiring, backlog=1024)
+        seat.announce("listening")
+        for _ in range(seat.plan.clients):
+            await ended.acquire()
+        server.close()
+
+    async def ping(self, seat: Seat) -> list[int]:
+        """Round trips from callback to callback."""
+        plan = seat.plan
+        protocol = await self._connect(seat, lambda: _Ping([*plan.warming(), *plan.measured()]))
+        protocol.begin()
+        plan.check_last(await protocol.finished)
+        protocol.transport.close()
+        return protocol.samples[plan.warmup :]
+
+    async def sink(self, seat: Seat) -> Flow:
+        """Count in the callback."""
+        gauge = Gauge(seat, seat.plan.clients)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(
+            lambda: self.new_sink(gauge), seat.wiring, backlog=1024
+        )
+        seat.announce("listening")
+        flow = await gauge.finished()
+        server.close()
+        return flow
+
+    async def source(self, seat: Seat) -> None:
+        """Gathered writes on every connection."""
+        plan = seat.plan
+        connections = [await self._connect(seat, FramedProtocol) for _ in range(plan.clients)]
+        await asyncio.gather(*(self.flood(each, plan.warming(), plan) for each in connections))
+        await seat.wait_in_loop()
+        await asyncio.gather(*(self.flood(each, plan.measured(), plan) for each in connections))
+        for each in connections:
+            each.transport.close()
+        await asyncio.gather(*(each.closed for each in connections))
+
+    async def hold(self, seat: Seat) -> None:
+        """Round trip on every connection, then silence."""
+        for _ in range(seat.plan.clients):
+            protocol = await self._connect(seat, lambda: _Ping([seat.plan.payload]))
+            protocol.begin()
+            await protocol.finished
+        seat.announce("holding")
+        await seat.wait_in_loop()
+
+    async def paced_ping(self, seat: Seat) -> None:
+        """One round trip per tick."""
+        protocol = await self._connect(seat, _Mailbox)
+        reply: Buffer = b""
+        for message in seat.plan.warming():
+            protocol.send(message)
+            await protocol.messages.get()
+        seat.announce("warm")
+        await seat.wait_in_loop()
+        ticker = Ticker(seat.plan.interval_ns)
+        for message in seat.plan.measured():
+            await ticker.tick()
+            protocol.send(message)
+            reply = await protocol.messages.get()
+        seat.plan.check_last(reply)
+        protocol.transport.close()
+
+    async def paced_source(self, seat: Seat) -> None:
+        """One message per tick."""
+        protocol = await self._connect(seat, FramedProtocol)
+        await protocol.send_all(seat.plan.warming())
+        await seat.wait_in_loop()
+        ticker = Ticker(seat.plan.interval_ns)
+        for message in seat.plan.measured():
+            await ticker.tick()
+            protocol.send(message)
+        protocol.transport.close()
+        await protocol.closed
+
+    def new_sink(self, gauge: Gauge) -> FramedProtocol:
+        """The protocol that counts."""
+        return _Sink(gauge)
+
+    async def flood(self, protocol: FramedProtocol, messages: Iterator[bytes], plan: Plan) -> None:
+        """Send everything, one by one."""
+        await protocol.send_all(messages)
+
+    async def _connect(self, seat: Seat, factory: Callable[[], P]) -> P:
+        loop = asyncio.get_running_loop()
+        _, protocol = await loop.create_unix_connection(factory, seat.wiring)
+        return protocol
+
+
+class TunedBatches(TunedProtocol):
+    """The same with whole batches at both ends."""
+
+    max_size = 1024
+    refuses = ("ping", "hold", "paced_ping", "paced_source")
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(loop)
+        self.name = f"tuned Protocol batch ({loop})"
+
+    def new_sink(self, gauge: Gauge) -> FramedProtocol:
+        return _BatchSink(gauge)
+
+    async def flood(self, protocol: FramedProtocol, messages: Iterator[bytes], plan: Plan) -> None:
+        for batch in plan.in_batches(messages):
+            await protocol.send_many(batch)
+
+
+CONTENDERS = [
+    TunedProtocol("uvloop"),
+    TunedProtocol("asyncio"),
+    TunedBatches("uvloop"),
+    TunedBatches("asyncio"),
+]

@@ -1,0 +1,188 @@
+"""What a run found: rounds, medians, ratios, and their JSON form."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contender import Contender
+from benchmarks.workload import Case, Measurement, Metric, Workload
+
+UVLOOP_REFERENCE = "tuned Protocol (uvloop)"
+ASYNCIO_REFERENCE = "tuned Protocol (asyncio)"
+
+
+@dataclass
+class Entry:
+    """All rounds of one contender in one case. A failed round is None."""
+
+    contender: str
+    family: str
+    rounds: list[Measurement | None] = field(default_factory=list)
+
+    def median(self, key: str) -> float | None:
+        """The median over the rounds."""
+        values = self.values(key)
+        return statistics.median(values) if values else None
+
+    def values(self, key: str) -> list[float]:
+        """The figure of each round that has it."""
+        return [each.metrics[key] for each in self.rounds if each and key in each.metrics]
+
+    def spread(self, key: str) -> float | None:
+        """How far the rounds lie apart: (largest - smallest) / median."""
+        values = self.values(key)
+        middle = statistics.median(values) if values else 0
+        return (max(values) - min(values)) / middle if middle else None
+
+    @property
+    def queued(self) -> float:
+        """Median share of the time that neighbours took from it."""
+        return statistics.median([each.queued for each in self.rounds if each] or [0.0])
+
+    @property
+    def note(self) -> str:
+        """What the last round had to say."""
+        return next((each.note for each in reversed(self.rounds) if each), "")
+
+    @property
+    def messages(self) -> int:
+        """Measured messages of one round."""
+        return next((each.messages for each in self.rounds if each), 0)
+
+
+@dataclass
+class Table:
+    """One case of one workload, with everyone who took part."""
+
+    workload: str
+    title: str
+    case: str
+    metrics: tuple[Metric, ...]
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    def ratio(self, contender: str, reference: str, metric: Metric) -> float | None:
+        """How many times better the contender is: the median of the ratios of each round.
+
+        Neighbours on the machine slow whole rounds, so rounds are compared with themselves.
+        """
+        if contender not in self.entries or reference not in self.entries:
+            return None
+        pairs = zip(self.entries[contender].rounds, self.entries[reference].rounds, strict=False)
+        ratios = [
+            _better(ours.metrics[metric.key], theirs.metrics[metric.key], metric)
+            for ours, theirs in pairs
+            if ours and theirs and metric.key in ours.metrics and metric.key in theirs.metrics
+        ]
+        return statistics.median(ratios) if ratios else None
+
+    def ranking(self) -> list[Entry]:
+        """The entries, best first; those without a figure last."""
+        metric = self.metrics[0]
+        sign = -1 if metric.higher_is_better else 1
+
+        def rank(entry: Entry) -> tuple[bool, float]:
+            median = entry.median(metric.key)
+            return median is None, sign * (median or 0)
+
+        return sorted(self.entries.values(), key=rank)
+
+
+def _better(ours: float, theirs: float, metric: Metric) -> float:
+    larger, smaller = (ours, theirs) if metric.higher_is_better else (theirs, ours)
+    if larger == smaller:
+        return 1.0
+    return larger / smaller if smaller else float("inf")
+
+
+@dataclass
+class Results:
+    """Everything one run found."""
+
+    environment: dict[str, object]
+    options: dict[str, object]
+    tables: list[Table] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def open_table(self, workload: Workload, case: Case) -> Table:
+        """Start the table of one case."""
+        self.tables.append(Table(workload.name, workload.title, case.name, case.metrics))
+        return self.tables[-1]
+
+    def find(self, workload: str, case: str) -> Table | None:
+        """The table of one case, if it was measured."""
+        found = (each for each in self.tables if (each.workload, each.case) == (workload, case))
+        return next(found, None)
+
+    def save(self, file: Path) -> None:
+        """Write everything as JSON."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(self._document(), indent=1) + "\n")
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "environment": self.environment,
+            "options": self.options,
+            "skipped": self.skipped,
+            "failures": self.failures,
+            "tables": [_table_document(table) for table in self.tables],
+        }
+
+
+def _table_document(table: Table) -> dict[str, Any]:
+    return {
+        "workload": table.workload,
+        "title": table.title,
+        "case": table.case,
+        "metrics": [asdict(metric) for metric in table.metrics],
+        "entries": [
+            {
+                "contender": entry.contender,
+                "family": entry.family,
+                "median": {each.key: entry.median(each.key) for each in table.metrics},
+                "ratio_to_uvloop": table.ratio(entry.contender, UVLOOP_REFERENCE, table.metrics[0]),
+                "ratio_to_asyncio": table.ratio(
+                    entry.contender, ASYNCIO_REFERENCE, table.metrics[0]
+                ),
+                "rounds": [asdict(each) if each else None for each in entry.rounds],
+            }
+            for entry in table.ranking()
+        ],
+    }
+
+
+def load(file: Path) -> Results:
+    """Read what ``Results.save`` wrote."""
+    document = json.loads(file.read_text())
+    results = Results(document["environment"], document["options"])
+    results.skipped = document["skipped"]
+    results.failures = document["failures"]
+    results.tables = [_read_table(table) for table in document["tables"]]
+    return results
+
+
+def _read_table(document: dict[str, Any]) -> Table:
+    metrics = tuple(Metric(**metric) for metric in document["metrics"])
+    table = Table(document["workload"], document["title"], document["case"], metrics)
+    for each in document["entries"]:
+        rounds = [Measurement(**found) if found else None for found in each["rounds"]]
+        table.entries[each["contender"]] = Entry(each["contender"], each["family"], rounds)
+    return table
+
+
+def entry_of(table: Table, contender: Contender) -> Entry:
+    """The entry of a contender in a table, made at its first round."""
+    fresh = Entry(contender.name, contender.family)
+    return table.entries.setdefault(contender.name, fresh)
+
+
+def every_entry(results: Results) -> Iterator[tuple[Table, Entry]]:
+    """All entries of all tables."""
+    for table in results.tables:
+        for entry in table.entries.values():
+            yield table, entry

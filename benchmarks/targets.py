@@ -1,0 +1,210 @@
+"""The targets, and whether a run reached them.
+
+Nearly all are ratios between contenders of the same run, since an absolute time says more about
+the machine and its neighbours. They are reported, never asserted.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from benchmarks.results import ASYNCIO_REFERENCE, UVLOOP_REFERENCE, Entry, Results
+
+LOOPS = ("uvloop", "asyncio")
+WAKE_UP_BY_FD = ("unix", "pipe", "fifo", "tcp")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One promise: a figure, or its ratio to a reference, within a bound.
+
+    Attributes:
+        text: What is promised.
+        workload: Where it is measured.
+        case: In which of its cases.
+        contender: Who promised it.
+        sign: Whether the bound is a floor or a ceiling.
+        bound: The bound.
+        key: Which figure.
+        reference: Whose figure ours is divided by; None judges the figure itself.
+        unit: Of the bound.
+    """
+
+    text: str
+    workload: str
+    case: str
+    contender: str
+    sign: Literal["≥", "≤"]
+    bound: float
+    key: str
+    reference: str | None = None
+    unit: str = "factor"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target and what was found; None where it was not measured."""
+
+    target: Target
+    found: float | None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the target was reached."""
+        if self.found is None:
+            return None
+        target = self.target
+        return self.found >= target.bound if target.sign == "≥" else self.found <= target.bound
+
+
+def judge(results: Results) -> list[Verdict]:
+    """Compare a run with all targets."""
+    return [Verdict(target, _found(target, results)) for target in every_target()]
+
+
+def _found(target: Target, results: Results) -> float | None:
+    table = results.find(target.workload, target.case)
+    if table is None or target.contender not in table.entries:
+        return None
+    ours = table.entries[target.contender]
+    if target.reference is None:
+        return ours.median(target.key)
+    if target.reference not in table.entries:
+        return None
+    return _quotient(ours, table.entries[target.reference], target.key)
+
+
+def _quotient(ours: Entry, theirs: Entry, key: str) -> float | None:
+    """The median over the rounds of ours divided by theirs."""
+    quotients = [
+        one.metrics[key] / other.metrics[key]
+        for one, other in zip(ours.rounds, theirs.rounds, strict=False)
+        if one and other and other.metrics.get(key)
+    ]
+    return statistics.median(quotients) if quotients else None
+
+
+def every_target() -> Iterator[Target]:
+    """All rows, topic by topic."""
+    yield from _round_trips()
+    yield from _streams()
+    yield from _manners()
+
+
+def _round_trips() -> Iterator[Target]:
+    for loop in LOOPS:
+        for scheme, times in (("unix", 10), ("shm", 50)):
+            yield Target(
+                f"{scheme} round trip, adaptive: ≥ {times} × faster than tuned",
+                "round_trip",
+                "64 B",
+                f"aioipc {scheme} ({loop})",
+                "≤",
+                1 / times,
+                "p50_us",
+                UVLOOP_REFERENCE,
+            )
+    for scheme in (*WAKE_UP_BY_FD, "shm"):
+        for loop, reference, bound in (
+            ("uvloop", UVLOOP_REFERENCE, 1.25),
+            ("asyncio", ASYNCIO_REFERENCE, 1.0),
+        ):
+            yield Target(
+                "round trip, polling=block: time against tuned, same loop",
+                "round_trip",
+                "64 B",
+                f"aioipc {scheme} block ({loop})",
+                "≤",
+                bound,
+                "p50_us",
+                reference,
+            )
+
+
+def _streams() -> Iterator[Target]:
+    for name, bounds in (
+        ("unix", {"16 B": 3.0, "128 B": 3.0, "1 KiB": 2.0}),
+        ("pipe", {"16 B": 3.0, "128 B": 3.0, "1 KiB": 2.0}),
+        ("fifo", {"16 B": 3.0, "128 B": 3.0, "1 KiB": 2.0}),
+        ("shm", {"16 B": 4.0, "128 B": 4.0}),
+        ("shm batch", {"16 B": 7.0, "128 B": 7.0}),
+    ):
+        for case, bound in bounds.items():
+            yield from _rate(f"{name} one way, {case}", "one_way", case, name, bound)
+    for scheme, bound in (("unix", 2.0), ("shm", 3.0)):
+        yield from _rate(f"{scheme} fan-in of 100", "fan_in", "64 B", scheme, bound)
+    for scheme in ("unix", "shm"):
+        for loop in LOOPS:
+            yield Target(
+                f"msgpack dict over {scheme}: share of the bare decoder",
+                "codec",
+                "one way",
+                f"aioipc {scheme} msgpack ({loop})",
+                "≥",
+                0.65,
+                "messages_per_second",
+                "bare decoder (msgspec)",
+            )
+
+
+def _rate(text: str, workload: str, case: str, name: str, bound: float) -> Iterator[Target]:
+    for loop in LOOPS:
+        yield Target(
+            f"{text}: against tuned",
+            workload,
+            case,
+            f"aioipc {name} ({loop})",
+            "≥",
+            bound,
+            "messages_per_second",
+            UVLOOP_REFERENCE,
+        )
+
+
+def _manners() -> Iterator[Target]:
+    """What a good neighbour does: idle, lag, CPU, memory."""
+    for scheme in (*WAKE_UP_BY_FD, "shm"):
+        for loop in LOOPS:
+            yield from _manners_of(scheme, loop)
+
+
+def _manners_of(scheme: str, loop: str) -> Iterator[Target]:
+    adaptive = f"aioipc {scheme} ({loop})"
+    block = f"aioipc {scheme} block ({loop})"
+    idle = Target(
+        "idle pair, 3 s: context switches",
+        "idle",
+        "1 connection",
+        adaptive,
+        "≤",
+        0,
+        "switches",
+        unit="count",
+    )
+    yield idle
+    yield replace(idle, text="idle pair, 3 s: CPU", key="cpu_us", unit="us")
+    for case in ("round trips", "streaming"):
+        yield Target(
+            f"loop lag p99, {case}", "loop_lag", case, adaptive, "≤", 200, "lag_p99_us", unit="us"
+        )
+    for case, key in (
+        ("one way, 1,000/s", "cpu_us"),
+        ("round trips, 1,000/s", "cpu_us"),
+        ("round trips, one CPU", "p50_us"),
+    ):
+        yield Target(
+            f"{case}: adaptive against block", "cpu_at_rate", case, adaptive, "≤", 1.2, key, block
+        )
+    yield Target(
+        "memory per idle connection",
+        "connection_memory",
+        "idle",
+        adaptive,
+        "≤",
+        20 * 1024,
+        "object_bytes",
+        unit="bytes",
+    )
