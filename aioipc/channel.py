@@ -182,6 +182,9 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         try:
             if not self._is_forked:
                 await self._linger()
+        except BaseException:
+            self._cut_off()
+            raise
         finally:
             self._release()
         wait_closed = getattr(self._stream, "wait_closed", None)
@@ -199,6 +202,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         self._shut(ClosedError(f"this side closed the channel to {self.address}"))
         if error is not None and isinstance(self.port, PeerPort):
             self.port.refuse(error)
+        self._cut_off()
         self._release()
 
     def detach(self) -> tuple[str, tuple[int, ...]]:
@@ -247,6 +251,12 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         flushed = port.try_flush if isinstance(port, PeerPort) else port.transport.try_flush
         while not flushed():
             await wait_writable(port)
+
+    def _cut_off(self) -> None:
+        """End at once what else would be waited for after a close: a child process."""
+        kill = getattr(self._stream, "kill", None)
+        if kill is not None and not self._is_forked:
+            kill()
 
     def _release(self) -> None:
         self._state = _State.CLOSED

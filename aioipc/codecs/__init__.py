@@ -7,7 +7,7 @@ A codec is a module, or any object, with ``name``, ``format``, ``encode`` and ``
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
     from aioipc.abc import Codec
@@ -35,13 +35,18 @@ def get(codec: str | Codec[T]) -> Codec[Any]:
     return _checked(_load(codec)) if codec in BUILT_IN else _installed(codec)
 
 
-def typed(type_: type[T]) -> Codec[T]:
+@overload
+def typed(type_: type[T]) -> Codec[T]: ...
+@overload
+def typed(type_: Any) -> Codec[Any]: ...  # a union, which type checkers do not call a type
+def typed(type_: Any) -> Codec[Any]:
     """A codec that decodes into ``type_`` and refuses messages that do not fit it.
 
     It is msgpack on the wire, so the peer may use the plain ``"msgpack"`` codec.
 
     Args:
-        type_: Anything that msgspec can decode into: a Struct, a dataclass, ``list[int]``.
+        type_: Anything that msgspec can decode into: a Struct, a dataclass, ``list[int]``,
+            a union of Structs with tags.
     """
     return _load("_typed").Typed(type_)  # type: ignore[no-any-return]
 

@@ -85,6 +85,8 @@ cdef enum Polling:
     BUSY = 2
 
 cdef dict POLLING = {"adaptive": ADAPTIVE, "block": BLOCK, "busy": BUSY}
+cdef enum:
+    BATCH = 256                  # messages between two looks at the clock
 cdef int64_t BUSY_SLICE_NS = 100_000
 cdef int64_t MOST_SPENT_NS = 50_000
 
@@ -607,6 +609,8 @@ cdef class Operation:
         cdef MessagePort port = core.port
         cdef int64_t budget_ns = 0
         cdef int found
+        if pacer.c_overdue():
+            return self.c_yield(result)
         if core.polling == ADAPTIVE:
             if not pacer.crowded:
                 budget_ns = pacer.budget.c_next_ns()
@@ -763,6 +767,8 @@ cdef class ReceiveMany(Receive):
         cdef Py_ssize_t count = 1
         try:
             while count < self.limit:
+                if count % BATCH == 0 and core.pacer.c_overdue():
+                    break
                 obj = core.c_take()
                 if obj is NOTHING:
                     break
@@ -850,6 +856,8 @@ cdef class SendMany(SendOperation):
         cdef Py_ssize_t count = len(self.objects)
         port.c_begin_batch()
         while self.index < count:
+            if self.index % BATCH == BATCH - 1 and core.pacer.c_overdue():
+                return 0
             if self.begun:
                 if port.c_rest():
                     return 0

@@ -83,8 +83,9 @@ cdef class FdStream(ByteCore):
         owners: Objects with ``close`` and ``detach`` that close a descriptor in their own
             way, by its number.
         on_close: Called with no arguments before the descriptors are closed.
-        last_word: Asked at the end of the stream whether that was a clean end: it answers
-            False while nobody can tell, then calls what ``on_ready(callback)`` was given.
+        last_word: Knows how the peer ends (`aioipc.transports._stream.LastWord`): asked at the
+            end of the stream whether that was a clean one, and while there is no end whether
+            there will be.
     """
 
     def __init__(
@@ -144,6 +145,8 @@ cdef class FdStream(ByteCore):
                 return WOULD_BLOCK
             return AT_END
         if n == -EAGAIN:
+            if self.last_word is not None:
+                self.last_word.check()
             return WOULD_BLOCK
         raise self.c_error(-n, "read from")
 
@@ -176,7 +179,7 @@ cdef class FdStream(ByteCore):
                 raise self.c_error(errno, "write to")
 
     cdef int c_read_fd(self) noexcept:
-        return self.read_fd
+        return -1 if self.at_end else self.read_fd  # at the end it is readable for ever
 
     cdef int c_write_fd(self) noexcept:
         return self.write_fd
@@ -251,11 +254,12 @@ cdef class FdStream(ByteCore):
 
     def on_readable(self, callback):
         self.read_callback = callback
-        if self.at_end and self.last_word is not None:
-            # The descriptor is readable for ever now, and would spin.
-            self.watch.unwatch_reading()
+        if self.last_word is not None:
             self.last_word.on_ready(None if callback is None else self._readable)
-            return
+            if self.at_end:
+                # The descriptor is readable for ever now, and would spin.
+                self.watch.unwatch_reading()
+                return
         if callback is not None and not self.watch.reading:
             self.watch.watch_reading(self.read_fd, self._readable)
 

@@ -83,6 +83,7 @@ cdef class Pacer:
     cdef int64_t spent_ns        # polled since the loop last turned
 
     cdef bint c_must_yield(self) noexcept
+    cdef bint c_overdue(self) noexcept
     cdef void c_yielding(self) noexcept
     cdef void c_resume(self) noexcept
     cdef int c_wrote(self) except -1

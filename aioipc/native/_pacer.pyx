@@ -164,10 +164,14 @@ cdef class Pacer:
         self.ops += 1
         if self.ops >= OPS_PER_TURN:
             return True
-        if self.ops & (OPS_PER_CLOCK - 1) or clock_ns() - self.resumed_ns <= TURN_NS:
+        if self.ops & (OPS_PER_CLOCK - 1) or not self.c_overdue():
             return False
         self.ops = OPS_PER_TURN  # due until the loop has turned, whoever asks again
         return True
+
+    cdef bint c_overdue(self) noexcept:
+        """Whether the loop has not turned for longer than is fair."""
+        return clock_ns() - self.resumed_ns > TURN_NS
 
     cdef void c_yielding(self) noexcept:
         self.yielded_ns = clock_ns()

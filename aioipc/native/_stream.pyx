@@ -174,6 +174,8 @@ cdef class StreamPort(MessagePort):
                 raise self.ending.with_traceback(None)
             if not self.c_fill():
                 return None
+            if self.large is not NULL and self.c_overdue():
+                return None
             if self.large is not NULL and self.large_filled == self.large_length:
                 payload = <object>self.large
                 self.c_drop_large()
@@ -258,7 +260,7 @@ cdef class StreamPort(MessagePort):
         if self.large is not NULL:
             return self.c_fill_large()
         self.c_make_space()
-        n = self.c_read(self.block + self.end, BLOCK - self.end)
+        n = self.c_read(self.block + self.end, self.capacity - self.end)
         if n > 0:
             self.end += n
             return 1
@@ -296,7 +298,7 @@ cdef class StreamPort(MessagePort):
             self.start = self.end = 0
         elif self.start == self.end:
             self.start = self.end = 0
-        elif self.end >= BLOCK:
+        elif self.end >= self.capacity:
             memmove(self.block, self.block + self.start, self.end - self.start)
             self.end -= self.start
             self.start = 0
@@ -311,6 +313,14 @@ cdef class StreamPort(MessagePort):
             self.block = NULL
         self.start = self.end = 0
         return 0
+
+    cdef bint c_overdue(self) noexcept:
+        """Whether a long message has kept the loop for long enough."""
+        return (
+            self.large_filled < self.large_length
+            and self.pacer is not None
+            and self.pacer.c_overdue()
+        )
 
     cdef int c_begin_large(self, uint32_t word, Py_ssize_t length) except -1:
         """Gather a frame that no block can hold in a bytes object that grows as it comes."""
@@ -552,6 +562,8 @@ cdef class StreamPort(MessagePort):
             if n == <Py_ssize_t>iov.iov_len:
                 self.rest.pop(0)
                 self.rest_offset = 0
+            if self.rest and self.pacer is not None and self.pacer.c_overdue():
+                return 0  # the next part leaves when the loop has turned
         self.rest = None
         return 1
 
@@ -649,7 +661,7 @@ cdef class StreamPort(MessagePort):
         return 1
 
     cdef bint c_poll_read(self) noexcept nogil:
-        cdef Py_ssize_t n = self.io.c_read_nogil(self.block + self.end, BLOCK - self.end)
+        cdef Py_ssize_t n = self.io.c_read_nogil(self.block + self.end, self.capacity - self.end)
         self.counters.read_calls += 1
         if n > 0:
             self.end += n

@@ -18,13 +18,20 @@ STREAM = Capability.STREAM | Capability.DUPLEX | Capability.BACKPRESSURE
 
 
 class LastWord(Protocol):
-    """Says at the end of a stream whether that was a clean end."""
+    """Says how the peer at the other end of a stream ended."""
 
     def __call__(self) -> bool:
-        """True if it was, False while nobody can tell.
+        """The stream is at its end: True if that is a clean one, False while nobody can tell.
 
         Raises:
-            PeerCrashed: It was not.
+            PeerCrashed: It is not.
+        """
+
+    def check(self) -> None:
+        """Nothing is there to be read.
+
+        Raises:
+            PeerCrashed: Nothing will be, either: the peer was dead before anybody looked.
         """
 
     def on_ready(self, callback: Callable[[], object] | None, /) -> None:

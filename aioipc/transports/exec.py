@@ -11,12 +11,12 @@ from collections.abc import Callable
 from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.errors import PeerCrashed, from_os_error
-from aioipc.kernel.owned import above_stdio
+from aioipc.kernel.owned import abandon_in_child, above_stdio
 from aioipc.kernel.spawn import Child, spawn
 from aioipc.limits import Limits
 from aioipc.loop.fd import FdWatch
 from aioipc.native._fd import FdStream
-from aioipc.transports._stream import STREAM, descriptor_stream
+from aioipc.transports._stream import STREAM
 
 __all__ = ["CAPABILITIES", "connect"]
 
@@ -48,17 +48,7 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
     os.close(child_writes)
     for fd in (read_fd, write_fd):
         os.set_blocking(fd, False)
-    program = Program(child, str(address), limits.linger_s)
-    stream = descriptor_stream(
-        read_fd,
-        write_fd,
-        address=str(address),
-        capabilities=CAPABILITIES,
-        on_close=program.let_go,
-        last_word=program,
-    )
-    stream.wait_closed = program.wait_ended
-    return stream
+    return ProgramStream(read_fd, write_fd, Program(child, str(address), limits.linger_s))
 
 
 def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
@@ -69,49 +59,109 @@ def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
     return ends[0], ends[1]
 
 
+class ProgramStream(FdStream):
+    """The standard input and output of a child."""
+
+    def __init__(self, read_fd: int, write_fd: int, program: Program) -> None:
+        super().__init__(
+            read_fd,
+            write_fd,
+            FdWatch(),
+            is_socket=False,
+            address=program.address,
+            capabilities=CAPABILITIES,
+            on_close=program.let_go,
+            last_word=program,
+        )
+        self.wait_closed = program.wait_ended
+        self.kill = program.kill
+        abandon_in_child(self)
+
+
 class Program:
-    """A child on the other side of a stream: how it ended, and that it does end."""
+    """A child on the other side of a stream: how it ended, and that it does end.
+
+    Attributes:
+        address: For messages.
+    """
 
     def __init__(self, child: Child, address: str, linger_s: float) -> None:
+        self.address = address
         self._child = child
-        self._address = address
         self._linger_s = linger_s
         self._watch = FdWatch()
         self._waiting: Callable[[], object] | None = None
-        self._let_go = False
-        self._clean_end: bool | None = None
+        self._at_end = False
+        self._patience: asyncio.TimerHandle | None = None
+        self._lost_patience = False
+        self._failure: int | None = None
 
     def __call__(self) -> bool:
-        """Whether the end of the stream can be judged now, and was clean.
+        """Whether the end of the stream can be judged now, and is clean.
+
+        A child that closes its standard output and lives on is waited for as long as a close
+        would wait for it.
 
         Raises:
             PeerCrashed: The child ended with another status than 0.
         """
+        self._at_end = True
         status = self._child.status()
         if status is None:
-            return False
-        if status:
-            raise PeerCrashed(f"{self._address}: {describe(status)}", status=status)
+            return self._lost_patience
+        self._failure = status
+        self.check()
         return True
 
+    def check(self) -> None:
+        """Do not wait for the end of the stream where the child has failed.
+
+        Its own children may hold the stream open for ever. Where it ended well, they may go on
+        with it.
+
+        Raises:
+            PeerCrashed: The child ended with another status than 0.
+        """
+        if self._failure:
+            raise PeerCrashed(f"{self.address}: {describe(self._failure)}", status=self._failure)
+
     def on_ready(self, callback: Callable[[], object] | None) -> None:
-        """Call ``callback`` once the child has ended."""
+        """Call ``callback`` once the child has ended, or was waited for long enough."""
         self._waiting = callback
         if callback is None:
-            self._watch.unwatch_reading()
-        elif self._child.pidfd >= 0 and not self._watch.reading:
+            self._stop_patience()
+            return
+        if self._child.pidfd >= 0 and self._child.status() is None and not self._watch.reading:
             self._watch.watch_reading(self._child.pidfd, self._ended)
+        if self._at_end and self._patience is None:
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(self._linger_s, self._lose_patience)
 
     def _ended(self) -> None:
         self._watch.unwatch_reading()
+        self._failure = self._child.status()
+        if self._failure or self._at_end:
+            self._ring()
+
+    def _lose_patience(self) -> None:
+        self._lost_patience = True
+        self._ring()
+
+    def _stop_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _ring(self) -> None:
+        self._stop_patience()
         callback, self._waiting = self._waiting, None
         if callback is not None:
             callback()
 
     def let_go(self) -> None:
-        """The stream closes. `wait_ended` is to follow; else the child gets SIGTERM."""
+        """The stream closes. `wait_ended` or `kill` is to follow; else the child gets SIGTERM."""
+        self._stop_patience()
         self._watch.close()
-        self._let_go = True
 
     async def wait_ended(self) -> None:
         """Wait for the child to end, by force in the end, and reap it.
@@ -125,24 +175,37 @@ class Program:
                 if not await self._ends_within(_TERMINATE_GRACE_S):
                     self._child.send_signal(signal.SIGKILL)
                     await self._ends_within(None)
-        except asyncio.CancelledError:
-            self._child.send_signal(signal.SIGKILL)
+        except BaseException:
+            self.kill()
             raise
-        finally:
-            self._watch.close()
-            self._child.close()
+        self._child.close()
 
     async def _ends_within(self, limit_s: float | None) -> bool:
+        if self._child.status() is not None:
+            return True
         ended = asyncio.Event()
-        while self._child.status() is None:
-            ended.clear()
-            self.on_ready(ended.set)
-            try:
-                async with asyncio.timeout(limit_s):
-                    await ended.wait()
-            except TimeoutError:
-                return False
-        return True
+        self._watch.watch_reading(self._child.pidfd, ended.set)
+        try:
+            async with asyncio.timeout(limit_s):
+                await ended.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._watch.unwatch_reading()
+        return self._child.status() is not None
+
+    def kill(self) -> None:
+        """End the child at once, and reap it as soon as it has ended. Idempotent."""
+        self.let_go()
+        if self._child.send_signal(signal.SIGKILL):
+            with contextlib.suppress(RuntimeError):  # no loop runs: it is reaped some time later
+                self._watch.watch_reading(self._child.pidfd, self._reap)
+                return
+        self._child.close()
+
+    def _reap(self) -> None:
+        self._watch.close()
+        self._child.close()
 
     def __del__(self) -> None:
         if self._child.fileno() >= 0:
