@@ -69,6 +69,11 @@ format: $(VENV)/.test  ## let ruff rewrite what it can
 bench: $(VENV)/.bench $(VENV)/.native  ## our transports beside the alternatives, interleaved
 	@$(BIN)/python -m benchmarks $(BENCH)
 
+.PHONY: docs
+docs: $(VENV)/.docs  ## a web site of docs/ in site/
+	@$(BIN)/mkdocs build --strict --quiet --config-file .mkdocs.yml
+	@echo "open site/index.html"
+
 .PHONY: test-all
 test-all:  ## the tests on every Python from 3.11 on that PATH or pyenv knows
 	@for version in $(VERSIONS); do \
@@ -110,6 +115,6 @@ $(VENV)/.native: $(VENV)/.installed $(NATIVE) $(UNBUILT)
 	@$(SETUP) --quiet build_ext --inplace
 	@touch $@
 
-$(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.installed
+$(VENV)/.test $(VENV)/.bench $(VENV)/.docs: $(VENV)/.%: $(VENV)/.installed
 	@$(REQUIRES) $* | $(PIP) install --requirement /dev/stdin
 	@touch $@

@@ -1,0 +1,86 @@
+"""Every example, as a user would run it: a real process, how it ends and what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.children import PATIENCE_S
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@dataclass(frozen=True)
+class Run:
+    """How an example ended, and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run(name: str, *arguments: str) -> Run:
+    command = [sys.executable] if name.endswith(".py") else []
+    done = subprocess.run(
+        [*command, str(EXAMPLES / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        cwd="/",
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+def test_every_example_has_its_test() -> None:
+    tested = set(re.findall(r'run\("([\w./]+)"', Path(__file__).read_text()))
+    scripts = {
+        path.relative_to(EXAMPLES).as_posix()
+        for path in EXAMPLES.rglob("*")
+        if path.is_file() and path.suffix in {".py", ".sh"}
+    }
+    assert scripts - tested == {"exec_worker/worker.py"}, "the parent starts that one"
+
+
+@pytest.mark.parametrize("address", ["", "unix:echo", "unix:{}/echo.socket", "tcp://127.0.0.1:0"])
+def test_echo_service(address: str, tmp_path: Path) -> None:
+    addresses = [address.format(tmp_path)] if address else []
+
+    done = run("echo_service.py", *addresses)
+
+    assert done.status == 0, done.err
+    assert "5 of 5 messages came back" in done.out
+    assert "exit status 0" in done.out
+
+
+def test_echo_service_at_an_impossible_address() -> None:
+    done = run("echo_service.py", "unix:no/where")
+
+    assert done.status == 1
+    assert len(done.err.splitlines()) == 1
+    assert "wrong name 'no/where'" in done.err
+
+
+def test_worker_over_exec() -> None:
+    done = run("exec_worker/parent.py")
+
+    assert done.status == 0, done.err
+    assert "job 'crash' was lost" in done.out
+    assert "killed by SIGSEGV" in done.out
+    assert done.out.endswith("4 jobs done by 2 workers\n")
+    assert done.err.splitlines() == ["ready", "ready"], "each worker prints to standard error"
+
+
+def test_typed_messages() -> None:
+    done = run("typed_messages.py")
+
+    assert done.status == 0, done.err
+    assert "Expected `int`, got `str` - at `$.cents`" in done.out
+    assert "Balance()\n    750 cents" in done.out
