@@ -36,6 +36,8 @@ from benchmarks.proc import Effort, effort, queued_ns
 
 DEADLINE_S = 120.0
 """A role that has not answered by then is stuck; it is killed and the run reported as failed."""
+LEAVE_S = 1.0
+"""How long a process whose role is over may take to exit."""
 
 _PR_SET_PDEATHSIG = 1
 _spawn = multiprocessing.get_context("spawn")
@@ -81,6 +83,7 @@ class Actor:
     control: Connection
     role: Role
     inbox: list[Any] = field(default_factory=list)
+    finished: bool = False
 
     @property
     def pid(self) -> int:
@@ -92,8 +95,12 @@ class Actor:
         """Let a waiting role go on."""
         self.control.send("go")
 
-    def kill(self) -> None:
-        """End the process, whatever it does, and reap it."""
+    def dismiss(self) -> None:
+        """End the process and reap it: it may leave if its role is over, else it is killed."""
+        if self.finished and not self.control.closed:
+            with contextlib.suppress(OSError):
+                self.release()
+                self.process.join(LEAVE_S)
         self.process.kill()
         self.process.join()
         self.control.close()
@@ -190,6 +197,7 @@ class Pair:
         if isinstance(event, _Failure):
             raise RoleFailed(f"{actor.role}: {event.traceback}")
         actor.inbox.append(event)
+        actor.finished = isinstance(event, Outcome)
 
 
 @contextmanager
@@ -228,7 +236,7 @@ def cast(
         actors = []
         for part, end in zip(parts, ends, strict=True):
             actors.append(_start(contender, part, plan, end))
-            stack.callback(actors[-1].kill)
+            stack.callback(actors[-1].dismiss)
         pair = Pair(actors[0], actors[1])
         pair.start()
         wiring.close()

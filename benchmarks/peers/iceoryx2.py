@@ -15,6 +15,9 @@ from benchmarks.peers._blocking import BlockingContender, Ends
 QUEUED_BYTES = 64 * 1024 * 1024
 QUEUED_MESSAGES = 1024
 
+_open_ports: list[Any] = []
+"""A publisher that goes takes with it what its subscriber did not read yet: all stay until exit."""
+
 
 class BusyIceoryx2(BlockingContender):
     """A core is burnt on each side; the payload is written once and never copied out."""
@@ -28,12 +31,16 @@ class BusyIceoryx2(BlockingContender):
         receive = _receiver(seat, "forth")
         send = _sender(seat, "back")
         seat.announce("listening")
+        send(receive())
         yield send, receive
 
     @contextmanager
     def client(self, seat: Seat) -> Iterator[Ends]:
         receive = _receiver(seat, "back")
-        yield _sender(seat, "forth"), receive
+        send = _sender(seat, "forth")
+        send(seat.plan.payload)
+        receive()  # what is sent before both sides know each other may be lost
+        yield send, receive
 
     def content(self, message: Any) -> bytes:
         return bytes(message.payload().as_memory_view())
@@ -46,6 +53,8 @@ def _service(seat: Seat, direction: str) -> Any:
         node.service_builder(iceoryx2.ServiceName.new(f"{seat.wiring}/{direction}"))
         .publish_subscribe(iceoryx2.Slice[ctypes.c_uint8])
         .enable_safe_overflow(False)
+        .max_publishers(1)
+        .max_subscribers(1)
         .subscriber_max_buffer_size(_queued(seat.plan))
         .open_or_create()
     )
@@ -64,6 +73,7 @@ def _sender(seat: Seat, direction: str) -> Callable[[Any], None]:
         .backpressure_strategy(iceoryx2.BackpressureStrategy.RetryUntilDelivered)
         .create()
     )
+    _open_ports.append(publisher)
     loan, copy = publisher.loan_slice_uninit, ctypes.memmove
 
     def send(message: Any) -> None:
@@ -77,6 +87,7 @@ def _sender(seat: Seat, direction: str) -> Callable[[Any], None]:
 
 def _receiver(seat: Seat, direction: str) -> Callable[[], Any]:
     subscriber = _service(seat, direction).subscriber_builder().create()
+    _open_ports.append(subscriber)
     poll = subscriber.receive
 
     def receive() -> Any:

@@ -30,7 +30,7 @@ class OneWay:
     def cases(self, *, quick: bool) -> list[Case]:
         """One case for each size."""
         return [
-            Case(name, Plan(size, few if quick else many, max(2, few // 10)), (RATE, BYTES))
+            Case(name, Plan(size, few if quick else many, max(16, few // 10)), (RATE, BYTES))
             for name, (size, many, few) in SIZES.items()
         ]
 
