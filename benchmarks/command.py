@@ -27,6 +27,7 @@ from benchmarks.workloads import WORKLOADS
 
 ROUNDS = 5
 ROUNDS_QUICK = 3
+INTERRUPTED = 130
 WIDTH_OF_A_FILE = 140
 DISTURBED = 0.05
 """A round whose processes waited longer than this share of their time for a CPU is repeated."""
@@ -133,6 +134,8 @@ def main(
     if plot_file:
         plot.draw(results, plot_file)
         console.print(f"plot: {plot_file}", highlight=False)
+    if results.interrupted:
+        raise SystemExit(INTERRUPTED)
     if results.failures:
         raise SystemExit(1)
 
@@ -155,7 +158,7 @@ def _measure(console: Console, options: Options) -> Results:
         _take(turns, options.patience, results, console)
     except KeyboardInterrupt:
         console.print("interrupted; what was measured so far:", style="yellow")
-        results.failures.append("interrupted")
+        results.interrupted = True
     return results
 
 

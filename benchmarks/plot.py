@@ -28,7 +28,7 @@ def draw(results: Results, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     shapes: list[str] = []
     top = MARGIN
-    for table in results.tables:
+    for table in (each for each in results.tables if _measured(each)):
         shapes += _chart(table, top)
         top += TITLE_HEIGHT + ROW_HEIGHT * len(_measured(table)) + MARGIN
     file.write_text("\n".join([*_head(top), *shapes, *_foot(results, top), "</svg>"]) + "\n")

@@ -17,7 +17,8 @@ _MARKS = {True: "[green]reached[/]", False: "[red]missed[/]"}
 def print_results(console: Console, results: Results) -> None:
     """One table for each case, then what was left out and what failed."""
     for table in results.tables:
-        console.print(_table(table))
+        if table.entries:
+            console.print(_table(table))
     for name, reason in results.skipped.items():
         console.print(f"[dim]skipped: {name}: {reason}[/]", highlight=False)
     for failure in results.failures:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +107,7 @@ class Results:
     tables: list[Table] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    interrupted: bool = False
 
     def open_table(self, workload: Workload, case: Case) -> Table:
         """Start the table of one case."""
@@ -130,7 +130,8 @@ class Results:
             "options": self.options,
             "skipped": self.skipped,
             "failures": self.failures,
-            "tables": [_table_document(table) for table in self.tables],
+            "interrupted": self.interrupted,
+            "tables": [_table_document(table) for table in self.tables if table.entries],
         }
 
 
@@ -162,6 +163,7 @@ def load(file: Path) -> Results:
     results = Results(document["environment"], document["options"])
     results.skipped = document["skipped"]
     results.failures = document["failures"]
+    results.interrupted = document["interrupted"]
     results.tables = [_read_table(table) for table in document["tables"]]
     return results
 
@@ -179,10 +181,3 @@ def entry_of(table: Table, contender: Contender) -> Entry:
     """The entry of a contender in a table, made at its first round."""
     fresh = Entry(contender.name, contender.family)
     return table.entries.setdefault(contender.name, fresh)
-
-
-def every_entry(results: Results) -> Iterator[tuple[Table, Entry]]:
-    """All entries of all tables."""
-    for table in results.tables:
-        for entry in table.entries.values():
-            yield table, entry

@@ -1,0 +1,70 @@
+"""The benchmarks run, judge, and leave nothing behind. No test asserts a time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = "tuned Protocol (asyncio)"
+OURS = "aioipc unix (asyncio)"
+
+
+def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """Start the command in a session of its own, with its temporary files in ``folder``."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "--quick", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_a_run_measures_saves_and_judges(tmp_path: Path) -> None:
+    (folder := tmp_path / "temporary").mkdir()
+    saved, plot = tmp_path / "results.json", tmp_path / "plot.svg"
+    arguments = ["--workload", "round_trip", "--rounds", "2", "--only", OURS]
+    output, _ = start(*arguments, "--json", str(saved), folder=folder).communicate()
+
+    document = json.loads(saved.read_text())
+    assert document["failures"] == [], output
+    (table,) = document["tables"]
+    entries = {entry["contender"]: entry for entry in table["entries"]}
+    assert {OURS, REFERENCE} <= entries.keys()
+    assert all(len(entry["rounds"]) == 2 for entry in entries.values())
+    assert entries[REFERENCE]["ratio_to_asyncio"] == 1
+    assert entries[OURS]["median"]["p50_us"] > 0
+    assert document["environment"]["python"]
+    assert not list(folder.iterdir())
+
+    arguments = ["--load", str(saved), "--check-targets", "--plot", str(plot)]
+    output, _ = start(*arguments, folder=folder).communicate()
+    assert "unix round trip, adaptive" in output
+    assert "not measured in this run" in output
+    assert plot.read_text().startswith("<svg")
+
+
+def test_an_interrupt_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    arguments = ["--workload", "idle", "--only", OURS]
+    benchmark = start(*arguments, folder=tmp_path)
+    while not list(tmp_path.glob("aioipc-bench-*")):
+        assert benchmark.poll() is None, benchmark.communicate()[0]
+        time.sleep(0.01)
+    os.killpg(benchmark.pid, signal.SIGINT)
+    output, _ = benchmark.communicate()
+
+    assert benchmark.returncode == 130, output
+    assert "interrupted" in output
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ProcessLookupError):  # multiprocessing's tracker leaves a moment later
+        while True:
+            os.killpg(benchmark.pid, 0)
+            time.sleep(0.01)
