@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from aioipc import Channel, EndOfStream
+from aioipc import Channel, EndOfStream, WouldBlock
 from tests.children import Peer, Peers
 from tests.kernel.strangers import BECOME_NOBODY
 
@@ -109,6 +110,18 @@ async def converse(channel: Channel[Any], messages: Sequence[object] = MESSAGES)
             assert await channel.receive() == message
     await channel.send_eof()
     await ends(channel)
+
+
+async def stuck_send(channel: Channel[Any]) -> asyncio.Task[None]:
+    """Send until there is no more room; the task has started and waits for some."""
+    message = "x" * 1_000
+    with contextlib.suppress(WouldBlock):
+        while True:
+            channel.send_nowait(message)
+    task = asyncio.ensure_future(channel.send(message))
+    await asyncio.sleep(0)
+    assert not task.done()
+    return task
 
 
 async def ends(channel: Channel[Any]) -> None:

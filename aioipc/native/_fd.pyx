@@ -88,6 +88,9 @@ cdef class FdStream(ByteCore):
             there will be.
     """
 
+    def __cinit__(self, *args, **options):
+        self.closed = True
+
     def __init__(
         self,
         int read_fd,
@@ -112,6 +115,11 @@ cdef class FdStream(ByteCore):
         self.owners = owners or {}
         self.on_close = on_close
         self.last_word = last_word
+        self.closed = False
+
+    def __del__(self):
+        """Close what was dropped open, as when opening failed half way."""
+        self.close()
 
     cdef object c_error(self, int number, str doing):
         return from_os_error(OSError(number, os.strerror(number)), f"{doing} {self.address}")
@@ -206,8 +214,8 @@ cdef class FdStream(ByteCore):
 
     @property
     def fds(self):
-        """The descriptors, each once: ``(read, write)`` or the one socket."""
-        if self.read_fd == self.write_fd:
+        """The descriptors that are open, each once: ``(read, write)`` or the one socket."""
+        if self.read_fd == self.write_fd >= 0:
             return (self.read_fd,)
         return tuple(fd for fd in (self.read_fd, self.write_fd) if fd >= 0)
 

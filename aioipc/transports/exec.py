@@ -39,6 +39,8 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
     with contextlib.ExitStack() as undo:
         child_reads, write_fd = _pipe(undo)
         read_fd, child_writes = _pipe(undo)
+        for fd in (read_fd, write_fd):
+            os.set_blocking(fd, False)
         try:
             child = spawn(address.argv, stdin=child_reads, stdout=child_writes)
         except OSError as error:
@@ -46,8 +48,6 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
         undo.pop_all()
     os.close(child_reads)
     os.close(child_writes)
-    for fd in (read_fd, write_fd):
-        os.set_blocking(fd, False)
     return ProgramStream(read_fd, write_fd, Program(child, str(address), limits.linger_s))
 
 
@@ -90,6 +90,7 @@ class Program:
         self._child = child
         self._linger_s = linger_s
         self._watch = FdWatch()
+        self._reaper = FdWatch()
         self._waiting: Callable[[], object] | None = None
         self._at_end = False
         self._patience: asyncio.TimerHandle | None = None
@@ -131,7 +132,7 @@ class Program:
         if callback is None:
             self._stop_patience()
             return
-        if self._child.pidfd >= 0 and self._child.status() is None and not self._watch.reading:
+        if self._failure is None and not self._watch.reading:
             self._watch.watch_reading(self._child.pidfd, self._ended)
         if self._at_end and self._patience is None:
             loop = asyncio.get_running_loop()
@@ -161,6 +162,7 @@ class Program:
     def let_go(self) -> None:
         """The stream closes. `wait_ended` or `kill` is to follow; else the child gets SIGTERM."""
         self._stop_patience()
+        self._waiting = None
         self._watch.close()
 
     async def wait_ended(self) -> None:
@@ -184,27 +186,26 @@ class Program:
         if self._child.status() is not None:
             return True
         ended = asyncio.Event()
-        self._watch.watch_reading(self._child.pidfd, ended.set)
+        watch = FdWatch()
+        watch.watch_reading(self._child.pidfd, ended.set)
         try:
             async with asyncio.timeout(limit_s):
                 await ended.wait()
         except TimeoutError:
             pass
         finally:
-            self._watch.unwatch_reading()
+            watch.close()
         return self._child.status() is not None
 
     def kill(self) -> None:
         """End the child at once, and reap it as soon as it has ended. Idempotent."""
         self.let_go()
-        if self._child.send_signal(signal.SIGKILL):
+        if self._child.send_signal(signal.SIGKILL) and not self._reaper.reading:
             with contextlib.suppress(RuntimeError):  # no loop runs: it is reaped some time later
-                self._watch.watch_reading(self._child.pidfd, self._reap)
-                return
-        self._child.close()
+                self._reaper.watch_reading(self._child.pidfd, self._reap)
 
     def _reap(self) -> None:
-        self._watch.close()
+        self._reaper.close()
         self._child.close()
 
     def __del__(self) -> None:
