@@ -11,7 +11,7 @@ import socket
 from aioipc.abc import Allow, Capability
 from aioipc.address import Address
 from aioipc.errors import AccessDenied, ConnectError, from_os_error
-from aioipc.kernel.owned import OwnedSocket
+from aioipc.kernel.owned import OwnedSocket, socket_above_stdio
 from aioipc.limits import Limits
 from aioipc.native._fd import FdStream
 from aioipc.transports._sockets import SocketAcceptor, connect_socket
@@ -84,6 +84,7 @@ def _refuse_allow(address: Address, allow: Allow | None) -> None:
 
 
 def _stream(sock: socket.socket, address: str) -> FdStream:
+    sock = socket_above_stdio(sock)  # now, for the number must not change any more
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     local = _is_loopback(sock.getpeername()[0])
     capabilities = CAPABILITIES & ~Capability.REMOTE if local else CAPABILITIES

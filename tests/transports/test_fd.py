@@ -154,6 +154,15 @@ class TestPipes:
             await sending.aclose()
             await ends(receiving)
 
+    async def test_one_end_is_finished_and_then_closed(self, pipe: tuple[int, int]) -> None:
+        receiving = await aioipc.connect(f"fd:{pipe[0]}")
+        sending = await aioipc.connect(f"fd:{pipe[1]}")
+        async with receiving, sending:
+            await sending.send("last")
+            await sending.send_eof()
+            assert await receiving.receive() == "last"
+            await ends(receiving)
+
     async def test_they_do_not_change_for_others(self, pipe: tuple[int, int]) -> None:
         copies = [os.dup(fd) for fd in pipe]
         async with aioipc.connect(f"fd:{pipe[0]},{pipe[1]}"):

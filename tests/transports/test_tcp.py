@@ -96,6 +96,15 @@ async def test_small_messages_do_not_wait_for_each_other() -> None:
         assert time.monotonic() - started < 3
 
 
+async def test_a_process_without_standard_input(peers: Peers) -> None:
+    """Its first socket is number 0, until the transport moves it out of the way."""
+    server = program(peers, f"os.close(0)\n{SERVE_ECHO.strip()}", "tcp://127.0.0.1:0")
+    async with aioipc.connect(await server.next_line()) as channel:
+        await converse(channel)
+    async with aioipc.connect(channel.address) as channel:
+        await converse(channel)
+
+
 async def test_a_killed_server(peers: Peers) -> None:
     server = program(peers, SERVE_ECHO, "tcp://127.0.0.1:0")
     address = await server.next_line()
