@@ -88,7 +88,6 @@ cdef dict POLLING = {"adaptive": ADAPTIVE, "block": BLOCK, "busy": BUSY}
 cdef enum:
     BATCH = 256                  # messages between two looks at the clock
 cdef int64_t BUSY_SLICE_NS = 100_000
-cdef int64_t MOST_SPENT_NS = 50_000
 
 cdef object NOTHING = object()   # there is no object, not even None
 cdef object NO_FDS = ()
@@ -608,8 +607,9 @@ cdef class Operation:
         cdef Pacer pacer = core.pacer
         cdef MessagePort port = core.port
         cdef int64_t budget_ns = 0
+        cdef int64_t left_ns = pacer.c_left_ns()
         cdef int found
-        if pacer.c_overdue():
+        if left_ns <= 0:
             return self.c_yield(result)
         if core.polling == ADAPTIVE:
             if not pacer.crowded:
@@ -617,16 +617,14 @@ cdef class Operation:
         elif core.polling == BUSY:
             budget_ns = BUSY_SLICE_NS
         if budget_ns > 0:
-            if core.polling == ADAPTIVE and pacer.spent_ns >= MOST_SPENT_NS:
-                return self.c_yield(result)
-            found = pacer.c_poll(port, budget_ns, for_room)
+            found = pacer.c_poll(port, min(budget_ns, left_ns), for_room)
             if found == 1:
                 pacer.budget.c_hit()
                 if for_room:
                     port.c_flush()
                 return RETRY
-            if core.polling == BUSY:
-                return self.c_yield(result)
+            if core.polling == BUSY or (found == 0 and budget_ns > left_ns):
+                return self.c_yield(result)  # and poll on in the next turn
             if found == 0:
                 pacer.budget.c_miss()
         if for_room:

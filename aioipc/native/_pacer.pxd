@@ -80,10 +80,10 @@ cdef class Pacer:
     cdef int ops
     cdef int64_t resumed_ns
     cdef int64_t yielded_ns
-    cdef int64_t spent_ns        # polled since the loop last turned
 
     cdef bint c_must_yield(self) noexcept
     cdef bint c_overdue(self) noexcept
+    cdef int64_t c_left_ns(self) noexcept
     cdef void c_yielding(self) noexcept
     cdef void c_resume(self) noexcept
     cdef int c_wrote(self) except -1

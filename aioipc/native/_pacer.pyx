@@ -21,7 +21,7 @@ cdef enum:
     OPS_PER_TURN = 512
     OPS_PER_CLOCK = 32           # power of two
     MOST_POLLED = 8              # more sleepers than this: the loop is the better poller
-cdef int64_t TURN_NS = 100_000
+cdef int64_t TURN_NS = 60_000
 
 # Adaptive polling (measured by benchmarks/round_trip.py; see docs/architecture.md).
 cdef int64_t FULL_BUDGET_NS = 50_000
@@ -171,7 +171,11 @@ cdef class Pacer:
 
     cdef bint c_overdue(self) noexcept:
         """Whether the loop has not turned for longer than is fair."""
-        return clock_ns() - self.resumed_ns > TURN_NS
+        return self.c_left_ns() < 0
+
+    cdef int64_t c_left_ns(self) noexcept:
+        """How long this turn of the loop may still take."""
+        return self.resumed_ns + TURN_NS - clock_ns()
 
     cdef void c_yielding(self) noexcept:
         self.yielded_ns = clock_ns()
@@ -182,7 +186,6 @@ cdef class Pacer:
         self.yielded_ns = 0
         self.ops = 0
         self.resumed_ns = now
-        self.spent_ns = 0
 
     # The turn: a message that finds nothing gathered is written at once, the rest of the
     # turn is gathered and leaves in one piece.
@@ -229,7 +232,7 @@ cdef class Pacer:
         cdef pollfd fds[MOST_POLLED + 1]
         cdef int count = 0, found = 0
         cdef bint direct = False
-        cdef int64_t start, deadline, now
+        cdef int64_t deadline
         cdef MessagePort other
         if len(self.waiting) > MOST_POLLED:
             return 0
@@ -251,8 +254,7 @@ cdef class Pacer:
             if other is not port:
                 fds[count].fd = other.c_poll_fd(&fds[count].events)
                 count += 1
-        start = clock_ns()
-        deadline = start + budget_ns
+        deadline = clock_ns() + budget_ns
         with nogil:
             while True:
                 if direct and port.c_poll_read():
@@ -263,10 +265,7 @@ cdef class Pacer:
                     break
                 if clock_ns() >= deadline:
                     break
-        now = clock_ns()
-        self.spent_ns += now - start
-        if now - self.resumed_ns > TURN_NS:
-            self.ops |= OPS_PER_CLOCK - 1  # the next operation looks at the clock, and yields
+        self.ops |= OPS_PER_CLOCK - 1  # time went by: the next operation looks at the clock
         port.counters.polls += 1
         if found == 1:
             port.counters.poll_hits += 1
