@@ -177,6 +177,8 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         """
         if self._state is not _State.OPEN:
             return
+        if not self._is_forked:
+            self._check_thread()
         self._state = _State.CLOSING
         self._shut(ClosedError(f"this side closed the channel to {self.address}"))
         try:
@@ -199,6 +201,8 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         """
         if self._state is _State.CLOSED:
             return
+        if not self._is_forked:
+            self._check_thread()
         self._shut(ClosedError(f"this side closed the channel to {self.address}"))
         if error is not None and isinstance(self.port, PeerPort):
             self.port.refuse(error)
@@ -220,6 +224,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         """
         if self._is_forked:
             raise ForkError("this channel belongs to the parent process")
+        self._check_thread()
         if self._state is not _State.OPEN:
             raise ClosedError(f"this side closed the channel to {self.address}")
         used = self.statistics()
@@ -266,7 +271,11 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
             callback(self)
 
     def _bind(self) -> Pacer:
-        return pacer_of(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        watch = getattr(self._stream, "watch", None)
+        if watch is not None:
+            watch.bind(loop)
+        return pacer_of(loop)
 
     def __del__(self) -> None:
         if getattr(self, "_state", _State.CLOSED) is not _State.OPEN:

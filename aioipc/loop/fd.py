@@ -33,6 +33,17 @@ class FdWatch:
         self.writing = False
         self.abandoned = False
 
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to ``loop`` from now on, before anything is watched.
+
+        Raises:
+            RuntimeError: It belongs to another loop already.
+        """
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError("this object belongs to another event loop")
+
     def watch_reading(self, fd: int, callback: _Callback) -> None:
         """Call ``callback`` while ``fd`` is readable, until `unwatch_reading`."""
         loop = self._running_loop()
@@ -81,8 +92,5 @@ class FdWatch:
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise RuntimeError("this object belongs to another event loop")
+        self.bind(loop)
         return loop

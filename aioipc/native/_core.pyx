@@ -103,6 +103,12 @@ def _forked():
 
 os.register_at_fork(after_in_child=_forked)
 
+# Whoever shows the stack of a task (Task.print_stack) wants a frame with a line. Native code
+# has none, so a generator that never runs lends its own to all operations.
+cdef dict names = {}
+exec(compile("def operation():\n    yield", "aioipc/native/_core.pyx", "exec"), names)
+cdef object native_code = names["operation"]()
+
 
 cdef class Waiter:
     """What a sleeping operation yields: the part of asyncio.Future that a Task uses.
@@ -235,7 +241,17 @@ cdef class ChannelCore:
             self.port.pacer = self.pacer
             self.thread = PyThread_get_thread_ident()
             return 0
-        raise RuntimeError("this channel belongs to the event loop of another thread")
+        self._check_thread()
+        return 0
+
+    def _check_thread(self):
+        """Refuse a thread that is not the one of the first operation.
+
+        Raises:
+            RuntimeError: It is another.
+        """
+        if self.thread != 0 and self.thread != PyThread_get_thread_ident():
+            raise RuntimeError("this channel belongs to the event loop of another thread")
 
     # Objects and messages
 
@@ -632,8 +648,8 @@ cdef class Operation:
             port.on_writable(core._writable)
         else:
             port.counters.receive_waits += 1
-            pacer.waiting.add(port)
             port.on_readable(core._readable)
+            pacer.waiting.add(port)
         return self.c_sleep(result)
 
     # The coroutine protocol, so that Task, wait_for and gather take an operation as it is.
@@ -682,7 +698,7 @@ cdef class Operation:
 
     @property
     def cr_frame(self):
-        return None if self.state == DONE else self
+        return None if self.state == DONE else native_code.gi_frame
 
     @property
     def cr_await(self):

@@ -193,8 +193,8 @@ cdef class Pacer:
     cdef int c_wrote(self) except -1:
         """A port wrote: make sure that this turn gets an end."""
         if not self.end_scheduled and not self.inside_callback:
-            self.end_scheduled = True
             self.call_soon(self.end_turn_method)
+            self.end_scheduled = True
         return 0
 
     cdef int c_gathered(self, MessagePort port) except -1:

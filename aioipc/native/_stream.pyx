@@ -571,8 +571,11 @@ cdef class StreamPort(MessagePort):
         """No room: go on when the kernel has some. Always answers 0."""
         self.blocked = True
         if not self.armed:
+            try:
+                self.stream.on_writable(self._drain)
+            except RuntimeError:
+                return 0  # not in our loop: who waits for room there is told, and arms it here
             self.armed = True
-            self.stream.on_writable(self._drain)
         return 0
 
     cdef int c_send_failed(self, object error) except -1:
@@ -645,8 +648,8 @@ cdef class StreamPort(MessagePort):
     def on_writable(self, callback):
         self.write_callback = callback
         if callback is not None and not self.armed:
-            self.armed = True
             self.stream.on_writable(self._drain)
+            self.armed = True
 
     # Polling
 
