@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import ObjectStream
 
 from aioipc.abc import ByteTransport, Capability, Codec, MessageTransport, PeerCredentials
-from aioipc.errors import ClosedError, ForkError, IPCError
+from aioipc.errors import ClosedError, EndOfStream, ForkError, IPCError, PeerCrashed
 from aioipc.limits import Limits
 from aioipc.loop.waiting import pacer_of, wait_writable
 from aioipc.native._core import AdaptedPort, ChannelCore
@@ -237,6 +237,13 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         self._shut(ClosedError("the channel was detached"))
         self._release()
         return f"fd:{','.join(map(str, fds))}", fds
+
+    def is_ending(self, error: BaseException) -> bool:
+        """Whether ``error`` is how this channel ended, and not another one."""
+        port = self.port
+        if isinstance(port, PeerPort):
+            return error in (port.ending, port.send_failure, self._closed_with)
+        return error is self._closed_with or isinstance(error, EndOfStream | PeerCrashed)
 
     def when_closed(self, callback: Callable[[Channel[T]], object]) -> None:
         """Call ``callback(channel)`` once this channel is closed."""

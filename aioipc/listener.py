@@ -156,11 +156,10 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     ) -> None:
         try:
             await handler(channel)
-        except _ENDINGS:
-            pass
         except Exception as error:
-            log.exception("%s: the handler of a channel failed", self.address)
-            channel.abort(error)
+            if not _ends_quietly(error, channel):
+                log.exception("%s: the handler of a channel failed", self.address)
+                channel.abort(error)
         finally:
             await channel.aclose()
 
@@ -323,6 +322,13 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<Listener {self.address} {self._options.codec.name} {state}>"
+
+
+def _ends_quietly(error: Exception, channel: Channel[Any]) -> bool:
+    """Whether a handler failed of nothing but the end of its own channel."""
+    if isinstance(error, ExceptionGroup):
+        return all(_ends_quietly(part, channel) for part in error.exceptions)
+    return isinstance(error, _ENDINGS) and channel.is_ending(error)
 
 
 @overload

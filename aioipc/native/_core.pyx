@@ -501,6 +501,11 @@ cdef class ChannelCore:
                 (<Operation>operation).waiter.c_wake(False)
 
     @property
+    def _closed_with(self):
+        """What every operation raises, once this side closed; else None."""
+        return self.closed_with
+
+    @property
     def _is_forked(self):
         """Whether this is the copy in a forked child."""
         return self.generation != fork_generation
