@@ -93,6 +93,8 @@ class ChannelOptions:
         if framing not in (LENGTH, *FRAMERS):
             known = ", ".join((LENGTH, *FRAMERS))
             raise ValueError(f"framing must be one of {known}, not {framing!r}")
+        if polling not in list(Poll):
+            raise ValueError(f"polling must be one of {', '.join(Poll)}, not {polling!r}")
         return cls(codecs.get(codec), framing, limits or Limits(), Poll(polling).value)
 
     def check_address(self, address: Address, capabilities: Capability) -> None:

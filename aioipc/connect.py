@@ -9,7 +9,7 @@ from aioipc._opening import ChannelOptions, Opening
 from aioipc.abc import Allow, Codec
 from aioipc.address import Address
 from aioipc.channel import Channel
-from aioipc.errors import ConnectError, IPCError, from_os_error
+from aioipc.errors import AddressError, ConnectError, IPCError, from_os_error
 from aioipc.limits import Limits
 from aioipc.transports import family_of
 from aioipc.transports._framed import PeerPort
@@ -112,8 +112,11 @@ def pair(
         AddressError: There are no pairs of that kind.
         ResourceExhausted: There are no descriptors left.
     """
-    where = Address.parse(kind if ":" in kind else f"{kind}:")
+    scheme, _, rest = kind.partition(":")
+    where = Address.parse(kind) if rest else Address(scheme, "")
     family = family_of(where, able_to="pair")
+    if rest:
+        raise AddressError(f"pair({kind!r}): a pair has no name; say pair({scheme!r})")
     options = ChannelOptions.check(codec, framing, limits, polling)
     try:
         left, right = family.pair()

@@ -40,7 +40,7 @@ def family_of(address: Address, *, able_to: str) -> Any:
     if not hasattr(family, able_to):
         able = [verb for verb in ("connect", "listen", "pair") if hasattr(family, verb)]
         raise AddressError(
-            f"{address}: {address.scheme}: has no {able_to}, only {' and '.join(able)}"
+            f"address '{address}': {address.scheme}: has no {able_to}, only {' and '.join(able)}"
         )
     return family
 
@@ -55,4 +55,6 @@ def _load(address: Address) -> Any:
     if address.scheme in points.names:
         return points[address.scheme].load()
     known = ", ".join(sorted({*FAMILIES, *points.names}))
-    raise AddressError(f"{address}: no transport is called {address.scheme!r}; known are {known}")
+    raise AddressError(
+        f"address '{address}': no transport is called {address.scheme!r}; known are {known}"
+    )

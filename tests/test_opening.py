@@ -1,0 +1,53 @@
+"""Options and addresses that connect, listen and pair refuse, and what they say then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import aioipc
+
+OPENERS: list[Callable[..., Any]] = [aioipc.connect, aioipc.listen, aioipc.pair]
+
+
+@pytest.mark.parametrize("opener", OPENERS, ids=lambda opener: opener.__name__)
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"codec": "yaml"}, "no codec is called 'yaml'; known are json, msgpack, pickle, raw,"),
+        ({"framing": "dots"}, "framing must be one of length, lines, headers, none, not 'dots'"),
+        ({"polling": "fast"}, "polling must be one of adaptive, block, busy, not 'fast'"),
+    ],
+)
+def test_an_unknown_option_is_named_with_those_that_are_known(
+    opener: Callable[..., Any], option: dict[str, str], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        opener("memory", **option) if opener is aioipc.pair else opener("memory:x", **option)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("tcp", "address 'tcp:': tcp: has no pair, only connect and listen"),
+        ("nonesuch", "address 'nonesuch:': no transport is called 'nonesuch'; known are "),
+        ("unix:/a/path", r"pair\('unix:/a/path'\): a pair has no name; say pair\('unix'\)"),
+    ],
+)
+def test_a_pair_that_cannot_be(kind: str, told: str) -> None:
+    with pytest.raises(aioipc.AddressError, match=f"^{told}"):
+        aioipc.pair(kind)
+
+
+def test_a_pair_may_be_written_as_an_address() -> None:
+    left, right = aioipc.pair("memory:")
+    left.abort()
+    right.abort()
+
+
+@pytest.mark.asyncio
+async def test_pipes_are_not_connected_to() -> None:
+    with pytest.raises(aioipc.AddressError, match=r"^address 'pipe:': pipe: has no connect"):
+        await aioipc.connect("pipe:")
