@@ -63,7 +63,9 @@ class EndOfStream(IPCError, anyio.EndOfStream, EOFError):
 
 
 class PeerCrashed(IPCError, anyio.BrokenResourceError, ConnectionError):
-    """The peer is gone without having said goodbye. Only ``aclose`` is left to do.
+    """The peer is gone and did not say goodbye, or said that it failed.
+
+    What arrived before was received. Only ``aclose`` is left to do.
 
     Attributes:
         status: How the peer's process ended, where a pidfd told: an exit code of 0 or
@@ -94,7 +96,10 @@ class WouldBlock(IPCError, anyio.WouldBlock):
 
 
 class AddressError(IPCError, ValueError):
-    """An address could not be understood, or asks for what its transport cannot do."""
+    """An address could not be understood, or its transport cannot do what was asked for.
+
+    Nothing was opened or changed.
+    """
 
 
 class ConnectError(IPCError, anyio.ConnectionFailed, ConnectionError):
@@ -102,15 +107,25 @@ class ConnectError(IPCError, anyio.ConnectionFailed, ConnectionError):
 
 
 class AccessDenied(IPCError, PermissionError):
-    """A peer, a path or a directory is not owned by somebody who is trusted here."""
+    """Somebody who is not trusted owns the peer, the path or the directory.
+
+    Nothing was opened. Raised by a receive or a send, it is the peer that does not trust this
+    process, and the channel is closed.
+    """
 
 
 class ResourceExhausted(IPCError, OSError):
-    """The system has no more of something: descriptors, memory, names in use."""
+    """The system has no more of something (descriptors, memory), or a name is in use.
+
+    Nothing was opened; what was open before is still usable.
+    """
 
 
 class QuotaExceeded(ResourceExhausted):
-    """A limit of ours was reached. Whatever was held before is still usable."""
+    """A limit of this side or of the peer was reached.
+
+    Whatever was held before is still usable; a channel that raises it is closed.
+    """
 
 
 class ProtocolError(IPCError):
