@@ -78,6 +78,9 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
 
     It belongs to the loop and the thread of its first operation; elsewhere every operation
     raises RuntimeError, and in a forked child ForkError.
+
+    `send` and `receive` are ``await channel.send(obj)`` and ``await channel.receive()``;
+    ``async for obj in channel`` receives until the end. docs/index.md is a tour.
     """
 
     def __init__(
@@ -196,8 +199,12 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
     def abort(self, error: BaseException | None = None) -> None:
         """Close the channel at once, dropping what did not leave yet. Idempotent.
 
+        The peer sees PeerCrashed.
+
         Args:
-            error: What the peer is told, as far as that is possible without waiting.
+            error: Why. If there is room at once, the peer is told that this side failed, and
+                sees the same exception if that is AccessDenied, QuotaExceeded or a
+                ProtocolError. The text of other errors stays here.
         """
         if self._state is _State.CLOSED:
             return
