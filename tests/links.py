@@ -95,12 +95,17 @@ KERNEL = ("unix", "pipe", "tcp")
 """One for each way in which the kernel moves the bytes."""
 
 
+async def opened(kind: str, **options: Any) -> Ends:
+    """Make the ends over one transport, for the caller to close."""
+    return await _OPENERS[kind](**options)
+
+
 def link_over(kind: str) -> Link:
     """Make the ends over one transport; both are closed, abruptly if need be, on leaving."""
 
     @contextlib.asynccontextmanager
     async def link(**options: Any) -> AsyncIterator[Ends]:
-        ends = await _OPENERS[kind](**options)
+        ends = await opened(kind, **options)
         try:
             yield ends
         finally:
