@@ -49,7 +49,7 @@ class Options:
 
     def wants(self, contender: Contender) -> bool:
         """Whether a contender takes part. The references always do."""
-        if contender.family == "tuned":
+        if contender.family == "reference":
             return True
         if self.only:
             return any(text in contender.name for text in self.only)
@@ -167,7 +167,7 @@ def _turns(options: Options, contenders: Sequence[Contender], results: Results) 
     for workload in options.chosen_workloads():
         for case in workload.cases(quick=options.quick):
             able = [each for each in contenders if workload.accepts(each, case)]
-            if not any(each.family != "tuned" for each in able):
+            if not any(each.family != "reference" for each in able):
                 continue
             table = results.open_table(workload, case)
             for number in range(min(options.rounds, workload.rounds)):

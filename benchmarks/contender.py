@@ -213,7 +213,7 @@ class Contender:
         loop: The event loop its roles run on; None for blocking code.
         pace: Share of a workload's messages that it gets, so that slow ones end in time.
         quick: Takes part in a quick run.
-        family: "tuned", "aioipc" or "peer".
+        family: "reference", "aioipc" or "peer".
         max_size: Largest message it can carry, in bytes.
         many_senders: Many clients can send to one server.
         many_echoes: A server can answer many clients.
@@ -225,7 +225,7 @@ class Contender:
     loop: Loop | None = None
     pace: float = 1.0
     quick: bool = False
-    family: Literal["tuned", "aioipc", "peer"] = "peer"
+    family: Literal["reference", "aioipc", "peer"] = "peer"
     max_size: int = 1 << 30
     many_senders: bool = False
     many_echoes: bool = False

@@ -19,7 +19,7 @@ ROW_HEIGHT = 20
 TITLE_HEIGHT = 44
 MARGIN = 16
 
-_COLOURS = {"aioipc": "#0b7285", "tuned": "#e8590c", "peer": "#adb5bd"}
+_COLOURS = {"aioipc": "#0b7285", "reference": "#e8590c", "peer": "#adb5bd"}
 _TEXT = "#212529"
 
 

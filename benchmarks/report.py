@@ -10,7 +10,7 @@ from benchmarks.results import ASYNCIO_REFERENCE, UVLOOP_REFERENCE, Entry, Resul
 from benchmarks.targets import Verdict
 from benchmarks.units import factor, figure
 
-_STYLES = {"aioipc": "bold cyan", "tuned": "bold", "peer": ""}
+_STYLES = {"aioipc": "bold cyan", "reference": "bold", "peer": ""}
 _MARKS = {True: "[green]reached[/]", False: "[red]missed[/]"}
 
 

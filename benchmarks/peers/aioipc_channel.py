@@ -18,6 +18,9 @@ import aioipc
 from benchmarks.contender import BATCH_MESSAGES, Contender, Flow, Gauge, Loop, Plan, Seat, Wiring
 from benchmarks.probe import Ticker
 
+_QUICK = {("unix", "block"), *((name, "adaptive") for name in ("unix", "pipe", "fifo", "shm"))}
+"""Transports and ways to wait that take part in a quick run."""
+
 Channel = aioipc.Channel[Any]
 Ends = tuple[Channel, Channel]
 """The channel to receive from and the channel to send to; one and the same where it is duplex."""
@@ -42,7 +45,7 @@ class AioipcChannel(Contender):
         self.scheme = scheme
         self.loop = loop
         self.carries = "bytes" if codec == "raw" else "dict"
-        self.quick = loop == "uvloop" or scheme in {"unix", "shm"}
+        self.quick = (scheme, polling) in _QUICK and (loop == "uvloop" or scheme == "unix")
         self._polling = polling
         self._codec = codec
 
@@ -328,6 +331,7 @@ class SingleFifos(Fifos):
     def __init__(self, loop: Loop) -> None:
         super().__init__("fifo", loop)
         self.name = f"aioipc fifo single ({loop})"
+        self.quick = False
 
     @contextmanager
     def wired(self, folder: Path, plan: Plan) -> Iterator[Wiring]:

@@ -14,6 +14,7 @@ from benchmarks.contender import Contender, Flow, Gauge, Seat
 class BareDecoder(Contender):
     """Decodes the same bytes again and again; nothing travels."""
 
+    family = "reference"
     quick = True
     carries = "dict"
 

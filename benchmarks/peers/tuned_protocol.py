@@ -258,7 +258,7 @@ def _note(gauge: Gauge, count: int, message: Buffer) -> int:
 class TunedProtocol(Contender):
     """The reference contender, on either loop."""
 
-    family = "tuned"
+    family = "reference"
     quick = True
     many_senders = True
     many_echoes = True
