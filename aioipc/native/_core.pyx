@@ -37,9 +37,6 @@ from aioipc.errors import (
 )
 from aioipc.native._scan import error_of
 
-cdef extern from "<poll.h>" nogil:
-    enum: POLLIN
-
 cdef extern from *:
     """
     /* Cython fills tp_as_async from __await__, __aiter__ and __anext__, but has no name for
@@ -1025,7 +1022,6 @@ cdef class AdaptedPort(MessagePort):
     def close(self):
         self.transport.close()
 
-    cdef int c_poll_fd(self, short* events) noexcept:
-        events[0] = POLLIN
-        source = self.transport.poll_source
+    cdef int c_poll_fd(self, bint for_room) noexcept:
+        source = None if for_room else self.transport.poll_source
         return -1 if source is None else source

@@ -61,7 +61,7 @@ cdef class MessagePort:
     cdef bint c_rest(self) noexcept
     cdef int c_own_rest(self) except -1
     cdef int c_begin_batch(self) except -1
-    cdef int c_poll_fd(self, short* events) noexcept
+    cdef int c_poll_fd(self, bint for_room) noexcept
     cdef int c_begin_poll(self) except -1
     cdef bint c_poll_read(self) noexcept nogil
 

@@ -132,8 +132,8 @@ cdef class MessagePort:
         """Call ``callback`` once when a send may make progress."""
         raise NotImplementedError
 
-    cdef int c_poll_fd(self, short* events) noexcept:
-        """The descriptor to poll for reading, -1 if there is none."""
+    cdef int c_poll_fd(self, bint for_room) noexcept:
+        """The descriptor to poll for writing or reading, -1 if there is none."""
         return -1
 
     cdef int c_begin_poll(self) except -1:
@@ -226,8 +226,8 @@ cdef class Pacer:
     cdef int c_poll(self, MessagePort port, int64_t budget_ns, bint for_room) except -1:
         """Look for up to ``budget_ns`` whether ``port``, or a sleeper, can go on.
 
-        Returns 1 when ``port`` can, 0 when nothing could, 2 when somebody else can: then
-        the loop should turn at once.
+        Returns 1 when ``port`` can, 0 when nothing could, 2 when the loop should turn at
+        once, because somebody else can or because there is nothing to poll.
         """
         cdef pollfd fds[MOST_POLLED + 1]
         cdef int count = 0, found = 0
@@ -235,24 +235,21 @@ cdef class Pacer:
         cdef int64_t deadline
         cdef MessagePort other
         if len(self.waiting) > MOST_POLLED:
-            return 0
+            return 2
         # Else one would poll for the answer to a question that was not sent yet.
         self.c_end_turn()
-        if for_room:
-            fds[0].fd = port.c_poll_fd(&fds[0].events)
-            fds[0].events = POLLOUT
+        direct = not for_room and port.c_begin_poll() == 1
+        if not direct:
+            fds[0].fd = port.c_poll_fd(for_room)
+            fds[0].events = POLLOUT if for_room else POLLIN
+            if fds[0].fd < 0:
+                return 2
             count = 1
-        else:
-            direct = port.c_begin_poll() == 1
-            if not direct:
-                fds[0].fd = port.c_poll_fd(&fds[0].events)
-                if fds[0].fd < 0:
-                    return 0
-                count = 1
         for item in self.waiting:
             other = <MessagePort>item
-            if other is not port:
-                fds[count].fd = other.c_poll_fd(&fds[count].events)
+            if other is not port or for_room:
+                fds[count].fd = other.c_poll_fd(False)
+                fds[count].events = POLLIN
                 count += 1
         deadline = clock_ns() + budget_ns
         with nogil:

@@ -34,11 +34,6 @@ from aioipc.errors import (
     ProtocolError,
 )
 
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLIN
-        POLLOUT
-
 cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
     # The same functions on a reference that is counted by hand, as resizing demands.
@@ -653,9 +648,8 @@ cdef class StreamPort(MessagePort):
 
     # Polling
 
-    cdef int c_poll_fd(self, short* events) noexcept:
-        events[0] = POLLIN
-        return self.io.c_read_fd()
+    cdef int c_poll_fd(self, bint for_room) noexcept:
+        return self.io.c_write_fd() if for_room else self.io.c_read_fd()
 
     cdef int c_begin_poll(self) except -1:
         if self.large is not NULL or self.ending is not None or self.io.c_read_fd() < 0:
