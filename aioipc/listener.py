@@ -129,8 +129,9 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     ) -> None:
         """Run ``handler(channel)`` in a task for each channel, for ever.
 
-        A channel closes when its handler ends. The end of the peer ends the handler quietly;
-        any other exception is logged and closes that channel abruptly, and the others go on.
+        A channel closes when its handler ends. The end of the peer ends the handler quietly, and
+        a breach of the protocol is logged in one line; any other exception is logged and closes
+        that channel abruptly. The others go on.
 
         Args:
             handler: An async function.
@@ -157,9 +158,11 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         try:
             await handler(channel)
         except Exception as error:
-            if not _ends_quietly(error, channel):
+            if not _is_ending(error, channel):
                 log.exception("%s: the handler of a channel failed", self.address)
                 channel.abort(error)
+            elif not isinstance(_first(error), _ENDINGS):
+                log.warning("%s: %s", self.address, _first(error))
         finally:
             await channel.aclose()
 
@@ -324,11 +327,18 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         return f"<Listener {self.address} {self._options.codec.name} {state}>"
 
 
-def _ends_quietly(error: Exception, channel: Channel[Any]) -> bool:
+def _is_ending(error: Exception, channel: Channel[Any]) -> bool:
     """Whether a handler failed of nothing but the end of its own channel."""
     if isinstance(error, ExceptionGroup):
-        return all(_ends_quietly(part, channel) for part in error.exceptions)
-    return isinstance(error, _ENDINGS) and channel.is_ending(error)
+        return all(_is_ending(part, channel) for part in error.exceptions)
+    return channel.is_ending(error)
+
+
+def _first(error: Exception) -> Exception:
+    """What a group of errors begins with."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 @overload
