@@ -1,6 +1,6 @@
 """The one private directory in which names of this user meet.
 
-DESIGN: it is ``$AIOIPC_RUNTIME_DIR``, else ``/run/user/UID/aioipc`` where ``/run/user/UID``
+It is ``$AIOIPC_RUNTIME_DIR``, else ``/run/user/UID/aioipc`` where ``/run/user/UID``
 exists, else ``aioipc-UID`` in the temporary directory. Whoever could enter it could pose as a
 server of ours, so owner and mode are checked on the open directory at each use.
 """
