@@ -70,11 +70,11 @@ cdef enum:
     RETRY = 2
 
 cdef enum State:
-    NEW = 0
-    RUNNING = 1
-    YIELDED = 2
-    SLEEPING = 3
-    DONE = 4
+    DONE = 0                     # and never begun: one that no channel made
+    NEW = 1
+    RUNNING = 2
+    YIELDED = 3
+    SLEEPING = 4
 
 cdef enum Polling:
     ADAPTIVE = 0
