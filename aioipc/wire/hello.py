@@ -252,8 +252,8 @@ class HandshakeTimeout(TimeoutError):
 def exception_for(goodbye: Goodbye) -> IPCError:
     """What to raise where ``goodbye`` was received."""
     kind, told = _EXCEPTIONS.get(goodbye.code, _UNKNOWN)
-    # The reason is the peer's text: repr keeps it on one line.
-    return kind(f"{told}: {goodbye.reason!r}" if goodbye.reason else told)
+    # Its words are the peer's, who means itself by "this side"; repr keeps them on one line.
+    return kind(f"{told}; it says: {goodbye.reason!r}" if goodbye.reason else told)
 
 
 def goodbye_for(error: BaseException) -> Goodbye:
