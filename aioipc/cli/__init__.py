@@ -1,0 +1,27 @@
+"""The command line: ``aioipc demo``, ``aioipc listen`` and ``aioipc send``.
+
+It needs the extra ``cli`` (click and rich); this module does not, so that it can say so.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+_EXTRA = frozenset({"click", "rich"})
+
+
+def main() -> int:
+    """Run the command in ``sys.argv`` and return its exit status (docs/cli.md)."""
+    try:
+        from aioipc.cli.command import run  # noqa: PLC0415 - an optional extra
+
+        return run()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA:
+            raise
+        install = "install it with: pip install 'aioipc[cli]'"
+        print(f"aioipc: the command line needs {missing}; {install}", file=sys.stderr)
+        return 1

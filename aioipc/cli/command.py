@@ -1,0 +1,246 @@
+"""The commands and their options, as click understands them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+from aioipc import codecs
+from aioipc.address import Address
+from aioipc.cli.listening import Listening, receive_messages
+from aioipc.cli.notation import Notation
+from aioipc.cli.problems import OK, SIGNALLED, USAGE, MessageError, UsageProblem, tell
+from aioipc.cli.sending import Replies, Sending, send_messages
+from aioipc.cli.session import run_session
+from aioipc.errors import AddressError
+from aioipc.wire.framing import FRAMERS
+
+__all__ = ["run"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ADDRESSES = """\b
+An ADDRESS says how and where (docs/addresses.md):
+  unix:name              a socket that only your programs reach
+  unix:/path             a socket in the file system
+  tcp://127.0.0.1:4000   TCP, on this machine
+  fifo:/path             one way: listen reads, send writes
+  fd:3                   a descriptor that the shell opened
+  exec:"sort -r"         a program and its standard input and output (send)
+"""
+
+_STATUSES = """\b
+Exit status:
+    0  done
+    1  nobody listens, the peer died or refused, the system said no
+    2  the command is wrong: an option, the address, a message
+  130  ended by Ctrl-C (128 + the number of the signal)
+  141  nobody reads the standard output any more
+"""
+
+_COMPLETION = """\b
+Completion, in ~/.bashrc or ~/.zshrc:
+  eval "$(_AIOIPC_COMPLETE=bash_source aioipc)"
+  eval "$(_AIOIPC_COMPLETE=zsh_source aioipc)"
+"""
+
+_NOT_IN_A_SHELL = {
+    "memory": "it joins the tasks of one process; between processes take unix:name",
+    "pipe": "it has no name; in a shell take fifo:/path, or fd:0 and fd:1",
+}
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        arguments: Without the name of the program; by default those of this process.
+    """
+    try:
+        status = aioipc.main(arguments, prog_name="aioipc", standalone_mode=False)
+    except click.UsageError as error:
+        tell(_in_one_line(error))
+        return USAGE
+    except click.ClickException as error:
+        tell(error.format_message())
+        return error.exit_code
+    except (AddressError, MessageError, UsageProblem) as error:
+        tell(str(error))
+        return USAGE
+    except click.Abort:  # Ctrl-C before the command ran
+        return SIGNALLED + signal.SIGINT
+    return status if isinstance(status, int) else OK
+
+
+def _in_one_line(error: click.UsageError) -> str:
+    text = error.format_message().rstrip(".")
+    command = "aioipc" if error.ctx is None else error.ctx.command_path
+    return f"{text[:1].lower()}{text[1:]}; see: {command} --help"
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=f"{_STATUSES}\n{_COMPLETION}",
+)
+@click.version_option(package_name="aioipc", message="aioipc %(version)s")
+@click.pass_context
+def aioipc(context: click.Context) -> None:
+    """Talk to other processes from a shell, and see how fast that is."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def _notation_options(command: F) -> F:
+    """Add what listen and send have in common."""
+    for option in reversed(
+        (
+            click.option(
+                "--codec",
+                metavar="NAME",
+                shell_complete=_complete(codecs.BUILT_IN),
+                help="msgpack, json, text, raw or pickle, as the peer does. Default: msgpack, as "
+                "in Python; text with the framings lines and headers, raw with none.",
+            ),
+            click.option(
+                "--framing",
+                metavar="NAME",
+                shell_complete=_complete(("length", *FRAMERS)),
+                help="length (the default) between programs that use aioipc; lines, headers or "
+                "none to talk to others.",
+            ),
+            click.option(
+                "--json",
+                "as_json",
+                is_flag=True,
+                help="Messages are written as JSON, here: objects, numbers, quoted text.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _complete(words: Iterable[str]) -> Callable[..., list[str]]:
+    known = tuple(words)
+
+    def complete(_context: object, _parameter: object, begun: str) -> list[str]:
+        return [word for word in known if word.startswith(begun)]
+
+    return complete
+
+
+@aioipc.command(epilog=f"{_ADDRESSES}\n{_STATUSES}")
+@click.argument("address")
+@click.option("--echo", is_flag=True, help="Send each message back as well.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="End after N messages.")
+@click.option("--once", is_flag=True, help="End after one message: --count 1.")
+@_notation_options
+def listen(
+    address: str,
+    *,
+    echo: bool,
+    count: int | None,
+    once: bool,
+    codec: str | None,
+    framing: str | None,
+    as_json: bool,
+) -> int:
+    """Print what arrives at ADDRESS, one message a line.
+
+    Text is printed as it is and other objects as JSON. Standard error says where it listens; an
+    address such as unix: or tcp://127.0.0.1:0 is completed by the system.
+    """
+    wanted = Listening(
+        _address(address),
+        Notation.of(codec, framing, as_json=as_json),
+        echo=echo,
+        count=1 if once else count,
+    )
+    return run_session(receive_messages(wanted), address)
+
+
+@aioipc.command(epilog=f"{_ADDRESSES}\n{_STATUSES}")
+@click.argument("address")
+@click.argument("message", nargs=-1)
+@click.option("--wait-reply", is_flag=True, help="Print one reply for each message.")
+@click.option(
+    "--replies",
+    metavar="N|all",
+    help="Print N replies, or all until the peer ends (the default with exec:).",
+)
+@click.option(
+    "--wait-listener",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Keep trying for so long while nobody listens.",
+)
+@_notation_options
+def send(
+    address: str,
+    message: tuple[str, ...],
+    *,
+    wait_reply: bool,
+    replies: str | None,
+    wait_listener: float,
+    codec: str | None,
+    framing: str | None,
+    as_json: bool,
+) -> int:
+    """Send each MESSAGE to ADDRESS, or each line of the standard input.
+
+    Lines are sent as they come. It ends when the peer has read everything, or has been silent for
+    a second; with --wait-reply or --replies when it has answered.
+    """
+    where = _address(address)
+    notation = Notation.of(codec, framing, as_json=as_json)
+    wanted = Sending(
+        where,
+        notation,
+        [notation.parse(os.fsencode(text)) for text in message] or None,
+        _replies(where, wait_reply, replies),
+        wait_listener,
+    )
+    return run_session(send_messages(wanted), address, notation.options)
+
+
+def _address(text: str) -> Address:
+    address = Address.parse(text)
+    if address.scheme in _NOT_IN_A_SHELL:
+        raise UsageProblem(f"{address}: {_NOT_IN_A_SHELL[address.scheme]}")
+    return address
+
+
+def _replies(address: Address, wait_reply: bool, replies: str | None) -> Replies | int:
+    if wait_reply and replies is not None:
+        raise UsageProblem("--wait-reply and --replies exclude each other")
+    if wait_reply:
+        return Replies.ONE_EACH
+    if replies is None:
+        return Replies.ALL if address.scheme == "exec" else Replies.NONE
+    if replies == "all":
+        return Replies.ALL
+    if not replies.isdecimal():
+        raise UsageProblem(f"--replies takes a number or 'all', not {replies!r}")
+    return int(replies) or Replies.NONE
+
+
+@aioipc.command()
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.01, 60),
+    default=0.3,
+    show_default=True,
+    help="How long each measurement takes; there are three for each transport.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
+def demo(seconds: float, as_json: bool) -> int:
+    """Let two processes talk over every transport, check every message, and say how fast it was."""
+    from aioipc.cli.demo import run_demo  # noqa: PLC0415 - rich takes as long to load as the rest
+
+    return run_demo(seconds, as_json=as_json)

@@ -1,0 +1,121 @@
+"""What went wrong, as an exit status and as one line with a hint."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+
+from aioipc.errors import (
+    AddressError,
+    CodecMismatch,
+    ConnectError,
+    EncodeError,
+    FrameTooLarge,
+    IPCError,
+    ProtocolError,
+    VersionMismatch,
+)
+
+__all__ = [
+    "BROKEN_PIPE",
+    "FAILED",
+    "OK",
+    "SIGNALLED",
+    "USAGE",
+    "MessageError",
+    "OutputClosed",
+    "OutputFailed",
+    "PeerFailed",
+    "UsageProblem",
+    "explain",
+    "root_of",
+    "status_of",
+    "tell",
+]
+
+OK = 0
+FAILED = 1
+"""The peer, the transport or the system: nobody listens, it died, it speaks otherwise."""
+USAGE = 2
+"""The command itself: an option, the address, a message that cannot be sent as asked."""
+SIGNALLED = 128
+"""Plus the number of the signal that ended the command: 130 for Ctrl-C."""
+BROKEN_PIPE = SIGNALLED + 13
+"""Whoever read the standard output is gone: the status of a program that SIGPIPE killed."""
+
+
+class UsageProblem(ValueError):
+    """The command makes no sense as it was given."""
+
+
+class MessageError(ValueError):
+    """A message is not in the notation that was asked for."""
+
+
+class PeerFailed(Exception):
+    """The peer ended before it gave what was asked for."""
+
+
+class OutputFailed(Exception):
+    """The standard output cannot be written."""
+
+
+class OutputClosed(OutputFailed):
+    """Nobody reads the standard output any more."""
+
+
+def tell(text: str) -> None:
+    """Write one line to the standard error, for the person at the terminal."""
+    with contextlib.suppress(OSError, ValueError):  # closed: then nobody wants to know
+        print(f"aioipc: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+def root_of(error: BaseException) -> BaseException:
+    """The first real error in a group of tasks that failed together."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def status_of(error: BaseException) -> int | None:
+    """The exit status for an error; None for one that only a bug can explain."""
+    match error:
+        case OutputClosed() | BrokenPipeError():
+            return BROKEN_PIPE
+        case AddressError() | EncodeError() | MessageError() | UsageProblem():
+            return USAGE
+        case IPCError() | PeerFailed() | OutputFailed() | OSError():
+            return FAILED
+    return None
+
+
+def explain(error: BaseException, address: str = "", options: str | None = None) -> str:
+    """Say in one line what happened, and what could be done about it.
+
+    Args:
+        error: What happened.
+        address: Where, as the user gave it.
+        options: With which options one could listen there; None if that would be no help.
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    hint = _hint(error, address, options)
+    return f"{text}; {hint}" if hint else text
+
+
+def _hint(error: BaseException, address: str, options: str | None) -> str:
+    scheme = address.partition(":")[0]
+    match error:
+        case ConnectError() if scheme == "exec":
+            return "is the program installed, and in PATH?"
+        case ConnectError() if options is not None:
+            return f"start one with: aioipc listen {shlex.quote(address)}{options}"
+        case CodecMismatch():
+            return "say --codec as the peer does"
+        case VersionMismatch():
+            return "one of the two needs a newer aioipc"
+        case FrameTooLarge() if scheme == "fifo" and "?" not in address:
+            return f"a single writer has no such limit: {shlex.quote(address + '?single')}"
+        case ProtocolError() if not isinstance(error, FrameTooLarge):
+            return "with programs that do not speak aioipc, say --framing lines (or headers, none)"
+    return ""
