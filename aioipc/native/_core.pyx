@@ -351,6 +351,7 @@ cdef class ChannelCore:
         if max_messages < 1:
             raise ValueError(f"max_messages must be at least 1, not {max_messages}")
         cdef ReceiveMany operation = ReceiveMany.__new__(ReceiveMany)
+        operation.state = NEW
         operation.core = self
         operation.limit = max_messages
         return operation
@@ -442,6 +443,7 @@ cdef class ChannelCore:
             A prefix of whole messages was sent.
         """
         cdef SendMany operation = SendMany.__new__(SendMany)
+        operation.state = NEW
         operation.core = self
         operation.objects = list(objs)
         return operation
@@ -457,6 +459,7 @@ cdef class ChannelCore:
             Abandons the wait; what was accepted still leaves.
         """
         cdef Flush operation = Flush.__new__(Flush)
+        operation.state = NEW
         operation.core = self
         return operation
 
