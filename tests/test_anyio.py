@@ -132,12 +132,15 @@ async def test_a_failing_neighbour_cancels_a_receive(link: Link) -> None:
     async def fail() -> None:
         raise ValueError("neighbour")
 
+    async def receive_beside_it() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(right.receive)
+            await anyio.lowlevel.checkpoint()
+            tasks.start_soon(fail)
+
     async with link() as (left, right):
         with pytest.raises(ExceptionGroup) as failure:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(right.receive)
-                await anyio.lowlevel.checkpoint()
-                tasks.start_soon(fail)
+            await receive_beside_it()
         assert [type(error) for error in failure.value.exceptions] == [ValueError]
         await left.send(1)
         assert await right.receive() == 1

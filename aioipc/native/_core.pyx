@@ -577,6 +577,8 @@ cdef class Operation:
             if core.receiver is self:
                 core.pacer.waiting.discard(core.port)
             self.waiter = None
+        elif self.state == YIELDED:
+            core.pacer.c_resume()  # the loop has turned; else the next operation would owe it, too
         self.state = DONE
         if claimed:
             self.c_abandon()

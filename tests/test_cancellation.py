@@ -1,0 +1,383 @@
+"""Cancellation (cases 10 to 12): a frame is sent wholly or not at all, and nothing is lost.
+
+The random tests run 20,000 cancels each with ``AIOIPC_TEST_SCALE=1``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from aioipc import Channel, WouldBlock
+from tests.links import DUPLEX, Link
+from tests.scale import patience_s, scaled
+
+pytestmark = pytest.mark.asyncio
+
+duplex = pytest.mark.parametrize("link", DUPLEX, indirect=True)
+links = pytest.mark.parametrize("link", ["unix", "pipe", "tcp", "memory"], indirect=True)
+framings = pytest.mark.parametrize("framing", ["length", "lines"])
+
+MARKER = b"marker"
+STEPS = 8
+CANCELS = scaled(400, full=20_000)
+
+
+async def steps(count: int) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def fill(channel: Channel[Any]) -> list[bytes]:
+    """Send until there is no room."""
+    sent = []
+    for number in itertools.count():
+        message = b"%4000d" % number
+        try:
+            channel.send_nowait(message)
+        except WouldBlock:
+            break
+        sent.append(message)
+    return sent
+
+
+async def until_marker(channel: Channel[Any]) -> list[bytes]:
+    got = []
+    while (message := await channel.receive()) != MARKER:
+        got.append(message)
+    return got
+
+
+# Sending: case 10
+
+
+@framings
+@pytest.mark.parametrize("crowded", [False, True], ids=["free", "crowded"])
+@pytest.mark.parametrize("size", [0, 100, 70_000, 1_000_000])
+@duplex
+async def test_a_send_cancelled_at_each_step(
+    link: Link, size: int, crowded: bool, framing: str
+) -> None:
+    message = b"x" * size
+    async with link(codec="raw", framing=framing) as (left, right):
+        for step in itertools.count():
+            filled = fill(left) if crowded else []
+            sending = asyncio.create_task(left.send(message))
+            receiving = asyncio.create_task(until_marker(right))
+            await steps(step)
+            finished = sending.done()
+            sending.cancel()
+            await asyncio.wait([sending])
+            await left.send(MARKER)
+            got = await receiving
+            assert got[: len(filled)] == filled
+            if sending.cancelled():
+                assert got[len(filled) :] in ([], [message])
+            else:
+                assert got[len(filled) :] == [message]
+            if finished:
+                break
+
+
+@pytest.mark.parametrize("link", ["unix", "pipe", "fd-pipes", "memory"], indirect=True)
+async def test_a_message_half_written_belongs_to_the_channel(link: Link) -> None:
+    """Its sender may do what it likes with its memory once it was cancelled."""
+    async with link(codec="raw") as (left, right):
+        for step in range(1, STEPS):
+            message = bytearray(b"%08d" % step * 250_000)
+            before = bytes(message)
+            sending = asyncio.create_task(left.send(message))
+            await steps(step)
+            sending.cancel()
+            await asyncio.wait([sending])
+            assert sending.cancelled()
+            message[:] = bytes(len(message))
+            receiving = asyncio.create_task(until_marker(right))
+            await left.send(MARKER)
+            assert await receiving == [before]
+
+
+@duplex
+async def test_a_send_that_waits_in_line_leaves_it(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        filled = fill(left)
+        waiting = [asyncio.create_task(left.send(b"%d" % number)) for number in range(10)]
+        await steps(2)
+        for number in (0, 1, 5, 9):
+            waiting[number].cancel()
+        await steps(2)
+        assert [task.done() for task in waiting] == [n in (0, 1, 5, 9) for n in range(10)]
+        receiving = asyncio.create_task(until_marker(right))
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await left.send(MARKER)
+        assert await receiving == filled + [b"%d" % number for number in (2, 3, 4, 6, 7, 8)]
+
+
+@duplex
+async def test_send_many_cancelled_at_each_step_has_sent_a_prefix(link: Link) -> None:
+    messages = [b"%03d" % number * length for number, length in enumerate([1, 40_000, 7] * 10)]
+    async with link(codec="raw") as (left, right):
+        for step in itertools.count():
+            sending = asyncio.create_task(left.send_many(messages))
+            receiving = asyncio.create_task(until_marker(right))
+            await steps(step)
+            finished = sending.done()
+            sending.cancel()
+            await asyncio.wait([sending])
+            await left.send(MARKER)
+            got = await receiving
+            assert got == messages[: len(got)]
+            if finished:
+                assert len(got) == len(messages)
+                break
+
+
+@links
+async def test_flush_and_send_eof_cancelled_lose_nothing(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        for finish in (left.flush, left.flush, left.send_eof):
+            filled = fill(left)
+            finishing = asyncio.create_task(finish())
+            await steps(2)
+            finishing.cancel()
+            await asyncio.wait([finishing])
+            assert finishing.cancelled()
+            assert [await right.receive() for _ in filled] == filled
+        await left.send(MARKER)
+        assert await right.receive() == MARKER
+        await left.send_eof()
+
+
+# Receiving: case 11
+
+
+@framings
+@pytest.mark.parametrize("size", [9, 300_000])
+@duplex
+async def test_a_receive_cancelled_at_each_step(link: Link, size: int, framing: str) -> None:
+    async with link(codec="raw", framing=framing) as (left, right):
+        for send_at, cancel_at in itertools.product(range(STEPS), repeat=2):
+            message = b"%d%d%7d" % (send_at, cancel_at, 0) * (size // 9)
+            receiving = asyncio.create_task(right.receive())
+            for step in range(STEPS):
+                if step == send_at:
+                    left.send_nowait(message)
+                if step == cancel_at:
+                    receiving.cancel()
+                await asyncio.sleep(0)
+            await asyncio.wait([receiving])
+            got = await right.receive() if receiving.cancelled() else receiving.result()
+            assert got == message
+            await left.flush()
+        with pytest.raises(WouldBlock):
+            right.receive_nowait()
+
+
+@framings
+@pytest.mark.parametrize("receive", ["receive", "receive_many", "__anext__"])
+@duplex
+async def test_a_receive_cancelled_in_the_tick_of_the_arrival(
+    link: Link, receive: str, framing: str
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    def just_before(cancel: Callable[[], object]) -> None:
+        loop.call_soon(cancel)  # what is scheduled runs before what the poll finds
+
+    def just_after(cancel: Callable[[], object]) -> None:
+        loop.call_at(loop.time(), cancel)  # timers run after it
+
+    async with link(codec="raw", framing=framing) as (left, right):
+        for number, cancel_in in enumerate([just_before, just_after] * 20):
+            message = b"%d" % number
+            receiving = asyncio.create_task(getattr(right, receive)())
+            await steps(2)
+            left.send_nowait(message)
+            cancel_in(receiving.cancel)
+            await asyncio.wait([receiving])
+            if receiving.cancelled():
+                assert await right.receive() == message
+            else:
+                assert receiving.result() in (message, [message])
+
+
+@duplex
+async def test_a_receive_that_is_closed_or_thrown_into_lets_go(link: Link) -> None:
+    async with link() as (left, right):
+
+        async def iterate() -> Any:
+            async for obj in right:
+                yield obj
+
+        await left.send(1)
+        iterator = iterate()
+        assert await anext(iterator) == 1
+        waiting = asyncio.create_task(anext(iterator))
+        await steps(2)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await iterator.aclose()
+
+        operation = right.receive()
+        operation.send(None)
+        with pytest.raises(ValueError, match="thrown"):
+            operation.throw(ValueError("thrown"))
+        operation = right.receive()
+        operation.send(None)
+        operation.close()
+
+        await left.send(2)
+        assert await right.receive() == 2
+
+
+# Deadlines: case 12
+
+
+async def by_timeout(receive: Awaitable[Any], limit_s: float) -> Any:
+    async with asyncio.timeout(limit_s):
+        return await receive
+
+
+async def by_wait_for(receive: Awaitable[Any], limit_s: float) -> Any:
+    return await asyncio.wait_for(receive, limit_s)
+
+
+async def by_fail_after(receive: Awaitable[Any], limit_s: float) -> Any:
+    with anyio.fail_after(limit_s):
+        return await receive
+
+
+@pytest.mark.timeout(patience_s(60))
+@pytest.mark.parametrize("limited", [by_timeout, by_wait_for, by_fail_after])
+@links
+async def test_deadlines_that_race_with_arrivals(
+    link: Link, limited: Callable[[Awaitable[Any], float], Awaitable[Any]], chance: random.Random
+) -> None:
+    """The pauses are the race, not a synchronisation: any timing is right."""
+
+    async def send() -> None:
+        for number in range(CANCELS):
+            if chance.random() < 0.5:
+                await asyncio.sleep(chance.random() * 0.0005)
+            await left.send(number)
+
+    async with link() as (left, right), asyncio.TaskGroup() as tasks:
+        tasks.create_task(send())
+        got: list[int] = []
+        late = 0
+        while len(got) < CANCELS:
+            try:
+                got.append(await limited(right.receive(), chance.random() * 0.0003))
+            except TimeoutError:
+                late += 1
+        assert got == list(range(CANCELS))
+        assert late, "no deadline ever passed"
+
+
+@pytest.mark.timeout(patience_s(60))
+@links
+async def test_a_cancel_is_never_swallowed(link: Link, chance: random.Random) -> None:
+    async def receive_for_ever(got: list[int]) -> None:
+        while True:
+            got.append(await right.receive())
+
+    async with link() as (left, right):
+        for number in range(CANCELS):
+            got: list[int] = []
+            receiving = asyncio.create_task(receive_for_ever(got))
+            await steps(chance.randrange(3))
+            acts: list[Callable[[], object]] = [
+                lambda number=number: left.send_nowait(number),  # type: ignore[misc]
+                receiving.cancel,
+            ]
+            chance.shuffle(acts)
+            for act in acts:
+                act()
+                await steps(chance.randrange(3))
+            await asyncio.wait([receiving])
+            assert receiving.cancelled()
+            if not got:
+                got.append(await right.receive())
+            assert got == [number]
+
+
+@pytest.mark.timeout(patience_s(60))
+@links
+async def test_a_cancel_of_a_sender_is_never_swallowed(link: Link, chance: random.Random) -> None:
+    async def send_for_ever() -> None:
+        for number in itertools.count():
+            await left.send(b"%8000d" % number)
+            sent.append(number)
+
+    async with link(codec="raw") as (left, right):
+        for _ in range(CANCELS // 10):
+            sent: list[int] = []
+            sending = asyncio.create_task(send_for_ever())
+            receiving = asyncio.create_task(until_marker(right))
+            await steps(chance.randrange(30))
+            sending.cancel()
+            await asyncio.wait([sending])
+            assert sending.cancelled()
+            await left.send(MARKER)
+            got = [int(message) for message in await receiving]
+            assert got == list(range(len(got)))
+            assert got[: len(sent)] == sent
+            assert len(got) <= len(sent) + 1
+
+
+# Everything at once
+
+
+@pytest.mark.timeout(patience_s(60))
+@framings
+@links
+async def test_random_cancels_lose_nothing_and_duplicate_nothing(
+    link: Link, framing: str, chance: random.Random
+) -> None:
+    sizes = [10, 10, 10, 1_000, 70_000, 300_000]
+
+    async def receive_all() -> list[bytes]:
+        got: list[bytes] = []
+        while not got or got[-1] != MARKER:
+            receiving = asyncio.create_task(right.receive())
+            await steps(chance.randrange(4))
+            if chance.random() < 0.5:
+                receiving.cancel()
+            await asyncio.wait([receiving])
+            if not receiving.cancelled():
+                got.append(receiving.result())
+        return got[:-1]
+
+    async with link(codec="raw", framing=framing) as (left, right):
+        receiver = asyncio.create_task(receive_all())
+        sends: dict[asyncio.Task[None], bytes] = {}
+        running: list[asyncio.Task[None]] = []
+        for number in range(CANCELS):
+            message = b"%010d" % number * (chance.choice(sizes) // 10)
+            sending = asyncio.create_task(left.send(message))
+            sends[sending] = message
+            running.append(sending)
+            await steps(chance.randrange(3))
+            if len(running) > 10 or chance.random() < 0.5:
+                chosen = running.pop(chance.randrange(len(running)))
+                if chance.random() < 0.7:
+                    chosen.cancel()
+                await asyncio.wait([chosen])
+        if running:
+            await asyncio.wait(running)
+        await left.send(MARKER)
+        got = await receiver
+        numbers = [int(message[:10]) for message in got]
+        assert numbers == sorted(set(numbers)), "out of order, or twice"
+        attempted = set(sends.values())
+        assert all(message in attempted for message in got), "torn"
+        completed = {message for task, message in sends.items() if not task.cancelled()}
+        assert completed <= set(got), "lost"
+        assert len(completed) < len(sends), "nothing was cancelled"
