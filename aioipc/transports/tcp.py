@@ -101,8 +101,8 @@ def _read_off(fd: int) -> None:
     """
     view = socket.socket(fileno=fd)
     with contextlib.suppress(OSError):
-        for _ in range(16):
-            if not view.recv(64 * 1024, socket.MSG_DONTWAIT):
+        for _ in range(64):
+            if not view.recv(16 * 1024, socket.MSG_DONTWAIT):
                 break
     view.detach()
 
