@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
+import tracemalloc
+from collections.abc import AsyncIterator
 
 import pytest
 
 import aioipc
-from aioipc.wire.framing import Kind, pack_header
+from aioipc.wire.framing import Flag, Kind, pack_header
 from aioipc.wire.hello import Hello
 from tests.children import PATIENCE_S
 
 pytestmark = pytest.mark.asyncio
 
-HELLO = Hello("raw", 1000).pack()
+HELLO = Hello("raw", 2**26).pack()
 GREETING = pack_header(len(HELLO), Kind.HELLO) + HELLO
+PART = pack_header(2, Kind.DATA, Flag.MORE) + b"ab"
+PING = pack_header(4, Kind.PING) + b"ping"
 BREACHES = {
     "no hello": pack_header(1, Kind.DATA) + b"x",
     "another program": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "unknown kind": GREETING + pack_header(0, 99),
     "second hello": GREETING + GREETING,
     "too large": GREETING + pack_header(2**31, Kind.DATA),
+    "goodbye between parts": GREETING + PART + pack_header(0, Kind.GOODBYE),
     "descriptors": GREETING + pack_header(0, Kind.DATA, fds=1),
 }
 
@@ -104,3 +110,54 @@ async def test_a_handler_that_runs_out_of_time_is_no_late_hello() -> None:
                 with pytest.raises(aioipc.PeerCrashed, match="the peer's handler failed"):
                     await channel.receive()
             serving.cancel()
+
+
+@contextlib.asynccontextmanager
+async def raw_peer() -> AsyncIterator[tuple[aioipc.Channel[bytes], socket.socket]]:
+    """A channel, and the bare socket at its other end, which has said HELLO."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        async with aioipc.connect(f"fd:{theirs.detach()}", codec="raw") as channel:
+            await asyncio.get_running_loop().sock_sendall(ours, GREETING)
+            yield channel, ours
+
+
+async def test_a_message_in_many_small_parts_costs_its_length() -> None:
+    parts = 100_000
+    last = pack_header(0, Kind.DATA)
+    async with asyncio.timeout(PATIENCE_S), raw_peer() as (channel, peer):
+        sending = asyncio.create_task(
+            asyncio.get_running_loop().sock_sendall(peer, PART * parts + last)
+        )
+        tracemalloc.start()
+        try:
+            message = await channel.receive()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        await sending
+        assert message == b"ab" * parts
+        assert peak < 8 * len(message) + 500_000, "a list of the parts would take 50 times as much"
+        peer.close()
+
+
+async def test_pings_of_a_peer_that_does_not_read_are_not_kept() -> None:
+    async with asyncio.timeout(PATIENCE_S), raw_peer() as (channel, peer):
+        sending = asyncio.create_task(channel.send(bytes(10_000_000)))
+        await asyncio.sleep(0)  # now it is on its way, and there is no room
+        await asyncio.get_running_loop().sock_sendall(peer, PING * 1000)
+        with pytest.raises(aioipc.ProtocolError, match="the peer does not read"):
+            await channel.receive()
+        with pytest.raises(aioipc.ProtocolError, match="the peer does not read"):
+            await sending
+
+
+async def test_a_breach_ends_the_sends_that_wait_for_room() -> None:
+    async with asyncio.timeout(PATIENCE_S), raw_peer() as (channel, peer):
+        sending = [asyncio.create_task(channel.send(bytes(10_000_000))) for _ in range(3)]
+        receiving = asyncio.create_task(channel.receive())
+        await asyncio.get_running_loop().sock_sendall(peer, pack_header(0, 99))
+        for task in (receiving, *sending, asyncio.ensure_future(channel.send(b"later"))):
+            with pytest.raises(aioipc.ProtocolError, match="unknown kind 99"):
+                await task

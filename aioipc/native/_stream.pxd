@@ -18,8 +18,7 @@ cdef class StreamPort(MessagePort):
     cdef Py_ssize_t large_filled
     cdef Py_ssize_t large_length
     cdef uint32_t large_word
-    cdef list pieces             # of a message whose frames had the flag MORE
-    cdef Py_ssize_t pieces_bytes
+    cdef bytearray pieces        # of a message whose frames had the flag MORE
     cdef int read_errno          # met while polling without the GIL
     cdef readonly object ending  # what every further receive raises
     cdef public bint greeted     # the peer's HELLO was accepted, or none is expected
@@ -41,6 +40,7 @@ cdef class StreamPort(MessagePort):
 
     cdef object c_frame(self)
     cdef object c_dispatch(self, uint32_t word, object payload)
+    cdef Py_ssize_t c_pieces_bytes(self) except -1
     cdef object c_refuse(self, object error)
     cdef int c_begin_large(self, uint32_t word, Py_ssize_t length) except -1
     cdef int c_fill(self) except -1

@@ -48,6 +48,7 @@ cdef enum:
     SLACK = 8192                 # room that control frames always find behind `out`
     SPARE_BLOCKS = 32
     MOST_PARTS = 64
+    MOST_WAITING = 16            # control frames behind a message that is on its way
     CONTROL_LIMIT = 4096
     LOOKAHEAD_LIMIT = 8388608
 
@@ -133,8 +134,11 @@ cdef class StreamPort(MessagePort):
         self.ending = error
 
     def end_sending(self, error):
-        """Let every further send raise ``error``."""
+        """Let every further send raise ``error``, and those that wait for room."""
         self.send_failure = error
+        callback, self.write_callback = self.write_callback, None
+        if callback is not None:
+            self.pacer.call_soon(callback)
 
     # Receiving
 
@@ -203,11 +207,11 @@ cdef class StreamPort(MessagePort):
             self.c_refuse(ProtocolError(f"a frame has flags {word >> 8:#x} that were not agreed"))
         limit = CONTROL_LIMIT
         if kind == DATA:
-            limit = self.max_receive_bytes - self.pieces_bytes
+            limit = self.max_receive_bytes - self.c_pieces_bytes()
         if length > limit:
             if kind == DATA:
                 self.c_refuse(
-                    FrameTooLarge(length + self.pieces_bytes, self.max_receive_bytes)
+                    FrameTooLarge(length + self.c_pieces_bytes(), self.max_receive_bytes)
                 )
             self.c_refuse(ProtocolError(
                 f"a control frame of kind {kind} announces {length:,} bytes, "
@@ -224,25 +228,29 @@ cdef class StreamPort(MessagePort):
     cdef object c_dispatch(self, uint32_t word, object payload):
         """One whole frame arrived that is not an ordinary message."""
         if word & 0xFF != DATA:
+            if word & 0xFF == GOODBYE and self.pieces is not None:
+                self.c_refuse(ProtocolError("a GOODBYE came between the parts of a message"))
             try:
                 self._control(word & 0xFF, payload)
             except IPCError as error:
                 self.c_refuse(error)
             return None
         if (word >> 8) & MORE:
+            # Not a list, which would grow with the number of parts, be they ever so short.
             if self.pieces is None:
-                self.pieces = []
-            self.pieces.append(payload)
-            self.pieces_bytes += len(payload)
+                self.pieces = bytearray()
+            self.pieces += payload
             return None
         if self.pieces is not None:
-            self.pieces.append(payload)
-            payload = b"".join(self.pieces)
+            self.pieces += payload
+            payload = bytes(self.pieces)
             self.pieces = None
-            self.pieces_bytes = 0
         self.counters.messages_received += 1
         self.counters.bytes_received += PyBytes_GET_SIZE(payload)
         return payload
+
+    cdef Py_ssize_t c_pieces_bytes(self) except -1:
+        return 0 if self.pieces is None else len(self.pieces)
 
     cdef object c_refuse(self, object error):
         self.ending = error
@@ -610,11 +618,13 @@ cdef class StreamPort(MessagePort):
         if len(payload) > CONTROL_LIMIT:
             raise ValueError(f"a control frame holds {CONTROL_LIMIT} bytes, not {len(payload)}")
         frame = PyBytes_FromStringAndSize(<char*>&header, HEADER) + payload
+        if len(self.rest or ()) > MOST_PARTS + MOST_WAITING or (
+            self.rest is None and len(frame) > BLOCK + SLACK - self.out_end
+        ):
+            raise ProtocolError("the peer does not read: there is no room even for control frames")
         if self.rest is not None:
             self.rest.append(frame)
             return
-        if len(frame) > BLOCK + SLACK - self.out_end:
-            raise ProtocolError("the peer does not read: there is no room even for control frames")
         if self.out is NULL:
             self.out = take_block()
         memcpy(self.out + self.out_end, PyBytes_AS_STRING(frame), len(frame))

@@ -87,6 +87,7 @@ class PeerPort(StreamPort):
         with contextlib.suppress(IPCError):
             self.say_goodbye(error)
             self.try_flush()
+        self.end_sending(error)
         self.close()
 
     # What the native part asks
