@@ -25,12 +25,9 @@ from benchmarks.results import Results, Table, entry_of, load
 from benchmarks.workload import Case, Measurement, Workload
 from benchmarks.workloads import WORKLOADS
 
-ROUNDS = 5
-ROUNDS_QUICK = 3
+ROUNDS = 3
 INTERRUPTED = 130
 WIDTH_OF_A_FILE = 140
-DISTURBED = 0.05
-"""A round whose processes waited longer than this share of their time for a CPU is repeated."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,7 @@ class Options:
 
     quick: bool
     workloads: tuple[str, ...]
+    cases: tuple[str, ...]
     only: tuple[str, ...]
     rounds: int
     patience: int
@@ -46,6 +44,11 @@ class Options:
     def chosen_workloads(self) -> list[Workload]:
         """The workloads to run, in the order of the table."""
         return [each for each in WORKLOADS if not self.workloads or each.name in self.workloads]
+
+    def chosen_cases(self, workload: Workload) -> list[Case]:
+        """The variants of a workload to run."""
+        found = workload.cases(quick=self.quick)
+        return [case for case in found if not self.cases or case.name in self.cases]
 
     def wants(self, contender: Contender) -> bool:
         """Whether a contender takes part. The references always do."""
@@ -76,19 +79,40 @@ class Turn:
     help="Only this workload. May be repeated.",
 )
 @click.option(
+    "--case",
+    "cases",
+    multiple=True,
+    metavar="NAME",
+    help='Only this case of a workload, like "16 B". May be repeated.',
+)
+@click.option(
     "--only",
     multiple=True,
     metavar="TEXT",
     help="Only contenders whose name contains this; the references stay. May be repeated.",
 )
-@click.option("--rounds", type=click.IntRange(min=1), help="Rounds of each measurement.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=ROUNDS,
+    show_default=True,
+    help="Rounds of each measurement.",
+)
 @click.option(
     "--patience",
     type=click.IntRange(min=0),
-    default=0,
+    default=2,
+    show_default=True,
     help="Repeat a round that neighbours disturbed at most this often; keep the calmest.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the results.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    default=".benchmarks/results.json",
+    show_default=True,
+    help="Where to save the results.",
+)
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw an SVG file.")
 @click.option("--check-targets", is_flag=True, help="Say which targets were reached.")
 @click.option(
@@ -102,10 +126,11 @@ def main(
     *,
     quick: bool,
     workloads: tuple[str, ...],
+    cases: tuple[str, ...],
     only: tuple[str, ...],
-    rounds: int | None,
+    rounds: int,
     patience: int,
-    json_file: Path | None,
+    json_file: Path,
     plot_file: Path | None,
     check_targets: bool,
     loaded: Path | None,
@@ -119,8 +144,7 @@ def main(
     the figures say more about them.
     """
     console = _console()
-    rounds = rounds or (ROUNDS_QUICK if quick else ROUNDS)
-    options = Options(quick, workloads, only, rounds, patience)
+    options = Options(quick, workloads, cases, only, rounds, patience)
     if list_only:
         _print_list(console, options)
         return
@@ -128,7 +152,7 @@ def main(
     report.print_results(console, results)
     if check_targets:
         report.print_verdicts(console, targets.judge(results))
-    if json_file:
+    if not loaded:
         results.save(json_file)
         console.print(f"results: {json_file}", highlight=False)
     if plot_file:
@@ -165,7 +189,7 @@ def _measure(console: Console, options: Options) -> Results:
 def _turns(options: Options, contenders: Sequence[Contender], results: Results) -> Iterator[Turn]:
     """All turns: round by round, every contender once, each round starting with another one."""
     for workload in options.chosen_workloads():
-        for case in workload.cases(quick=options.quick):
+        for case in options.chosen_cases(workload):
             able = [each for each in contenders if workload.accepts(each, case)]
             if not any(each.family != "reference" for each in able):
                 continue
@@ -198,7 +222,7 @@ def _attempt(turn: Turn, patience: int, results: Results) -> Measurement | None:
     """One round; repeated where neighbours took too much of the CPU, and the calmest one kept."""
     try:
         calmest = turn.workload.measure(turn.contender, turn.case)
-        while calmest.queued > DISTURBED and patience:
+        while not calmest.is_calm and patience:
             patience -= 1
             again = turn.workload.measure(turn.contender, turn.case)
             calmest = min(calmest, again, key=lambda found: found.queued)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,10 @@ class Entry:
         return statistics.median(values) if values else None
 
     def values(self, key: str) -> list[float]:
-        """The figure of each round that has it."""
-        return [each.metrics[key] for each in self.rounds if each and key in each.metrics]
+        """The figure of each calm round; of every round where none was calm."""
+        found = [each for each in self.rounds if each and key in each.metrics]
+        calm = [each for each in found if each.is_calm]
+        return [each.metrics[key] for each in calm or found]
 
     def spread(self, key: str) -> float | None:
         """How far the rounds lie apart: (largest - smallest) / median."""
@@ -65,19 +69,11 @@ class Table:
     entries: dict[str, Entry] = field(default_factory=dict)
 
     def ratio(self, contender: str, reference: str, metric: Metric) -> float | None:
-        """How many times better the contender is: the median of the ratios of each round.
-
-        Neighbours on the machine slow whole rounds, so rounds are compared with themselves.
-        """
+        """How many times better the contender is than the reference."""
         if contender not in self.entries or reference not in self.entries:
             return None
-        pairs = zip(self.entries[contender].rounds, self.entries[reference].rounds, strict=False)
-        ratios = [
-            _better(ours.metrics[metric.key], theirs.metrics[metric.key], metric)
-            for ours, theirs in pairs
-            if ours and theirs and metric.key in ours.metrics and metric.key in theirs.metrics
-        ]
-        return statistics.median(ratios) if ratios else None
+        better = partial(_better, metric=metric)
+        return compare(self.entries[contender], self.entries[reference], metric.key, better)
 
     def ranking(self) -> list[Entry]:
         """The entries, best first; those without a figure last."""
@@ -89,6 +85,23 @@ class Table:
             return median is None, sign * (median or 0)
 
         return sorted(self.entries.values(), key=rank)
+
+
+def compare(
+    ours: Entry, theirs: Entry, key: str, quotient: Callable[[float, float], float]
+) -> float | None:
+    """The median over the rounds of a quotient; of the calm ones, where there are any.
+
+    Neighbours on the machine slow whole rounds, so a round is compared with itself.
+    """
+    pairs = [
+        (one, other)
+        for one, other in zip(ours.rounds, theirs.rounds, strict=False)
+        if one and other and key in one.metrics and key in other.metrics
+    ]
+    calm = [(one, other) for one, other in pairs if one.is_calm and other.is_calm]
+    found = [quotient(one.metrics[key], other.metrics[key]) for one, other in calm or pairs]
+    return statistics.median(found) if found else None
 
 
 def _better(ours: float, theirs: float, metric: Metric) -> float:

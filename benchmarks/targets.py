@@ -6,12 +6,12 @@ the machine and its neighbours. They are reported, never asserted.
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from benchmarks.results import ASYNCIO_REFERENCE, UVLOOP_REFERENCE, Entry, Results
+from benchmarks.results import ASYNCIO_REFERENCE, UVLOOP_REFERENCE, Results, compare
 
 LOOPS = ("uvloop", "asyncio")
 WAKE_UP_BY_FD = ("unix", "pipe", "fifo", "tcp")
@@ -74,17 +74,14 @@ def _found(target: Target, results: Results) -> float | None:
         return ours.median(target.key)
     if target.reference not in table.entries:
         return None
-    return _quotient(ours, table.entries[target.reference], target.key)
+    theirs = table.entries[target.reference]
+    return compare(ours, theirs, target.key, _quotient)
 
 
-def _quotient(ours: Entry, theirs: Entry, key: str) -> float | None:
-    """The median over the rounds of ours divided by theirs."""
-    quotients = [
-        one.metrics[key] / other.metrics[key]
-        for one, other in zip(ours.rounds, theirs.rounds, strict=False)
-        if one and other and other.metrics.get(key)
-    ]
-    return statistics.median(quotients) if quotients else None
+def _quotient(ours: float, theirs: float) -> float:
+    if theirs:
+        return ours / theirs
+    return math.inf if ours else 1.0
 
 
 def every_target() -> Iterator[Target]:

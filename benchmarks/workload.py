@@ -8,6 +8,9 @@ from typing import Protocol
 
 from benchmarks.contender import Contender, Plan
 
+DISTURBED = 0.05
+"""From this share of its time on, spent waiting for a CPU, a round says more about others."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -56,6 +59,11 @@ class Measurement:
     messages: int
     queued: float = 0.0
     note: str = ""
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether the neighbours left it the CPUs."""
+        return self.queued < DISTURBED
 
 
 class Workload(Protocol):

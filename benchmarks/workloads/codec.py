@@ -16,7 +16,7 @@ class Codec:
 
     def cases(self, *, quick: bool) -> list[Case]:
         """One way."""
-        plan = Plan(0, 100_000 if quick else 500_000, 10_000, carries="dict")
+        plan = Plan(0, 300_000 if quick else 1_000_000, 10_000, carries="dict")
         return [Case("one way", plan, (RATE,))]
 
     def accepts(self, contender: Contender, case: Case) -> bool:

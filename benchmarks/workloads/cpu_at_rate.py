@@ -20,11 +20,11 @@ class CpuAtRate:
 
     name = "cpu_at_rate"
     title = "CPU at a slow rate"
-    rounds = 5
+    rounds = 3
 
     def cases(self, *, quick: bool) -> list[Case]:
         """1,000 messages/s one way and there and back; then round trips on one CPU."""
-        messages = 1_000 if quick else 3_000
+        messages = 1_000 if quick else 2_000
         return [
             Case("one way, 1,000/s", Plan(64, messages, 10, 1, INTERVAL_NS), (CPU,)),
             Case("round trips, 1,000/s", Plan(64, messages, 10, 1, INTERVAL_NS), (CPU,)),

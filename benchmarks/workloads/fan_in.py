@@ -18,7 +18,7 @@ class FanIn:
 
     def cases(self, *, quick: bool) -> list[Case]:
         """64 B; every connection sends its share."""
-        messages = 2_000 if quick else 8_000
+        messages = 5_000 if quick else 20_000
         return [Case("64 B", Plan(64, messages, 20, CLIENTS), (RATE, BYTES))]
 
     def accepts(self, contender: Contender, case: Case) -> bool:

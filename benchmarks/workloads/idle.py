@@ -20,7 +20,7 @@ class Idle:
 
     name = "idle"
     title = f"Idle connected pair, {SILENCE_S:.0f} s"
-    rounds = 2
+    rounds = 1
 
     def cases(self, *, quick: bool) -> list[Case]:
         """One connection."""
