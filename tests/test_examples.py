@@ -84,3 +84,13 @@ def test_typed_messages() -> None:
     assert done.status == 0, done.err
     assert "Expected `int`, got `str` - at `$.cents`" in done.out
     assert "Balance()\n    750 cents" in done.out
+
+
+def test_shell_pipeline() -> None:
+    done = run("shell_pipeline.sh")
+
+    assert done.status == 0, done.err
+    assert "\n4\n30\n200\n" in done.out
+    assert "\nnorth 7\nsouth 11\n" in done.out
+    assert '\n{"level":"warn","pid":7}\n' in done.out
+    assert done.out.endswith("\nexit status 1\n")
