@@ -16,7 +16,7 @@ OURS = "aioipc unix (asyncio)"
 def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     """Start the command in a session of its own, with its temporary files in ``folder``."""
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks", "--quick", *arguments],
+        [sys.executable, "-m", "benchmarks", "--quick", "--patience=0", *arguments],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
