@@ -486,7 +486,7 @@ cdef class ChannelCore:
             operation.waiter.c_wake(True)
         finally:
             pacer.inside_callback = False
-            pacer.c_end_turn()
+            pacer.c_turned()
         return 0
 
     # The end

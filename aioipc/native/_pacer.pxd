@@ -78,7 +78,7 @@ cdef class Pacer:
     cdef list dirty
     cdef set waiting             # ports whose receiver is asleep in this loop
     cdef int ops
-    cdef int64_t resumed_ns
+    cdef int64_t resumed_ns      # since when channels work without a turn; 0 before they begin
     cdef int64_t yielded_ns
 
     cdef bint c_must_yield(self) noexcept
@@ -89,4 +89,5 @@ cdef class Pacer:
     cdef int c_wrote(self) except -1
     cdef int c_gathered(self, MessagePort port) except -1
     cdef int c_end_turn(self) except -1
+    cdef int c_turned(self) except -1
     cdef int c_poll(self, MessagePort port, int64_t budget_ns, bint for_room) except -1

@@ -156,12 +156,13 @@ cdef class Pacer:
         self.dirty = []
         self.waiting = set()
         self.end_turn_method = self.end_turn
-        self.resumed_ns = clock_ns()
 
     # Fairness
 
     cdef bint c_must_yield(self) noexcept:
         self.ops += 1
+        if self.resumed_ns == 0:
+            self.resumed_ns = clock_ns()
         if self.ops >= OPS_PER_TURN:
             return True
         if self.ops & (OPS_PER_CLOCK - 1) or not self.c_overdue():
@@ -175,7 +176,10 @@ cdef class Pacer:
 
     cdef int64_t c_left_ns(self) noexcept:
         """How long this turn of the loop may still take."""
-        return self.resumed_ns + TURN_NS - clock_ns()
+        cdef int64_t now = clock_ns()
+        if self.resumed_ns == 0:
+            self.resumed_ns = now
+        return self.resumed_ns + TURN_NS - now
 
     cdef void c_yielding(self) noexcept:
         self.yielded_ns = clock_ns()
@@ -216,10 +220,16 @@ cdef class Pacer:
                 pass  # each send raises it; the other ports' messages leave all the same
         return 0
 
+    cdef int c_turned(self) except -1:
+        """The loop has turned: what is done from here on counts anew."""
+        self.ops = 0
+        self.resumed_ns = 0
+        return self.c_end_turn()
+
     def end_turn(self):
         """Send off what this turn gathered. Runs from ``call_soon``."""
         self.end_scheduled = False
-        self.c_end_turn()
+        self.c_turned()
 
     # Polling
 

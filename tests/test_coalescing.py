@@ -1,0 +1,359 @@
+"""How few system calls messages take, by the channel's own count and by the kernel's."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import aioipc
+from aioipc import Channel
+from tests.links import DUPLEX, Link
+from tests.scale import patience_s
+
+in_loop = pytest.mark.asyncio
+duplex = pytest.mark.parametrize("link", DUPLEX, indirect=True)
+pairs = pytest.mark.parametrize("link", ["unix", "pipe", "memory"], indirect=True)
+
+BLOCK = 65536
+HEADER = 8
+
+
+async def turns() -> None:
+    """Let the loop turn, so that what was gathered leaves."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def settled(left: Channel[bytes], right: Channel[bytes]) -> None:
+    """Have the HELLO out of the way."""
+    await left.send(b"settled")
+    assert await right.receive() == b"settled"
+    await turns()
+
+
+@dataclass
+class Calls:
+    """The calls that a channel made since this was made."""
+
+    channel: Channel[bytes]
+
+    def __post_init__(self) -> None:
+        self._before = self.channel.statistics()
+
+    @property
+    def written(self) -> int:
+        return self.channel.statistics().write_calls - self._before.write_calls
+
+    @property
+    def read(self) -> int:
+        return self.channel.statistics().read_calls - self._before.read_calls
+
+
+# Sending
+
+
+@in_loop
+@duplex
+async def test_send_many_is_one_call(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await settled(left, right)
+        calls = Calls(left)
+        await left.send_many([b"x" * 100] * 100)
+        assert calls.written == 1
+        assert await right.receive_many() == [b"x" * 100] * 100
+        await turns()
+        assert calls.written == 1
+
+
+@in_loop
+@duplex
+async def test_a_hundred_sends_in_one_turn_are_two_calls(link: Link) -> None:
+    """Unless they take so long that the loop has to turn in between: the quickest of some."""
+    written = []
+    async with link(codec="raw") as (left, right):
+        for _ in range(5):
+            await settled(left, right)
+            await asyncio.sleep(0.001)  # a long while ago is not this turn
+            calls = Calls(left)
+            for number in range(100):
+                await left.send(b"%d" % number)
+            at_once = calls.written
+            await turns()
+            written.append((at_once, calls.written))
+            got: list[bytes] = []
+            while len(got) < 100:
+                got += await right.receive_many()
+            assert got == [b"%d" % number for number in range(100)]
+    assert min(written) == (1, 2), "what finds nothing gathered leaves at once, the rest together"
+
+
+@in_loop
+@duplex
+async def test_whoever_sends_in_a_turn_shares_its_calls(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await settled(left, right)
+        calls = Calls(left)
+        await asyncio.gather(*(left.send(b"%d" % number) for number in range(30)))
+        await turns()
+        assert calls.written == 2
+        assert len(await right.receive_many()) == 30
+
+
+@in_loop
+@duplex
+async def test_each_turn_begins_anew(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await settled(left, right)
+        calls = Calls(left)
+        for number in range(1, 11):
+            await left.send(b"one per turn")
+            assert calls.written == number
+            assert right.receive_nowait() == b"one per turn"
+            await turns()
+        assert calls.written == 10
+
+
+@in_loop
+@pytest.mark.parametrize("link", ["unix", "tcp", "memory"], indirect=True)
+async def test_what_is_gathered_leaves_at_64_kib(link: Link) -> None:
+    message = b"x" * 1_000
+    async with link(codec="raw") as (left, right):
+        await settled(left, right)
+        calls = Calls(left)
+        left.send_nowait(message)
+        for _ in range(BLOCK // (HEADER + len(message))):
+            left.send_nowait(message)
+        assert calls.written == 1
+        left.send_nowait(message)
+        assert calls.written == 2
+        await turns()
+        assert calls.written == 3
+        got: list[bytes] = []
+        while len(got) < 67:
+            got += await right.receive_many()
+        assert len(got) == 67
+
+
+@in_loop
+@pairs
+async def test_flush_and_close_do_not_wait_for_the_end_of_the_turn(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await settled(left, right)
+        calls = Calls(left)
+        await left.send(b"1")
+        await left.send(b"2")
+        await left.flush()
+        assert calls.written == 2
+        assert [await right.receive() for _ in range(2)] == [b"1", b"2"]
+        await left.send(b"3")
+        await left.send(b"4")
+        before_close = calls.written
+        await left.aclose()
+        assert calls.written == before_close + 1, "what was gathered and the GOODBYE"
+        assert [await right.receive() for _ in range(2)] == [b"3", b"4"]
+
+
+@in_loop
+@pairs
+async def test_a_large_message_is_written_from_where_it_lies(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await settled(left, right)
+        calls = Calls(left)
+        sending = asyncio.create_task(left.send(bytes(BLOCK)))
+        assert len(await right.receive()) == BLOCK
+        await sending
+        assert calls.written <= 3, "one, but a pipe takes 64 KiB at a time"
+
+
+# HELLO
+
+
+@in_loop
+@pairs
+async def test_hello_travels_with_the_first_message(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await left.send(b"first")
+        assert left.statistics().write_calls == 1
+        assert await right.receive() == b"first"
+        assert right.statistics().read_calls == 1
+        await turns()
+        assert left.statistics().write_calls == 1
+
+
+@in_loop
+@pytest.mark.parametrize("address", ["unix:", "tcp://127.0.0.1:0", "memory:hello"])
+async def test_hello_travels_with_the_first_message_over_a_connection(address: str) -> None:
+    async with (
+        aioipc.listen(address, codec="raw") as listener,
+        aioipc.connect(listener.address, codec="raw") as left,
+    ):
+        await left.send(b"first")
+        await turns()
+        assert left.statistics().write_calls == 1
+        async with await listener.accept() as right:
+            assert await right.receive() == b"first"
+            assert right.statistics().read_calls == 1
+
+
+@in_loop
+@pytest.mark.parametrize("address", ["unix:", "tcp://127.0.0.1:0", "memory:hello"])
+async def test_hello_travels_alone_when_nothing_is_sent(address: str) -> None:
+    async with (
+        aioipc.listen(address, codec="raw") as listener,
+        aioipc.connect(listener.address, codec="raw") as left,
+        await listener.accept() as right,
+    ):
+        assert left.statistics().write_calls == 1
+        assert right.statistics().messages_received == 0
+
+
+# Receiving
+
+
+@in_loop
+@duplex
+async def test_receiving_what_is_buffered_reads_nothing(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await settled(left, right)
+        await left.send_many([b"x"] * 300)
+        await right.receive()
+        calls = Calls(right)
+        for _ in range(100):
+            await right.receive()
+        for _ in range(100):
+            right.receive_nowait()
+        for _ in range(98):
+            await anext(right)
+        assert len(await right.receive_many(1)) == 1
+        assert calls.read == 0
+
+
+@in_loop
+@pairs
+async def test_one_read_brings_what_fits_into_a_block(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await settled(left, right)
+        calls = Calls(right)
+        await left.send_many([b"x" * 92] * 600)  # 60,000 bytes with their headers
+        for _ in range(600):
+            await right.receive()
+        assert calls.read == 1
+
+
+# The same, as the kernel counts it
+
+STRACE = shutil.which("strace")
+
+TRACED = """
+    import asyncio, os, sys, aioipc, uvloop
+
+    def phase(name):
+        os.write(2, f"phase {name}".encode())
+
+    async def ends(kind):
+        if kind != "tcp":
+            return aioipc.pair(kind, codec="raw", polling="block")
+        options = {"codec": "raw", "polling": "block"}
+        async with aioipc.listen("tcp://127.0.0.1:0", **options) as listener:
+            left = await aioipc.connect(listener.address, **options)
+            return left, await listener.accept()
+
+    async def main(kind):
+        left, right = await ends(kind)
+        phase("first")
+        await left.send(b"first")
+        phase("receive first")
+        await right.receive()
+        phase("send_many")
+        await left.send_many([b"x" * 100] * 100)
+        phase("receive one")
+        await right.receive()
+        phase("receive buffered")
+        for _ in range(49):
+            await right.receive()
+        await right.receive_many(50)
+        # Not `send`: strace makes the first write so slow that the loop would have to turn.
+        phase("hundred sends")
+        for _ in range(100):
+            left.send_nowait(b"x")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        phase("receive hundred")
+        for _ in range(100):
+            await right.receive()
+        phase("end")
+        left.abort()
+        right.abort()
+
+    loop = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}[sys.argv[1]]
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main(sys.argv[2]))
+"""
+
+WRITES = ("write", "writev", "sendto", "sendmsg")
+READS = ("read", "readv", "recvfrom", "recvmsg")
+_PHASE = re.compile(r'write\(2<[^>]*>, "phase ([^"]*)"')
+_CALL = re.compile(r"^(?:\d+ +)?(\w+)\(\d+<(socket|pipe|UNIX|TCP)")
+
+
+def calls_by_phase(trace: str) -> dict[tuple[str, str], int]:
+    """How many calls wrote to, or read from, a socket or a pipe between two phases."""
+    counted: dict[tuple[str, str], int] = {}
+    phase = ""
+    for line in trace.splitlines():
+        if match := _PHASE.search(line):
+            phase = match[1]
+        elif match := _CALL.match(line):
+            kind = "write" if match[1] in WRITES else "read"
+            counted[phase, kind] = counted.get((phase, kind), 0) + 1
+    return counted
+
+
+@pytest.fixture(scope="module")
+def strace() -> str:
+    if STRACE is None:
+        pytest.skip("strace is not installed")
+    probe = [STRACE, "-o", "/dev/null", "true"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("strace may not trace here")
+    return STRACE
+
+
+@pytest.mark.timeout(patience_s(60))
+@pytest.mark.parametrize("kind", ["unix", "pipe", "tcp"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_kernel_counts_the_same(loop: str, kind: str, strace: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    subprocess.run(
+        [
+            *(strace, "-f", "-qq", "-y", "-s", "64", "-e", f"trace={','.join(WRITES + READS)}"),
+            *("-o", str(trace), sys.executable, "-c", textwrap.dedent(TRACED), loop, kind),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    counted = calls_by_phase(trace.read_text())
+    sending = {
+        phase: counted.get((phase, "write"), 0) for phase in ("first", "send_many", "hundred sends")
+    }
+    assert sending == {"first": 1, "send_many": 1, "hundred sends": 2}
+    receiving = {
+        phase: counted.get((phase, "read"), 0)
+        for phase in ("receive first", "receive one", "receive buffered", "receive hundred")
+    }
+    assert receiving == {
+        "receive first": 1,
+        "receive one": 1,
+        "receive buffered": 0,
+        "receive hundred": 1,
+    }
+    for quiet in ("receive first", "receive one", "receive buffered", "receive hundred"):
+        assert (quiet, "write") not in counted
