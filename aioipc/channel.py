@@ -294,9 +294,11 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
     def __del__(self) -> None:
         if getattr(self, "_state", _State.CLOSED) is not _State.OPEN:
             return
-        if not self._is_forked:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-        self._release()
+        try:
+            if not self._is_forked:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        finally:  # a warning may be an error
+            self._release()
 
     def __repr__(self) -> str:
         return f"<Channel {self.address} {self.codec.name} {self._state.value}>"

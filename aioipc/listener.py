@@ -318,9 +318,13 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     def __del__(self) -> None:
         if getattr(self, "_closed", True) or self._pid != os.getpid():
             return
-        warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-        self._closed = True
-        self._acceptor.close()
+        try:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        finally:  # a warning may be an error
+            self._closed = True
+            self._acceptor.close()
+            for port in self._greeting:
+                port.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +11,6 @@ from typing import Any
 from aioipc import Channel, EndOfStream, WouldBlock
 from tests.children import Peer, Peers
 from tests.kernel.strangers import BECOME_NOBODY
-
-FULL_SCALE = bool(os.environ.get("AIOIPC_TEST_SCALE"))
-"""Whether tests take the full figures of their claims instead of quick ones."""
 
 HEAD = """
 import asyncio, contextlib, os, signal, socket, sys

@@ -171,7 +171,7 @@ def denied(message: str) -> AccessDenied:
 def _checked(fd: int, path: str, check: _Check) -> Directory:
     directory = Directory(fd, path)
     try:
-        check(os.fstat(fd), path)
+        check(os.fstat(directory.fileno()), path)
     except BaseException:
         directory.close()
         raise

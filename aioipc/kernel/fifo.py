@@ -169,7 +169,7 @@ class _Fifo(OwnedFd):
     def __init__(self, fd: int, path: str) -> None:
         super().__init__(fd)
         self.path = path
-        self.identity = identity_of(os.fstat(fd))
+        self.identity = identity_of(os.fstat(self._fd))
 
     @property
     def through_proc(self) -> str:

@@ -14,7 +14,14 @@ import weakref
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["OwnedFd", "OwnedSocket", "abandon_in_child", "above_stdio", "socket_above_stdio"]
+__all__ = [
+    "OwnedFd",
+    "OwnedSocket",
+    "abandon_in_child",
+    "above_stdio",
+    "owned_pipe",
+    "socket_above_stdio",
+]
 
 
 class _Owner(Protocol):
@@ -121,6 +128,21 @@ class OwnedFd:
         return f"<{type(self).__name__} fd={self._fd}>"
 
 
+def owned_pipe(flags: int = 0) -> tuple[OwnedFd, OwnedFd]:
+    """Make a pipe and return the end to read and the end to write: pipe(2).
+
+    Args:
+        flags: ``O_NONBLOCK`` or nothing; both ends are close-on-exec anyway.
+    """
+    read_fd, write_fd = os.pipe2(flags | os.O_CLOEXEC)
+    try:
+        reader = OwnedFd(read_fd)
+    except BaseException:
+        os.close(write_fd)
+        raise
+    return reader, OwnedFd(write_fd)
+
+
 class OwnedSocket(socket.socket):
     """A non-blocking socket with the same manners: at least 3, and closed in forked children."""
 
@@ -137,5 +159,6 @@ class OwnedSocket(socket.socket):
         self.close()
 
     def __del__(self) -> None:
-        # In the place of the finalizer that warns.
-        self.close()
+        # In the place of the finalizer that warns. Without the slot there never was a socket.
+        if hasattr(self, "_closed"):
+            self.close()

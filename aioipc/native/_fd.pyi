@@ -6,6 +6,7 @@ from aioipc.abc import Buffer, Capability, PeerCredentials
 class FdStream:
     shared: bool
     atomic_bytes: int
+    alone: bool
     wait_closed: Callable[[], Awaitable[None]] | None
     @property
     def watch(self) -> Any: ...

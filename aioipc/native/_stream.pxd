@@ -27,6 +27,7 @@ cdef class StreamPort(MessagePort):
     cdef Py_ssize_t out_start
     cdef Py_ssize_t out_end
     cdef Py_ssize_t gather_bytes
+    cdef bint fragments          # longer messages leave in frames of so many bytes each
     cdef list rest
     cdef Py_ssize_t rest_offset
     cdef bint blocked            # the last write found no room
@@ -55,6 +56,7 @@ cdef class StreamPort(MessagePort):
     cdef int c_send_parts(self, object parts) except -1
     cdef int c_gather(self, Py_ssize_t size) except -1
     cdef int c_send_large(self, list parts, Py_ssize_t size) except -1
+    cdef int c_send_fragments(self, object message) except -1
     cdef int c_keep_rest(self, list parts, Py_ssize_t written) except -1
     cdef int c_flush_out(self) except -1
     cdef int c_flush_rest(self) except -1

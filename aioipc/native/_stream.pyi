@@ -13,7 +13,12 @@ class StreamPort(MessagePort):
     @property
     def send_failure(self) -> BaseException | None: ...
     def __init__(
-        self, stream: ByteTransport, max_message_bytes: int, *, atomic_bytes: int = 0
+        self,
+        stream: ByteTransport,
+        max_message_bytes: int,
+        *,
+        atomic_bytes: int = 0,
+        alone: bool = False,
     ) -> None: ...
     def try_greet(self) -> bool: ...
     def try_flush(self) -> bool: ...

@@ -99,9 +99,19 @@ cdef class StreamPort(MessagePort):
         atomic_bytes: Where writers share the stream: the most that one write may hold so
             that the kernel keeps it whole (``PIPE_BUF``, pipe(7)). 0 where it does not
             matter.
+        alone: Whether they come one after the other: then a message may take several such
+            writes, and one that its writer did not live to finish is forgotten at the HELLO
+            of the next.
     """
 
-    def __init__(self, stream, Py_ssize_t max_message_bytes, *, Py_ssize_t atomic_bytes=0):
+    def __init__(
+        self,
+        stream,
+        Py_ssize_t max_message_bytes,
+        *,
+        Py_ssize_t atomic_bytes=0,
+        bint alone=False,
+    ):
         self.stream = stream
         self.io = stream if isinstance(stream, ByteCore) else AdaptedStream(stream)
         self.max_receive_bytes = max_message_bytes
@@ -109,7 +119,9 @@ cdef class StreamPort(MessagePort):
         self.gather_bytes = BLOCK
         if atomic_bytes:
             self.gather_bytes = atomic_bytes
-            self.max_send_bytes = min(max_message_bytes, atomic_bytes - HEADER)
+            self.fragments = alone
+            if not alone:
+                self.max_send_bytes = min(max_message_bytes, atomic_bytes - HEADER)
 
     def __dealloc__(self):
         self.c_release_block()
@@ -228,6 +240,8 @@ cdef class StreamPort(MessagePort):
     cdef object c_dispatch(self, uint32_t word, object payload):
         """One whole frame arrived that is not an ordinary message."""
         if word & 0xFF != DATA:
+            if word & 0xFF == HELLO:
+                self.pieces = None  # of a writer that was alone, and died inside a message
             if word & 0xFF == GOODBYE and self.pieces is not None:
                 self.c_refuse(ProtocolError("a GOODBYE came between the parts of a message"))
             try:
@@ -454,6 +468,8 @@ cdef class StreamPort(MessagePort):
         cdef Py_ssize_t written
         if not self.c_flush():
             return NO_ROOM
+        if self.fragments:
+            return self.c_send_fragments(b"".join(parts))
         iov[0].iov_base = &header
         iov[0].iov_len = HEADER
         try:
@@ -483,6 +499,31 @@ cdef class StreamPort(MessagePort):
         if written < HEADER + size:
             self.c_keep_rest(parts, written - HEADER)
             self.c_flush()
+        self.counters.messages_sent += 1
+        self.counters.bytes_sent += size
+        return ACCEPTED
+
+    cdef int c_send_fragments(self, object message) except -1:
+        """Write a message in frames of which the kernel keeps each whole."""
+        cdef uint64_t header
+        cdef Py_ssize_t most = self.gather_bytes - HEADER
+        cdef Py_ssize_t size = len(message)
+        cdef Py_ssize_t start
+        cdef list frames = []
+        for start in range(0, size, most):
+            header = <uint64_t>min(most, size - start) | (<uint64_t>DATA << 32)
+            if start + most < size:
+                header |= <uint64_t>MORE << 40
+            frames.append(
+                PyBytes_FromStringAndSize(<char*>&header, HEADER) + message[start : start + most]
+            )
+        start = len(frames)
+        self.rest = frames
+        self.rest_offset = 0
+        if not self.c_flush() and len(frames) == start:
+            # Nothing of it left: it was not accepted, and the caller waits.
+            self.rest = None
+            return NO_ROOM
         self.counters.messages_sent += 1
         self.counters.bytes_sent += size
         return ACCEPTED

@@ -53,7 +53,7 @@ def adopted_stream(
         FdWatch(),
         is_socket=is_socket,
         address=str(address),
-        capabilities=STREAM | Capability.CREDENTIALS if peer else STREAM,
+        capabilities=_capabilities(duplex=reads and writes, known=peer is not None),
         peer=peer,
         owners={end.fileno(): end for end in ends},
     )
@@ -79,6 +79,11 @@ def _directions(address: Address, facts: list[Facts], fds: tuple[int, ...]) -> t
     if not facts[1].writable:
         raise AddressError(f"{address}: descriptor {fds[1]} cannot be written")
     return True, True
+
+
+def _capabilities(*, duplex: bool, known: bool) -> Capability:
+    capabilities = STREAM if duplex else STREAM & ~Capability.DUPLEX
+    return capabilities | Capability.CREDENTIALS if known else capabilities
 
 
 def _adopt(address: Address, fds: tuple[int, ...]) -> list[Descriptor]:

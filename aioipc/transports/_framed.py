@@ -11,6 +11,7 @@ from aioipc.errors import (
     AddressError,
     ClosedError,
     EndOfStream,
+    FrameTooLarge,
     IPCError,
     PeerCrashed,
     ProtocolError,
@@ -45,7 +46,8 @@ class PeerPort(StreamPort):
 
     def __init__(self, stream: ByteTransport, codec: str, max_message_bytes: int) -> None:
         atomic_bytes = getattr(stream, "atomic_bytes", 0)
-        super().__init__(stream, max_message_bytes, atomic_bytes=atomic_bytes)
+        alone = getattr(stream, "alone", False)
+        super().__init__(stream, max_message_bytes, atomic_bytes=atomic_bytes, alone=alone)
         self._own = Hello(codec, max_message_bytes)
         self._handshake = Handshake(self._own)
         self._shared = getattr(stream, "shared", False)
@@ -149,6 +151,8 @@ class FramedTransport:
     def __init__(self, stream: ByteTransport, framer: Framer) -> None:
         self.stream = stream
         self._framer = framer
+        shared = not getattr(stream, "alone", False)
+        self._atomic_bytes = getattr(stream, "atomic_bytes", 0) if shared else 0
         self._ending: IPCError | None = None
         self._last: bytes | None = None
         self._write_ended = False
@@ -212,8 +216,11 @@ class FramedTransport:
             raise ClosedError("this side ended its sending direction")
         if not self.try_flush():
             return False
-        self._unsent = [memoryview(part).cast("B") for part in self._framer.frame(parts)]
-        whole = sum(len(part) for part in self._unsent)
+        views = [memoryview(part).cast("B") for part in self._framer.frame(parts)]
+        whole = sum(len(view) for view in views)
+        if self._atomic_bytes and whole > self._atomic_bytes:
+            raise FrameTooLarge(whole, self._atomic_bytes, "the most that writers can share")
+        self._unsent = [view for view in views if view]
         self.try_flush()
         if self._unsent and sum(len(part) for part in self._unsent) == whole:
             self._unsent = []  # nothing of it left: it was not accepted

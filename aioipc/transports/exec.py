@@ -11,7 +11,7 @@ from collections.abc import Callable
 from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.errors import PeerCrashed, from_os_error
-from aioipc.kernel.owned import abandon_in_child, above_stdio
+from aioipc.kernel.owned import abandon_in_child, owned_pipe
 from aioipc.kernel.spawn import Child, spawn
 from aioipc.limits import Limits
 from aioipc.loop.fd import FdWatch
@@ -36,27 +36,18 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
     """
     if allow is not None:
         raise ValueError(f"{address}: the child runs as this user, so allow= has no question")
-    with contextlib.ExitStack() as undo:
-        child_reads, write_fd = _pipe(undo)
-        read_fd, child_writes = _pipe(undo)
-        for fd in (read_fd, write_fd):
-            os.set_blocking(fd, False)
+    child_reads, writer = owned_pipe()
+    reader, child_writes = owned_pipe()
+    # The child's ends are its own open file descriptions, so they may block.
+    for end in (reader, writer):
+        os.set_blocking(end.fileno(), False)
+    with child_reads, child_writes:
         try:
-            child = spawn(address.argv, stdin=child_reads, stdout=child_writes)
+            child = spawn(address.argv, stdin=child_reads.fileno(), stdout=child_writes.fileno())
         except OSError as error:
             raise from_os_error(error, f"connect to {address}", connecting=True) from error
-        undo.pop_all()
-    os.close(child_reads)
-    os.close(child_writes)
-    return ProgramStream(read_fd, write_fd, Program(child, str(address), limits.linger_s))
-
-
-def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
-    # The child's ends are its own open file descriptions, so they may block.
-    ends = tuple(above_stdio(end) for end in os.pipe2(os.O_CLOEXEC))
-    for end in ends:
-        undo.callback(os.close, end)
-    return ends[0], ends[1]
+    program = Program(child, str(address), limits.linger_s)
+    return ProgramStream(reader.detach(), writer.detach(), program)
 
 
 class ProgramStream(FdStream):

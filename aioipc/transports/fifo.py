@@ -2,11 +2,13 @@
 
 There are no connections: ``connect`` gives the sending end, ``listen`` the receiving one,
 which outlives its writers. Each write holds whole records and at most ``PIPE_BUF`` bytes, so
-the kernel never mixes those of different writers.
+the kernel never mixes those of different writers, nor tears one when its writer is killed.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import select
 
 from aioipc.abc import Allow, Capability
@@ -25,6 +27,8 @@ CAPABILITIES = Capability.STREAM | Capability.BACKPRESSURE
 ATOMIC_BYTES = select.PIPE_BUF
 """The longest write that the kernel keeps whole among many writers: pipe(7)."""
 
+_LOOK_EVERY_S = 0.05
+
 
 async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> FdStream:
     """Open the sending end, waiting for the reader.
@@ -41,7 +45,8 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
         fd = await _wait_for_reader(address.path, single=single)
     stream = descriptor_stream(-1, fd, address=str(address), capabilities=CAPABILITIES)
     stream.shared = True
-    stream.atomic_bytes = 0 if single else ATOMIC_BYTES
+    stream.atomic_bytes = ATOMIC_BYTES
+    stream.alone = single
     return stream
 
 
@@ -69,6 +74,8 @@ def _refuse_allow(address: Address, allow: Allow | None) -> None:
 
 
 async def _wait_for_reader(path: str, *, single: bool) -> int:
+    # A foreign reader that opens a FIFO blocking is held inside open(2) until there is a writer,
+    # and inotify(7) tells of an opening when it is done; hence a look now and then.
     with PendingWriter(path, single=single) as pending:
         watch = FdWatch()
         try:
@@ -76,7 +83,9 @@ async def _wait_for_reader(path: str, *, single: bool) -> int:
                 fd = pending.try_open()
                 if fd is not None:
                     return fd
-                await wait_readable(_Watched(pending.fileno(), watch))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_EVERY_S):
+                        await wait_readable(_Watched(pending.fileno(), watch))
         finally:
             watch.close()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import errno
+import weakref
 from collections.abc import Callable, Sequence
 
 from aioipc.abc import Allow, Buffer, PeerCredentials
@@ -20,7 +22,7 @@ BUFFER_BYTES = 256 * 1024
 """What one direction holds before the writer has to wait, as a pipe would."""
 
 _Callback = Callable[[], object]
-_acceptors: dict[str, MemoryAcceptor] = {}
+_acceptors: weakref.WeakValueDictionary[str, MemoryAcceptor] = weakref.WeakValueDictionary()
 
 
 async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> MemoryStream:
@@ -28,6 +30,7 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> M
 
     Raises:
         ConnectError: Nobody listens under that name.
+        RuntimeError: Somebody does, in another loop.
     """
     acceptor = _acceptors.get(address.name or "")
     if acceptor is None:
@@ -43,7 +46,7 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> Me
     """
     name = address.name or generated_name()
     if name in _acceptors:
-        raise ResourceExhausted(f"listen on memory:{name}: address in use")
+        raise ResourceExhausted(errno.EADDRINUSE, f"listen on memory:{name}: address in use")
     acceptor = _acceptors[name] = MemoryAcceptor(name)
     return acceptor
 
@@ -167,10 +170,13 @@ class MemoryAcceptor:
     def __init__(self, name: str) -> None:
         self.address = f"memory:{name}"
         self._name = name
+        self._loop = asyncio.get_running_loop()
         self._waiting: collections.deque[MemoryStream] = collections.deque()
         self._bell = _Bell()
 
     def connect(self) -> MemoryStream:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(f"{self.address} belongs to another event loop")
         near, far = pair(self.address)
         self._waiting.append(far)
         self._bell.ring()
@@ -185,6 +191,7 @@ class MemoryAcceptor:
             self._bell.ring()
 
     def close(self) -> None:
-        _acceptors.pop(self._name, None)
+        if _acceptors.get(self._name) is self:
+            del _acceptors[self._name]
         while self._waiting:
             self._waiting.popleft().close()

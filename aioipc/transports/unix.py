@@ -34,16 +34,16 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
         file = check_path(target, any_owner=allow is not None)
     except FileNotFoundError:
         raise ConnectError(f"connect to {address}: nobody listens there (no such socket)") from None
-    sock = OwnedSocket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with file:
+    with file:
+        sock = OwnedSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
             await connect_socket(sock, file.address, str(address))
-        peer = peer_credentials(sock.fileno())
-        check_allowed(peer, allow or same_user_or_root, str(address))
-        return socket_stream(sock, address=str(address), capabilities=CAPABILITIES, peer=peer)
-    except BaseException:
-        sock.close()
-        raise
+            peer = peer_credentials(sock.fileno())
+            check_allowed(peer, allow or same_user_or_root, str(address))
+            return socket_stream(sock, address=str(address), capabilities=CAPABILITIES, peer=peer)
+        except BaseException:
+            sock.close()
+            raise
 
 
 async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> SocketAcceptor:
@@ -82,14 +82,15 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> So
 
 def pair() -> tuple[FdStream, FdStream]:
     """Two connected ends: socketpair(2)."""
-    streams = []
-    for end in socket.socketpair():
-        end.setblocking(False)
-        peer = peer_credentials(end.fileno())
-        streams.append(
-            socket_stream(end, address="unix:pair", capabilities=CAPABILITIES, peer=peer)
-        )
-    return streams[0], streams[1]
+    left, right = socket.socketpair()
+    with left, right:
+        return _end_of_pair(left), _end_of_pair(right)
+
+
+def _end_of_pair(end: socket.socket) -> FdStream:
+    end.setblocking(False)
+    peer = peer_credentials(end.fileno())
+    return socket_stream(end, address="unix:pair", capabilities=CAPABILITIES, peer=peer)
 
 
 def _target(address: Address) -> str:

@@ -145,6 +145,7 @@ class TestPipes:
         receiving = await aioipc.connect(f"fd:{pipe[0]}")
         sending = await aioipc.connect(f"fd:{pipe[1]}")
         async with receiving, sending:
+            assert Capability.DUPLEX not in sending.capabilities | receiving.capabilities
             with pytest.raises(AddressError, match="only sends"):
                 await sending.receive()
             with pytest.raises(AddressError, match="only receives"):

@@ -142,7 +142,10 @@ async def test_each_direction_ends_by_itself() -> None:
 async def test_foreign_framings(framing: str) -> None:
     left, right = aioipc.pair("pipe", codec="text", framing=framing)
     async with left, right:
+        await left.send("")
         await left.send("there")
+        if framing != "none":
+            assert await right.receive() == ""
         assert await right.receive() == "there"
         await right.send("back")
         assert await left.receive() == "back"

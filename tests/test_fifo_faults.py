@@ -1,0 +1,340 @@
+"""What goes wrong with FIFOs and pipes: nobody there, killed half way, exchanged, closed 0 to 2."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import resource
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+
+import aioipc
+import aioipc.transports.fifo  # else the first test that opens one pays for it
+from aioipc import AccessDenied, ConnectError, FrameTooLarge, Limits
+from tests.children import Peer, Peers
+from tests.kernel.strangers import NOBODY, as_root
+from tests.programs import program, source
+from tests.scale import patience_s, scaled
+
+pytestmark = pytest.mark.asyncio
+
+WRITERS = 8
+KILLS = scaled(40, full=800)
+"""Writers killed, one after the other; in the full run one every 50 ms for 40 s."""
+
+FORKING_WRITERS = """
+# A process that was just forked starts sooner than one that has to import everything.
+import struct, zlib
+
+def record(writer, number):
+    body = struct.pack("<IQ", writer, number) + os.urandom(1 + os.urandom(1)[0] * 15)
+    return zlib.crc32(body).to_bytes(4, "little") + body
+
+async def write(address, writer):
+    async with aioipc.connect(address, codec="raw") as channel:
+        number = 0
+        while True:
+            await channel.send(record(writer, number))
+            number += 1
+
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+factory = asyncio.new_event_loop
+if sys.argv[1] == "uvloop":
+    import uvloop
+    factory = uvloop.new_event_loop
+from aioipc.transports import fifo
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(write(sys.argv[2], int(line)))
+    say(pid)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "fifo"
+
+
+def cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+class TestNobodyReads:
+    @pytest.mark.parametrize("made", [False, True])
+    async def test_the_sender_waits_until_its_deadline(self, path: Path, made: bool) -> None:
+        if made:
+            os.mkfifo(path)
+        started_s, started_cpu_s = time.monotonic(), cpu_s()
+        with pytest.raises(ConnectError, match=rf"connect to fifo:{path}: no answer within 1 s"):
+            await aioipc.connect(f"fifo:{path}", limits=Limits(connect_s=1))
+        assert 0.9 < time.monotonic() - started_s < 5
+        assert cpu_s() - started_cpu_s < 0.02, "2 % of one second"
+
+    async def test_the_wait_is_cancelled(self, path: Path) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await aioipc.connect(f"fifo:{path}")
+
+    async def test_a_reader_comes(self, path: Path) -> None:
+        connecting = asyncio.ensure_future(aioipc.connect(f"fifo:{path}").__aenter__())
+        await asyncio.sleep(0)
+        assert not connecting.done()
+        async with (
+            aioipc.listen(f"fifo:{path}") as listener,
+            await listener.accept() as receiving,
+            await connecting as sending,
+        ):
+            await sending.send("at last")
+            assert await receiving.receive() == "at last"
+
+    async def test_many_wait_for_one_reader(self, path: Path) -> None:
+        async def send(number: int) -> None:
+            async with aioipc.connect(f"fifo:{path}") as channel:
+                await channel.send(number)
+
+        sending = [asyncio.create_task(send(number)) for number in range(20)]
+        await asyncio.sleep(0)
+        async with aioipc.listen(f"fifo:{path}") as listener, await listener.accept() as receiving:
+            received = [await receiving.receive() for _ in sending]
+            assert sorted(received) == list(range(20))
+            await asyncio.gather(*sending)
+
+
+async def test_writers_come_and_go(path: Path, peers: Peers) -> None:
+    code = """
+    async with aioipc.connect(sys.argv[1]) as channel:
+        await channel.send(os.getpid())
+        await channel.flush()
+        if sys.argv[2] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    async with aioipc.listen(f"fifo:{path}") as listener, await listener.accept() as channel:
+        for end in ("close", "kill", "close"):
+            writer = program(peers, code, f"fifo:{path}", end)
+            assert await channel.receive() == writer.pid
+            await writer.ended()
+            with pytest.raises(aioipc.WouldBlock):
+                channel.receive_nowait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(patience_s(60))
+@pytest.mark.parametrize("single", [False])
+async def test_writers_are_killed_at_any_moment(path: Path, peers: Peers, single: bool) -> None:
+    """Nothing is torn, mixed, lost in the middle or delivered twice."""
+    nursery = peers.script(
+        source("pass").partition("async def main")[0] + FORKING_WRITERS,
+        _loop(),
+        f"fifo:{path}",
+    )
+    async with (
+        aioipc.listen(f"fifo:{path}", codec="raw") as listener,
+        await listener.accept() as channel,
+    ):
+        pids = [_start_writer(nursery, writer) for writer in range(WRITERS)]
+        expected = dict.fromkeys(range(WRITERS), 0)
+        received = kills = 0
+        while kills < KILLS:
+            for record in await channel.receive_many():
+                writer, number = _check(record)
+                assert number == expected[writer]
+                expected[writer] += 1
+                received += 1
+            oldest = kills
+            if expected[oldest] > 20:
+                os.kill(pids[oldest], 9)
+                kills += 1
+                pids.append(_start_writer(nursery, len(pids)))
+                expected[len(pids) - 1] = 0
+        for pid in pids[kills:]:
+            os.kill(pid, 9)
+        assert received >= 20 * KILLS
+
+
+def _loop() -> str:
+    return "uvloop" if "uvloop" in type(asyncio.get_running_loop()).__module__ else "asyncio"
+
+
+def _start_writer(nursery: Peer, writer: int) -> int:
+    nursery.tell(str(writer))
+    return int(nursery.line())
+
+
+def _check(record: bytes) -> tuple[int, int]:
+    crc, body = record[:4], record[4:]
+    assert int.from_bytes(crc, "little") == zlib.crc32(body)
+    return int.from_bytes(body[:4], "little"), int.from_bytes(body[4:12], "little")
+
+
+async def test_a_single_writer_is_killed_inside_a_message(path: Path, peers: Peers) -> None:
+    """What it did not finish is not completed with the words of the next one."""
+    address = f"fifo:{path}?single"
+    first = """
+    async with aioipc.connect(sys.argv[1], codec="raw") as channel:
+        await channel.send(b"whole")
+        channel.send_nowait(b"1" * 10_000_000)
+        say("sending")
+        await asyncio.Event().wait()
+    """
+    second = """
+    async with aioipc.connect(sys.argv[1], codec="raw") as channel:
+        await channel.send(b"2" * 200_000)
+    """
+    async with aioipc.listen(address, codec="raw") as listener, await listener.accept() as channel:
+        writer = program(peers, first, address)
+        assert await channel.receive() == b"whole"
+        assert await writer.next_line() == "sending"
+        writer.kill()
+        program(peers, second, address)
+        assert await channel.receive() == b"2" * 200_000
+
+
+async def test_a_long_record_among_writers(path: Path) -> None:
+    async with (
+        aioipc.listen(f"fifo:{path}", codec="raw") as listener,
+        await listener.accept() as receiving,
+        aioipc.connect(f"fifo:{path}", codec="raw") as one,
+        aioipc.connect(f"fifo:{path}", codec="raw") as other,
+    ):
+        for size in (4089, 1_000_000):
+            with pytest.raises(FrameTooLarge, match=f"{size:,} bytes is over the limit of 4,088"):
+                await one.send(bytes(size))
+        await one.send(b"still good")
+        await other.send(b"the other too")
+        assert await receiving.receive() == b"still good"
+        assert await receiving.receive() == b"the other too"
+
+
+@pytest.mark.parametrize("verb", ["connect", "listen"])
+class TestRefusal:
+    async def test_a_symlink(self, path: Path, tmp_path: Path, verb: str) -> None:
+        os.mkfifo(tmp_path / "target")
+        path.symlink_to("target")
+        with pytest.raises(AccessDenied, match=re.escape(f"{path} is a symlink")):
+            await getattr(aioipc, verb)(f"fifo:{path}")
+        assert path.is_symlink()
+        assert (tmp_path / "target").is_fifo()
+
+    async def test_a_regular_file(self, path: Path, verb: str) -> None:
+        path.write_text("untouched")
+        with pytest.raises(AccessDenied, match=re.escape(f"{path} is no FIFO")):
+            await getattr(aioipc, verb)(f"fifo:{path}")
+        assert path.read_text() == "untouched"
+
+    @as_root
+    async def test_somebody_elses(self, path: Path, verb: str) -> None:
+        os.mkfifo(path)
+        os.chown(path, NOBODY, NOBODY)
+        with pytest.raises(AccessDenied, match=f"belongs to uid {NOBODY}"):
+            await getattr(aioipc, verb)(f"fifo:{path}")
+
+    async def test_a_directory_that_others_may_change(
+        self, path: Path, tmp_path: Path, verb: str
+    ) -> None:
+        tmp_path.chmod(0o777)
+        with pytest.raises(AccessDenied, match="others may replace what is in it"):
+            await getattr(aioipc, verb)(f"fifo:{path}")
+
+    async def test_it_is_exchanged_while_a_sender_waits(
+        self, path: Path, tmp_path: Path, verb: str
+    ) -> None:
+        if verb == "listen":
+            pytest.skip("a receiver does not wait")
+        os.mkfifo(path)
+        connecting = asyncio.ensure_future(aioipc.connect(f"fifo:{path}").__aenter__())
+        await asyncio.sleep(0)
+        assert not connecting.done()
+        (tmp_path / "link").symlink_to("target")
+        (tmp_path / "link").rename(path)
+        with pytest.raises(AccessDenied, match="is a symlink"):
+            await connecting
+
+
+WITHOUT_STANDARD_STREAMS = """
+report = os.dup(1)
+os.dup2(report, 60)
+os.close(report)
+for fd in (0, 1, 2):
+    os.close(fd)
+
+def is_open(fd):
+    with contextlib.suppress(OSError):
+        return bool(os.fstat(fd))
+    return False
+
+def lowest():
+    return [fd for fd in (0, 1, 2) if is_open(fd)]
+
+async def talk(left, right):
+    await left.send("there")
+    assert await right.receive() == "there"
+    if aioipc.Capability.DUPLEX in left.capabilities:
+        await right.send("back")
+        assert await left.receive() == "back"
+
+async def served(address, **options):
+    async with aioipc.listen(address, **options) as listener:
+        near = await aioipc.connect(listener.address)
+        await near.send("hello")
+        far = await listener.accept()
+        assert await far.receive() == "hello"
+        return near, far
+
+async def pairs():
+    yield aioipc.pair("pipe")
+    yield aioipc.pair("unix")
+    yield aioipc.pair("memory")
+    yield await served("unix:name")
+    yield await served("unix:@" + os.environ["AIOIPC_RUNTIME_DIR"], allow=aioipc.same_user)
+    yield await served("tcp://127.0.0.1:0")
+    yield await served("fifo:" + os.environ["AIOIPC_RUNTIME_DIR"] + "/fifo")
+    read, write = os.pipe()         # 0 and 1, whatever we think of that
+    yield await aioipc.connect(f"fd:{write}"), await aioipc.connect(f"fd:{read}")
+    left, right = socket.socketpair()
+    yield (
+        await aioipc.connect(f"fd:{left.detach()}"),
+        await aioipc.connect(f"fd:{right.detach()}"),
+    )
+
+async def check():
+    async for left, right in pairs():
+        async with left, right:
+            await talk(left, right)
+            found = lowest()
+            # The numbers belong to somebody else from here on.
+            own = [os.open(os.devnull, os.O_RDWR) for _ in range(3 - len(found))]
+            assert lowest() == [0, 1, 2], (left, lowest())
+            await talk(left, right)
+        assert lowest() == [0, 1, 2], f"{left} closed what is not its own"
+        for fd in own:
+            os.close(fd)
+        if found:
+            raise AssertionError(f"{left} has taken {found}")
+    async with aioipc.connect("exec:cat", framing="lines", codec="text") as channel:
+        await channel.send("through cat")
+        assert await channel.receive() == "through cat"
+        assert not lowest()
+
+try:
+    await check()
+    answer = "fine"
+except BaseException as error:
+    import traceback
+    answer = "".join(traceback.format_exception(error))
+os.write(60, answer.encode())
+"""
+
+
+async def test_descriptors_0_to_2_are_closed(peers: Peers) -> None:
+    """The kernel then hands out these numbers; print and children would meddle."""
+    peer = program(peers, WITHOUT_STANDARD_STREAMS)
+    answer = await asyncio.to_thread(peer.rest)
+    assert answer == "fine", answer
