@@ -102,6 +102,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         self._state = _State.OPEN
         self._write_ended = False
         self._when_closed: list[Callable[[Channel[T]], object]] = []
+        self._lingering: asyncio.Timeout | None = None
 
     # Facts
 
@@ -166,7 +167,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         port = self.port
         if isinstance(port, PeerPort):
             port.say_goodbye()
-            await self._flush_out()
+            await self.flush()
         self._transport.close_write()
 
     async def aclose(self) -> None:
@@ -211,6 +212,9 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         if not self._is_forked:
             self._check_thread()
         self._shut(ClosedError(f"this side closed the channel to {self.address}"))
+        if self._lingering is not None:
+            with contextlib.suppress(RuntimeError):  # it is just running out by itself
+                self._lingering.reschedule(0)
         if error is not None and isinstance(self.port, PeerPort):
             self.port.refuse(error)
         self._cut_off()
@@ -260,7 +264,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         """Say goodbye and deliver what was accepted, within the deadline."""
         port = self.port
         with contextlib.suppress(IPCError, TimeoutError):
-            async with asyncio.timeout(self.limits.linger_s):
+            async with asyncio.timeout(self.limits.linger_s) as self._lingering:
                 if isinstance(port, PeerPort) and not self._write_ended:
                     port.say_goodbye()
                 await self._flush_out()
