@@ -26,7 +26,6 @@ from aioipc.errors import (
     IPCError,
     PeerCrashed,
     QuotaExceeded,
-    ResourceExhausted,
     from_os_error,
 )
 from aioipc.kernel.credentials import same_user
@@ -177,20 +176,20 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
                 return  # the rest waits in the kernel's backlog
             try:
                 transport = self._acceptor.try_accept()
+                if transport is None:
+                    self._acceptor.on_readable(self._accept)
+                    return
             except EOFError:
                 self._exhausted = True
                 self._wake()
                 return
-            except ResourceExhausted as error:
+            except IPCError as error:
                 self._pause(error)
-                return
-            if transport is None:
-                self._acceptor.on_readable(self._accept)
                 return
             self._take_in(transport)
 
-    def _pause(self, error: ResourceExhausted) -> None:
-        """No descriptors: whoever is there waits in the backlog until there are some."""
+    def _pause(self, error: IPCError) -> None:
+        """No descriptors, or a firewall: whoever is there waits in the backlog for better times."""
         now_s = self._loop.time()
         if now_s - self._warned_s >= _WARN_EVERY_S:
             self._warned_s = now_s

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from aioipc.errors import from_os_error
+
 __all__ = ["FdWatch"]
 
 _Callback = Callable[[], object]
@@ -45,24 +47,36 @@ class FdWatch:
             raise RuntimeError("this object belongs to another event loop")
 
     def watch_reading(self, fd: int, callback: _Callback) -> None:
-        """Call ``callback`` while ``fd`` is readable, until `unwatch_reading`."""
+        """Call ``callback`` while ``fd`` is readable, until `unwatch_reading`.
+
+        Raises:
+            ResourceExhausted: The kernel has no memory or no room for it: epoll_ctl(2).
+        """
         loop = self._running_loop()
         try:
             loop.add_reader(fd, callback)
         except PermissionError:
             loop.call_soon(callback)
             return
+        except OSError as error:
+            raise from_os_error(error, "watch a descriptor") from error
         self._read_fd = fd
         self.reading = True
 
     def watch_writing(self, fd: int, callback: _Callback) -> None:
-        """Call ``callback`` while ``fd`` is writable, until `unwatch_writing`."""
+        """Call ``callback`` while ``fd`` is writable, until `unwatch_writing`.
+
+        Raises:
+            ResourceExhausted: The kernel has no memory or no room for it: epoll_ctl(2).
+        """
         loop = self._running_loop()
         try:
             loop.add_writer(fd, callback)
         except PermissionError:
             loop.call_soon(callback)
             return
+        except OSError as error:
+            raise from_os_error(error, "watch a descriptor") from error
         self._write_fd = fd
         self.writing = True
 

@@ -17,7 +17,21 @@ __all__ = ["Accepted", "SocketAcceptor", "check_allowed", "connect_socket"]
 
 _FIRST_BACKOFF_S = 0.001
 _LONGEST_BACKOFF_S = 0.050
-_TRY_AGAIN = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR})
+_TRY_AGAIN = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EINTR,
+        # What befell the connection before it was accepted: accept(2), "Error handling".
+        errno.ENETDOWN,
+        errno.EPROTO,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+    }
+)
 
 Accepted = Callable[[socket.socket], FdStream]
 """Makes the stream of a connection that was just accepted."""
@@ -42,8 +56,10 @@ async def connect_socket(sock: socket.socket, target: object, address: str) -> N
         number = sock.connect_ex(target)  # type: ignore[arg-type]
         if number in (0, errno.EISCONN):
             return
-        if number in (errno.EINPROGRESS, errno.EINTR):
+        if number in (errno.EINPROGRESS, errno.EALREADY):
             break
+        if number == errno.EINTR:
+            continue
         if number != errno.EAGAIN:
             raise _refused(number, address)
         await asyncio.sleep(backoff_s)
