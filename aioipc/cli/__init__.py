@@ -5,6 +5,7 @@ It needs the extra ``cli`` (click and rich); this module does not, so that it ca
 
 from __future__ import annotations
 
+import signal
 import sys
 
 __all__ = ["main"]
@@ -15,9 +16,9 @@ _EXTRA = frozenset({"click", "rich"})
 def main() -> int:
     """Run the command in ``sys.argv`` and return its exit status (docs/cli.md)."""
     try:
-        from aioipc.cli.command import run  # noqa: PLC0415 - an optional extra
-
-        return run()
+        return _run()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:
@@ -25,3 +26,12 @@ def main() -> int:
         install = "install it with: pip install 'aioipc[cli]'"
         print(f"aioipc: the command line needs {missing}; {install}", file=sys.stderr)
         return 1
+    finally:
+        # One more Ctrl-C now would end the interpreter in the middle of its own end.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run() -> int:
+    from aioipc.cli.command import run  # noqa: PLC0415 - an optional extra
+
+    return run()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
-import sys
 from dataclasses import dataclass
 from typing import Any
 
+from aioipc._opening import Opening
 from aioipc.abc import Allow, Capability
 from aioipc.address import Address
 from aioipc.channel import Channel
 from aioipc.cli.notation import Notation
-from aioipc.cli.problems import FAILED, OK, UsageProblem, explain, tell
+from aioipc.cli.problems import FAILED, OK, UsageProblem, explain, is_watched, tell
 from aioipc.cli.session import first_of
-from aioipc.cli.standard import BATCH, Output
+from aioipc.cli.standard import BATCH, Output, plug_holes
 from aioipc.errors import DecodeError, EndOfStream, IPCError
 from aioipc.kernel.credentials import same_user
 from aioipc.listener import Listener, listen
@@ -51,8 +52,10 @@ async def receive_messages(wanted: Listening) -> int:
     """
     if wanted.echo and Capability.DUPLEX not in _capabilities(wanted.address):
         raise UsageProblem(f"{wanted.address} is one way, so --echo has no way back")
-    opening = _listen(wanted)
-    async with opening as listener, Output.open(wanted.notation) as output:
+    async with contextlib.AsyncExitStack() as stack:
+        listener = await stack.enter_async_context(_listen(wanted))
+        plug_holes()
+        output = await stack.enter_async_context(Output.open(wanted.notation))
         _say_where(listener, wanted.notation)
         reception = _Reception(wanted, output)
         await first_of(reception.serve(listener), reception.enough.wait(), output.wait_closed())
@@ -64,7 +67,7 @@ def _capabilities(address: Address) -> Capability:
     return capabilities
 
 
-def _listen(wanted: Listening) -> Any:
+def _listen(wanted: Listening) -> Opening[Listener[Any]]:
     # Any user can reach an abstract socket; a listener in a shell is for its user.
     allow: Allow | None = same_user if wanted.address.abstract is not None else None
     notation = wanted.notation
@@ -78,7 +81,7 @@ def _listen(wanted: Listening) -> Any:
 
 def _say_where(listener: Listener[Any], notation: Notation) -> None:
     tell(f"listening on {listener.address}")
-    if sys.stderr.isatty() and not _is_inherited(listener.address):
+    if is_watched() and not _is_inherited(listener.address):
         call = f"aioipc send {shlex.quote(listener.address)}{notation.options} hello"
         tell(f"send something from another terminal: {call}")
 

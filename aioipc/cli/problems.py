@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import signal
 import sys
 
 from aioipc.errors import (
@@ -29,6 +30,7 @@ __all__ = [
     "PeerFailed",
     "UsageProblem",
     "explain",
+    "is_watched",
     "root_of",
     "status_of",
     "tell",
@@ -66,9 +68,15 @@ class OutputClosed(OutputFailed):
 
 
 def tell(text: str) -> None:
-    """Write one line to the standard error, for the person at the terminal."""
-    with contextlib.suppress(OSError, ValueError):  # closed: then nobody wants to know
-        print(f"aioipc: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    """Write one line to the standard error, where there is one."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"aioipc: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+def is_watched() -> bool:
+    """Whether a person reads what we `tell`."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def root_of(error: BaseException) -> BaseException:
@@ -81,6 +89,8 @@ def root_of(error: BaseException) -> BaseException:
 def status_of(error: BaseException) -> int | None:
     """The exit status for an error; None for one that only a bug can explain."""
     match error:
+        case KeyboardInterrupt():  # while the loop, which handles it, was not there
+            return SIGNALLED + signal.SIGINT
         case OutputClosed() | BrokenPipeError():
             return BROKEN_PIPE
         case AddressError() | EncodeError() | MessageError() | UsageProblem():

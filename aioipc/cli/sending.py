@@ -15,9 +15,9 @@ from aioipc.abc import Capability
 from aioipc.address import Address
 from aioipc.channel import Channel
 from aioipc.cli.notation import Notation
-from aioipc.cli.problems import PeerFailed, UsageProblem, tell
+from aioipc.cli.problems import PeerFailed, UsageProblem, is_watched, tell
 from aioipc.cli.session import first_of
-from aioipc.cli.standard import BATCH, Input, Output
+from aioipc.cli.standard import BATCH, Input, Output, plug_holes
 from aioipc.connect import connect
 from aioipc.errors import ConnectError, DecodeError, EndOfStream, IPCError, PeerCrashed
 from aioipc.loop.waiting import wait_readable
@@ -70,6 +70,7 @@ async def send_messages(wanted: Sending) -> None:
     """
     _check(wanted)
     async with await _connect(wanted) as channel:
+        plug_holes()
         conversation = _Conversation(channel, wanted)
         if wanted.replies is Replies.NONE:
             await conversation.send_and_part()
@@ -161,10 +162,15 @@ class _Conversation:
             await self._send_input()
         else:
             await self._send_batch(self._wanted.messages)
-        await self._channel.send_eof()
+        try:
+            await self._channel.send_eof()
+        except PeerCrashed:
+            if not _can_receive(self._channel):
+                raise
+            # It got everything and left, as after --once; how it left, the receiver sees.
 
     async def _send_input(self) -> None:
-        if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
+        if sys.stdin is not None and sys.stdin.isatty() and is_watched():
             tell(f"connected to {self._wanted.address}; one message per line, Ctrl-D to end")
         async with Input.open(self._wanted.notation) as source:
             while lines := await source.next_lines():

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
-from aioipc.cli.problems import OK, SIGNALLED, explain, root_of, status_of, tell
+from aioipc.cli.problems import OK, SIGNALLED, explain, is_watched, root_of, status_of, tell
+from aioipc.cli.standard import plug_holes
 from aioipc.loop.run import run
 
 __all__ = ["first_of", "run_session"]
@@ -30,6 +31,7 @@ def run_session(
         address: For the hint behind an error, as for `explain`.
         options: As for `explain`.
     """
+    plug_holes()
     _log_to_stderr()
     received: list[int] = []
     try:
@@ -83,7 +85,7 @@ async def first_of(*awaitables: Awaitable[object]) -> None:
 
 def _end_line() -> None:
     """Leave the line of the terminal on which ``^C`` stands."""
-    if sys.stderr is not None and sys.stderr.isatty():
+    if is_watched():
         sys.stderr.write("\n")
 
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NoReturn
 
 from aioipc.channel import Channel
 from aioipc.cli.notation import Notation
-from aioipc.cli.problems import OutputClosed, OutputFailed, UsageProblem
+from aioipc.cli.problems import OutputClosed, OutputFailed, UsageProblem, explain
 from aioipc.connect import connect
 from aioipc.errors import EndOfStream, IPCError, PeerCrashed
-from aioipc.kernel.descriptors import Facts, Kind, find_facts
+from aioipc.kernel.descriptors import (
+    Facts,
+    Kind,
+    find_facts,
+    redirect_to_stderr,
+    replace_with_null,
+)
 from aioipc.limits import Limits
 from aioipc.loop.fd import FdWatch
 
-__all__ = ["BATCH", "Input", "Output"]
+__all__ = ["BATCH", "Input", "Output", "plug_holes"]
 
 BATCH = 32
 """Messages that go through at once: few system calls, and little memory if they are large."""
@@ -36,11 +43,13 @@ class Input:
         """Take descriptor 0 over.
 
         Raises:
-            UsageProblem: It is not open.
+            UsageProblem: It is closed.
         """
-        _check_open(0, "input")
+        if sys.stdin is None:
+            raise UsageProblem("the standard input is closed")
         framing = "none" if notation.is_stream else "lines"
         async with connect("fd:0", codec="raw", framing=framing) as channel:
+            plug_holes()
             yield cls(channel)
 
     async def next_lines(self) -> list[bytes]:
@@ -69,11 +78,18 @@ class Output:
         """Take descriptor 1 over.
 
         Raises:
-            UsageProblem: It is not open.
+            UsageProblem: It is closed.
         """
-        facts = _check_open(1, "output")
+        if sys.stdout is None:
+            raise UsageProblem("the standard output is closed")
+        facts = find_facts(1)
         async with connect("fd:1", codec="raw", framing="none", limits=_ANY_SIZE) as channel:
-            yield cls(channel, notation, facts)
+            plug_holes()
+            try:
+                yield cls(channel, notation, facts)
+            except BaseException:
+                channel.abort()  # do not wait for a reader who may never come back
+                raise
 
     async def print(self, objects: Sequence[object]) -> None:
         """Print messages; on return they are in the kernel.
@@ -92,7 +108,7 @@ class Output:
         except PeerCrashed:
             raise OutputClosed from None
         except IPCError as error:
-            raise OutputFailed(f"standard output: {error}") from None
+            raise OutputFailed(f"standard output: {explain(error)}") from None
 
     async def wait_closed(self) -> NoReturn:
         """Wait until nobody reads the output, so that ``| head -1`` ends a listener at once.
@@ -114,8 +130,14 @@ class Output:
         raise OutputClosed
 
 
-def _check_open(fd: int, name: str) -> Facts:
-    try:
-        return find_facts(fd)
-    except OSError as error:
-        raise UsageProblem(f"standard {name}: {error.strerror}") from None
+def plug_holes() -> None:
+    """Have something behind each of 0, 1 and 2, after one of them was taken over.
+
+    What is opened next would get a free number, and then ``print`` writes into it; uvloop even
+    ends the process when it closes such a number (``uv__close`` of libuv).
+    """
+    for fd, plug in enumerate((replace_with_null, redirect_to_stderr, replace_with_null)):
+        try:
+            find_facts(fd)
+        except OSError:
+            plug(fd)

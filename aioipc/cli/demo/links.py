@@ -76,7 +76,7 @@ def transports(book: list[Message]) -> list[Transport]:
         Transport("unix", "a Unix socket", _listening("unix:")),
         Transport("fd", "an inherited socket", _inherited("fd")),
         Transport("tcp", "TCP over loopback", _listening("tcp://127.0.0.1:0")),
-        Transport("exec", "a child's stdin and stdout", _program),
+        Transport("exec", "a child's stdio", _program),
     ]
     shown = {"stdio", "memory", *(transport.scheme for transport in known)}
     new = [

@@ -150,7 +150,7 @@ def _table(rows: list[Row]) -> Table:
 
 def _cells(row: Row) -> list[str]:
     if row.rate is None or row.polling is None or row.blocking is None:
-        return [f"[red]failed:[/red] {escape(row.problem)}"]
+        return [row.what, "[red]failed[/red]"]
     return [
         row.what,
         f"{row.rate.per_s:,.0f}",
@@ -164,19 +164,21 @@ _FIGURES = {"messages/s": "green", "p50 µs": "cyan", "p99 µs": "cyan", "asleep
 
 _LEGEND = """[dim]\
 messages/s  one way, by: await channel.send(message)
-p50, p99    there and back, one at a time; who waits polls for a moment, then sleeps
-asleep      the p50 of one who sleeps at once: polling="block"[/dim]"""
+p50, p99    there and back, one at a time; waits poll for a moment, then sleep
+asleep      the p50 of waits that sleep at once: polling="block"[/dim]"""
 
 
 def _verdict(rows: list[Row]) -> str:
-    checked = f"{_checked(rows):,} messages, {TITLE},"
-    failed = [row.scheme for row in rows if row.problem]
-    if failed:
-        return f"\n[bold red]Failed: {', '.join(failed)}.[/bold red] {checked} came right."
-    return (
-        f"\n[bold green]All right:[/bold green] {checked} were compared with "
-        "what they should be. None was lost, doubled, changed or out of order."
+    failures = [
+        f"[bold red]Failed: {row.scheme}:[/bold red] {escape(row.problem)}"
+        for row in rows
+        if row.problem
+    ]
+    checked = (
+        f"{_checked(rows):,} messages, {TITLE}, were compared with what they should be. "
+        "None was lost, doubled, changed or out of order."
     )
+    return "\n" + "\n".join(failures or [f"[bold green]All right:[/bold green] {checked}"])
 
 
 def _next_steps() -> str:

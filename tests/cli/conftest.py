@@ -1,0 +1,17 @@
+"""A fixture that starts the real command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cli.commands import Commands
+
+
+@pytest.fixture
+def commands(no_residue: None) -> Iterator[Commands]:
+    """Start ``aioipc ...``; whatever still runs at the end is killed."""
+    commands = Commands()
+    yield commands
+    commands.close()

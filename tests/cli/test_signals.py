@@ -1,0 +1,108 @@
+"""How commands end before they are done: by a signal, by a closed pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import Commands
+
+ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_listener_ends_in_order(number: int, commands: Commands, runtime_dir: Path) -> None:
+    """Its name is removed, and its peers see a clean end."""
+    listener = commands.listen("--echo")
+    sender = commands.start("send", "unix:test", "--replies", "2", "x")
+    assert sender.line() == "x"
+    listener.signal(number)
+    assert listener.end() == (128 + number, b"x\n", "")
+    assert sender.end() == (1, b"", "aioipc: unix:test: the peer ended after 1 of 2 replies\n")
+    assert not [path for path in runtime_dir.rglob("*") if not path.is_dir()]
+
+
+def test_a_listener_that_is_not_read(commands: Commands) -> None:
+    """It does not wait for a reader who may never come back."""
+    listener = commands.listen()
+    commands.run("send", "unix:test", stdin=b"x" * 1_000_000)
+    listener.signal(signal.SIGTERM)
+    assert listener.process.wait(3) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_sender_ends_in_order(number: int, commands: Commands) -> None:
+    listener = commands.listen()
+    sender = commands.start("send", "unix:test")
+    sender.tell("x")
+    assert listener.line() == "x"
+    sender.signal(number)
+    assert sender.end() == (128 + number, b"", "")
+    assert commands.run("send", "unix:test", "y").status == 0
+    assert listener.line() == "y"
+    listener.signal(signal.SIGTERM)
+    assert listener.end().err == "", "the end of the first sender was clean"
+
+
+def test_a_sender_that_waits_for_room(commands: Commands) -> None:
+    """Its goodbye cannot leave; a second signal ends it without."""
+    listener = commands.listen()
+    sender = commands.start("send", "unix:test")
+    sender.tell("x")
+    assert listener.line() == "x"
+    listener.signal(signal.SIGSTOP)
+    os.set_blocking(sender.stdin.fileno(), False)
+    poller = select.poll()
+    poller.register(sender.stdin.fileno(), select.POLLOUT)
+    while poller.poll(1000):
+        os.write(sender.stdin.fileno(), b"x" * 4095 + b"\n")
+    while sender.process.poll() is None:
+        sender.signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            sender.process.wait(0.1)
+    assert sender.end() == (128 + signal.SIGTERM, b"", "")
+    listener.signal(signal.SIGCONT)
+
+
+def test_what_was_ignored_stays_ignored(commands: Commands) -> None:
+    """As for a command behind ``&`` in a script, whose Ctrl-C is not meant for it."""
+    result = commands.shell("""
+        aioipc listen unix:test --once & listener=$!
+        aioipc send --wait-listener 20 unix:test
+        kill -INT $listener
+        aioipc send unix:test "still there"
+        wait $listener
+    """)
+    assert (result.status, result.out) == (0, b"still there\n")
+
+
+class TestClosedPipes:
+    def test_of_a_listener(self, commands: Commands) -> None:
+        """It ends when ``head`` does, and not only when the next message comes."""
+        result = commands.shell("""
+            aioipc send --wait-listener 20 unix:test 1 2 &
+            aioipc listen unix:test | head -1
+            echo ${PIPESTATUS[*]}
+        """)
+        assert result.out == b"1\n141 0\n"
+        assert "Traceback" not in result.err
+
+    def test_of_replies(self, commands: Commands) -> None:
+        commands.listen("--echo")
+        result = commands.shell("""
+            yes | aioipc send --wait-reply unix:test | head -1
+            echo ${PIPESTATUS[*]}
+        """)
+        assert (result.out, result.err) == (b"y\n141 141 0\n", "")
+
+    @pytest.mark.parametrize("command", ["--help", "send --help", "demo --seconds 0.01"])
+    def test_of_what_else_is_printed(self, command: str, commands: Commands) -> None:
+        result = commands.shell(f"set -o pipefail; aioipc {command} | true")
+        assert result.status in {1, 141}
+        assert result.err == ""
