@@ -63,6 +63,7 @@ cdef class Operation:
     cdef bint begun              # accepted; the rest still leaves from the caller's memory
 
     cdef int c_step(self, PyObject** result) except -1
+    cdef int c_check_idle(self) except -1
     cdef int c_awake(self, ChannelCore core) except -1
     cdef int c_finish(self) except -1
     cdef int c_claim(self) except -1

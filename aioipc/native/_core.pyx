@@ -534,11 +534,12 @@ cdef class Operation:
     cdef int c_step(self, PyObject** result) except -1:
         cdef ChannelCore core = self.core
         cdef int state = self.state
+        self.c_check_idle()
         try:
             if state == NEW:
                 core.c_enter()
-                self.c_claim()
                 self.state = RUNNING
+                self.c_claim()
                 if core.pacer.c_must_yield():
                     if not self.queued:
                         self.c_join()
@@ -558,6 +559,12 @@ cdef class Operation:
             if self.state != DONE and not (state == SLEEPING and self.state == SLEEPING):
                 self.c_finish()
             raise
+
+    cdef inline int c_check_idle(self) except -1:
+        """An operation is not to be touched from within itself, as by a codec."""
+        if self.state == RUNNING:
+            raise RuntimeError("this operation is running")
+        return 0
 
     cdef int c_awake(self, ChannelCore core) except -1:
         cdef Pacer pacer = core.pacer
@@ -682,6 +689,7 @@ cdef class Operation:
 
     def throw(self, kind, value=None, traceback=None):
         """Abandon the operation; see `collections.abc.Coroutine`."""
+        self.c_check_idle()
         if self.state != DONE and self.core is not None:
             self.c_finish()
         if value is None:
@@ -692,6 +700,7 @@ cdef class Operation:
 
     def close(self):
         """Abandon the operation; see `collections.abc.Coroutine`."""
+        self.c_check_idle()
         if self.state != DONE and self.core is not None:
             self.c_finish()
 
@@ -1028,5 +1037,8 @@ cdef class AdaptedPort(MessagePort):
         self.transport.close()
 
     cdef int c_poll_fd(self, bint for_room) noexcept:
-        source = None if for_room else self.transport.poll_source
-        return -1 if source is None else source
+        try:
+            source = None if for_room else self.transport.poll_source
+            return -1 if source is None else source
+        except Exception:
+            return -1  # closed

@@ -18,7 +18,7 @@ from libc.string cimport memset
 
 import os
 
-from aioipc.errors import AddressError, ClosedError, from_os_error
+from aioipc.errors import AddressError, ClosedError, ProtocolError, from_os_error
 
 cdef extern from "<sys/socket.h>" nogil:
     cdef struct msghdr:
@@ -358,7 +358,11 @@ cdef class AdaptedStream(ByteCore):
 
     cdef Py_ssize_t c_read(self, char* data, size_t size) except -2:
         n = self.transport.try_read_into(PyMemoryView_FromMemory(data, size, PyBUF_WRITE))
-        return WOULD_BLOCK if n is None else n
+        if n is None:
+            return WOULD_BLOCK
+        if not 0 <= n <= <Py_ssize_t>size:
+            raise ProtocolError(f"{self.transport!r} read {n} bytes into {size}")
+        return n
 
     cdef Py_ssize_t c_write(self, const iovec* parts, int count) except -2:
         cdef list views = []
@@ -370,4 +374,6 @@ cdef class AdaptedStream(ByteCore):
                 PyMemoryView_FromMemory(<char*>parts[i].iov_base, parts[i].iov_len, PyBUF_READ)
             )
         n = self.transport.try_write(views)
+        if not 0 <= n <= size:
+            raise ProtocolError(f"{self.transport!r} wrote {n} bytes of {size}")
         return WOULD_BLOCK if n == 0 and size else n

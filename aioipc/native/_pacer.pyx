@@ -218,6 +218,11 @@ cdef class Pacer:
                 (<MessagePort>port).c_flush()
             except IPCError:
                 pass  # each send raises it; the other ports' messages leave all the same
+            except Exception as error:
+                self.loop.call_exception_handler({
+                    "message": "a transport failed to send what was gathered",
+                    "exception": error,
+                })
         return 0
 
     cdef int c_turned(self) except -1:
@@ -257,7 +262,7 @@ cdef class Pacer:
             count = 1
         for item in self.waiting:
             other = <MessagePort>item
-            if other is not port or for_room:
+            if count <= MOST_POLLED and (other is not port or for_room):
                 fds[count].fd = other.c_poll_fd(False)
                 fds[count].events = POLLIN
                 count += 1

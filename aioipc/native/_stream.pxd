@@ -61,4 +61,6 @@ cdef class StreamPort(MessagePort):
     cdef int c_flush_out(self) except -1
     cdef int c_flush_rest(self) except -1
     cdef int c_block(self) except -1
+    cdef int c_drop_out(self) noexcept
+    cdef int c_call_writer(self) except -1
     cdef int c_send_failed(self, object error) except -1

@@ -148,9 +148,18 @@ cdef class StreamPort(MessagePort):
     def end_sending(self, error):
         """Let every further send raise ``error``, and those that wait for room."""
         self.send_failure = error
+        self.c_call_writer()
+
+    cdef int c_call_writer(self) except -1:
+        """Let who waits for room look again, from the loop."""
         callback, self.write_callback = self.write_callback, None
-        if callback is not None:
+        if callback is None or self.pacer is None:
+            return 0
+        try:
             self.pacer.call_soon(callback)
+        except RuntimeError:
+            pass  # the loop is closed, so nobody waits
+        return 0
 
     # Receiving
 
@@ -180,6 +189,9 @@ cdef class StreamPort(MessagePort):
                 if message is not None:
                     return message
                 if self.end - self.start != unread:
+                    # Frames without a message for the caller must not keep the loop, either.
+                    if self.pacer is not None and self.pacer.c_overdue():
+                        return None
                     continue
             if self.ending is not None:
                 raise self.ending.with_traceback(None)
@@ -437,7 +449,7 @@ cdef class StreamPort(MessagePort):
             raise FrameTooLarge(size, self.max_send_bytes)
         if HEADER + size <= self.gather_bytes or len(pieces) >= MOST_PARTS:
             joined = b"".join(pieces)
-            return self.c_send_one(joined, PyBytes_AS_STRING(joined), size)
+            return self.c_send_one(joined, PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined))
         return self.c_send_large(pieces, size)
 
     cdef inline int c_gather(self, Py_ssize_t size) except -1:
@@ -460,12 +472,13 @@ cdef class StreamPort(MessagePort):
         return ACCEPTED
 
     cdef int c_send_large(self, list parts, Py_ssize_t size) except -1:
-        """Write a message from where it lies; keep a reference to what did not fit."""
+        """Write a message from where it lies; hold on to what did not fit."""
         cdef iovec iov[MOST_PARTS + 1]
         cdef Py_buffer views[MOST_PARTS]
         cdef uint64_t header = <uint64_t>size | (<uint64_t>DATA << 32)
         cdef int count = 0
-        cdef Py_ssize_t written
+        cdef Py_ssize_t written, held = 0
+        parts = [hold(part) for part in parts]
         if not self.c_flush():
             return NO_ROOM
         if self.fragments:
@@ -477,12 +490,16 @@ cdef class StreamPort(MessagePort):
                 get_buffer(part, &views[count])
                 iov[count + 1].iov_base = views[count].buf
                 iov[count + 1].iov_len = views[count].len
+                held += views[count].len
                 count += 1
+            if held != size:
+                raise EncodeError(f"a message of {size:,} bytes suddenly has {held:,}")
             self.counters.write_calls += 1
-            written = self.io.c_write(iov, count + 1)
-        except IPCError as error:
-            self.c_send_failed(error)
-            raise self.send_failure
+            try:
+                written = self.io.c_write(iov, count + 1)
+            except IPCError as error:
+                self.c_send_failed(error)
+                raise self.send_failure
         finally:
             while count:
                 count -= 1
@@ -491,7 +508,8 @@ cdef class StreamPort(MessagePort):
             self.c_block()
             return NO_ROOM
         if written < HEADER:
-            self.out = take_block()
+            if self.out is NULL:
+                self.out = take_block()
             memcpy(self.out, <char*>&header + written, HEADER - written)
             self.out_start = 0
             self.out_end = HEADER - written
@@ -582,10 +600,15 @@ cdef class StreamPort(MessagePort):
             if n == WOULD_BLOCK:
                 return 0
             self.out_start += n
-        self.out_start = self.out_end = 0
-        give_block(self.out)
-        self.out = NULL
+        self.c_drop_out()
         return 1
+
+    cdef int c_drop_out(self) noexcept:
+        if self.out is not NULL:
+            give_block(self.out)
+            self.out = NULL
+        self.out_start = self.out_end = 0
+        return 0
 
     cdef int c_flush_rest(self) except -1:
         cdef Py_buffer view
@@ -623,10 +646,7 @@ cdef class StreamPort(MessagePort):
         return 0
 
     cdef int c_send_failed(self, object error) except -1:
-        self.out_start = self.out_end = 0
-        if self.out is not NULL:
-            give_block(self.out)
-            self.out = NULL
+        self.c_drop_out()
         self.rest = None
         self.send_failure = error
         self.send_failure = self._send_failed(error)
@@ -645,6 +665,8 @@ cdef class StreamPort(MessagePort):
                     return
             except IPCError:
                 pass  # each send raises it
+            except Exception as error:
+                self.c_send_failed(error)
         self.blocked = False
         callback, self.write_callback = self.write_callback, None
         if callback is not None:
@@ -734,6 +756,9 @@ cdef class StreamPort(MessagePort):
         if self.large is not NULL or self.ending is not None:
             return None
         self.c_make_space()
+        if self.read_callback is not None and self.pacer is not None:
+            # What is read here makes the descriptor readable no more.
+            self.pacer.call_soon(self._readable)
         while True:
             if self.end == self.capacity:
                 if self.capacity >= LOOKAHEAD_LIMIT:
@@ -761,22 +786,29 @@ cdef class StreamPort(MessagePort):
 
     def close(self):
         """Release everything at once. Idempotent."""
-        self.read_callback = self.write_callback = None
+        self.read_callback = None
         self.stream.close()
         self.c_release_block()
         self.c_drop_large()
         self.rest = None
-        if self.out is not NULL:
-            give_block(self.out)
-            self.out = NULL
-        self.out_start = self.out_end = 0
+        self.c_drop_out()
+        self.blocked = False
         self.write_ended = True
+        self.c_call_writer()
+
+
+cdef object hold(object part):
+    """An object whose memory stays where it is, and as long as it is, until it is dropped.
+
+    The caller may resize a bytearray or release a memoryview while it waits for room.
+    """
+    return part if PyBytes_CheckExact(part) else memoryview(part)
 
 
 cdef int get_buffer(object part, Py_buffer* view) except -1:
     try:
         return PyObject_GetBuffer(part, view, PyBUF_SIMPLE)
-    except (TypeError, BufferError) as error:
+    except (TypeError, BufferError, ValueError) as error:
         raise EncodeError(
             f"a message is made of contiguous buffers, not {type(part).__name__}: {error}"
         ) from None

@@ -89,7 +89,8 @@ class PeerPort(StreamPort):
         with contextlib.suppress(IPCError):
             self.say_goodbye(error)
             self.try_flush()
-        self.end_sending(error)
+        gone = ClosedError(f"this side closed the channel to {self.stream.address}")
+        self.end_sending(error if isinstance(error, IPCError) else gone)
         self.close()
 
     # What the native part asks
