@@ -25,6 +25,12 @@ class Run:
     err: str
 
 
+def environment() -> dict[str, str]:
+    """What a user's shell gives, with the aioipc command in its PATH."""
+    env = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
+    return {**env, "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
+
+
 def run(name: str, *arguments: str) -> Run:
     command = [sys.executable] if name.endswith(".py") else []
     done = subprocess.run(
@@ -34,7 +40,7 @@ def run(name: str, *arguments: str) -> Run:
         timeout=PATIENCE_S,
         check=False,
         cwd="/",
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env=environment(),
     )
     return Run(done.returncode, done.stdout, done.stderr)
 

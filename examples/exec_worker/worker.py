@@ -13,7 +13,7 @@ import aioipc
 async def work() -> None:
     """Square numbers until the parent has had enough."""
     async with aioipc.connect("stdio:") as parent:
-        print("ready")  # goes to standard error: standard output carries messages now
+        print("ready", flush=True)  # to standard error: standard output carries messages now
         async for job in parent:
             if job == "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
