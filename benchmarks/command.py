@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -178,6 +179,7 @@ def _measure(console: Console, options: Options) -> Results:
     results.skipped = skipped
     chosen = [each for each in contenders if options.wants(each)]
     turns = list(_turns(options, chosen, results))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways to stop keep results
     try:
         _take(turns, options.patience, results, console)
     except KeyboardInterrupt:
