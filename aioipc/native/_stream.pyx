@@ -49,6 +49,7 @@ cdef enum:
     SPARE_BLOCKS = 32
     MOST_PARTS = 64
     MOST_WAITING = 16            # control frames behind a message that is on its way
+    MOST_FRAMES = 64             # without a message, before the clock is looked at
     CONTROL_LIMIT = 4096
     LOOKAHEAD_LIMIT = 8388608
 
@@ -167,6 +168,7 @@ cdef class StreamPort(MessagePort):
         cdef uint64_t header
         cdef Py_ssize_t length, unread
         cdef const char* frame
+        cdef int frames = 0
         while True:
             unread = self.end - self.start
             if unread >= HEADER:
@@ -190,7 +192,8 @@ cdef class StreamPort(MessagePort):
                     return message
                 if self.end - self.start != unread:
                     # Frames without a message for the caller must not keep the loop, either.
-                    if self.pacer is not None and self.pacer.c_overdue():
+                    frames += 1
+                    if frames >= MOST_FRAMES and self.pacer is not None and self.pacer.c_overdue():
                         return None
                     continue
             if self.ending is not None:

@@ -209,6 +209,14 @@ async def test_a_flood_without_messages_does_not_keep_the_loop(frame: bytes) -> 
     far.close()
 
 
+async def test_receive_nowait_finds_the_first_message_in_a_turn_that_took_long() -> None:
+    left, right = aioipc.pair("unix", codec="raw")
+    async with left, right:
+        await left.send(b"data")
+        time.sleep(0.001)  # noqa: ASYNC251 - other work
+        assert right.receive_nowait() == b"data"
+
+
 # Memory is safe from what Python code around the core does
 
 
