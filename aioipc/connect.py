@@ -79,6 +79,9 @@ def connect(
     options.check_address(where, family.CAPABILITIES)
 
     async def open_() -> Channel[Any]:
+        # Connecting may need no wait. Who opens many channels in a row gives others a turn, in
+        # which the HELLOs of the earlier ones leave.
+        await asyncio.sleep(0)
         transport = await _transport(family, where, options.limits, allow)
         try:
             channel = options.open_channel(options.open_port(transport))

@@ -15,7 +15,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 from aioipc._opening import ChannelOptions, Opening, is_message_transport
-from aioipc.abc import Acceptor, Allow, ByteTransport, Codec, MessageTransport
+from aioipc.abc import (
+    Acceptor,
+    Allow,
+    ByteTransport,
+    Codec,
+    MessageTransport,
+    PeerCredentials,
+)
 from aioipc.address import Address
 from aioipc.channel import Channel, IPCAttribute, Port
 from aioipc.errors import (
@@ -23,6 +30,7 @@ from aioipc.errors import (
     BusyError,
     ClosedError,
     EndOfStream,
+    ForkError,
     IPCError,
     PeerCrashed,
     QuotaExceeded,
@@ -40,6 +48,8 @@ log = logging.getLogger("aioipc.listener")
 
 T = TypeVar("T")
 _RETRY_S = 0.25
+_LEAST_PATIENCE = 0.05
+"""What part of its time for a HELLO a peer has in any case, however many wait behind it."""
 _WARN_EVERY_S = 1.0
 _ENDINGS = (EndOfStream, PeerCrashed, ClosedError)
 
@@ -91,10 +101,13 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
             StopAsyncIteration: There will be no other (a FIFO has one only), or this side
                 closed the listener.
             BusyError: Another task is waiting.
+            ForkError: The listener belongs to the parent process.
 
         Cancellation:
             Safe: the channel goes to whoever waits next.
         """
+        if self._is_forked:
+            raise ForkError("this listener belongs to the parent process; open one in the child")
         while not self._ready:
             if self._closed or (self._exhausted and not self._greeting):
                 raise StopAsyncIteration
@@ -110,6 +123,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
             EndOfStream: There will be no other.
             ClosedError: This side closed the listener.
             BusyError: Another task is waiting.
+            ForkError: The listener belongs to the parent process.
 
         Cancellation:
             Safe: the channel goes to whoever waits next.
@@ -169,12 +183,12 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
 
     def _accept(self) -> None:
         """Take in whoever is there, as far as the limits allow."""
-        self._retry = None
-        limits = self._options.limits
         while not self._closed and not self._exhausted:
-            if len(self._greeting) + len(self._ready) >= limits.max_handshakes:
-                return  # the rest waits in the kernel's backlog
             try:
+                if self._is_full:
+                    if self._greeting:
+                        self._acceptor.on_readable(self._make_room)
+                    return  # the rest waits in the kernel's backlog
                 transport = self._acceptor.try_accept()
                 if transport is None:
                     self._acceptor.on_readable(self._accept)
@@ -188,13 +202,35 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
                 return
             self._take_in(transport)
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._greeting) + len(self._ready) >= self._options.limits.max_handshakes
+
     def _pause(self, error: IPCError) -> None:
         """No descriptors, or a firewall: whoever is there waits in the backlog for better times."""
         now_s = self._loop.time()
         if now_s - self._warned_s >= _WARN_EVERY_S:
             self._warned_s = now_s
             log.warning("%s: cannot accept for now: %s", self.address, error)
-        self._retry = self._loop.call_later(_RETRY_S, self._accept)
+        self._accept_later(_RETRY_S)
+
+    def _make_room(self) -> None:
+        """Every place is taken, and somebody waits: who is silent for longest gives way.
+
+        Else so many silent peers would keep everybody out for as long as a HELLO may take.
+        """
+        if not self._is_full:
+            self._accept()
+        if self._closed or not self._is_full or not self._greeting:
+            return
+        port, deadline = next(iter(self._greeting.items()))
+        handshake_s = self._options.limits.handshake_s
+        silent_s = self._loop.time() - deadline.when() + handshake_s
+        patience_s = _LEAST_PATIENCE * handshake_s
+        if silent_s < patience_s:
+            self._accept_later(patience_s - silent_s)
+            return
+        self._too_late(port, f"no HELLO within {silent_s:.2g} s, and others wait")
 
     def _take_in(self, transport: ByteTransport | MessageTransport) -> None:
         try:
@@ -224,7 +260,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
             )
         if peer is None:
             return
-        if not self._allow(peer):
+        if not self._is_allowed(peer):
             raise AccessDenied(errno.EACCES, f"{self.address}: uid {peer.uid} may not connect")
         quota = limits.max_connections_per_foreign_uid
         if peer.uid != os.geteuid() and self._open[peer.uid] >= quota:
@@ -232,6 +268,13 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
                 errno.EDQUOT,
                 f"{self.address} holds {quota:,} connections of uid {peer.uid}, its limit",
             )
+
+    def _is_allowed(self, peer: PeerCredentials) -> bool:
+        try:
+            return self._allow(peer)
+        except Exception:  # whatever it is, it is no yes
+            log.exception("%s: allow= failed for %s", self.address, peer)
+            return False
 
     def _turn_away(self, transport: ByteTransport | MessageTransport, error: IPCError) -> None:
         log.warning("%s", error)
@@ -252,9 +295,14 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         self._finish(port)
 
     def _late(self, port: PeerPort) -> None:
-        limit_s = self._options.limits.handshake_s
-        log.warning("%s: a peer sent no HELLO within %g s", self.address, limit_s)
-        self._drop(port, HandshakeTimeout(f"no HELLO within {limit_s:g} s"))
+        self._too_late(port, f"no HELLO within {self._options.limits.handshake_s:g} s")
+
+    def _too_late(self, port: PeerPort, reason: str) -> None:
+        self._greet(port)  # it may have come while this loop was busy
+        if port not in self._greeting:
+            return
+        log.warning("%s: a peer sent %s", self.address, reason)
+        self._drop(port, HandshakeTimeout(reason))
 
     def _drop(self, port: PeerPort, error: BaseException) -> None:
         deadline = self._greeting.pop(port, None)
@@ -263,7 +311,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         self._forget(port)
         port.refuse(error)
         self._wake()
-        self._accept_more()
+        self._accept_later(0)
 
     def _finish(self, port: Port) -> None:
         channel: Channel[T] = self._options.open_channel(port)
@@ -277,9 +325,13 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         transport = port.stream if isinstance(port, PeerPort) else port.transport
         self._open[-1 if transport.peer is None else transport.peer.uid] -= 1
 
-    def _accept_more(self) -> None:
+    def _accept_later(self, delay_s: float) -> None:
         if not self._closed and self._retry is None:
-            self._retry = self._loop.call_later(0, self._accept)
+            self._retry = self._loop.call_later(delay_s, self._accept_again)
+
+    def _accept_again(self) -> None:
+        self._retry = None
+        self._accept()
 
     # Waiting
 
@@ -303,6 +355,8 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         if self._closed:
             return
         self._closed = True
+        if self._is_forked:
+            return  # all of it is the parent's
         if self._retry is not None:
             self._retry.cancel()
         self._acceptor.close()
@@ -314,8 +368,13 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
             self._ready.popleft().abort()
         self._wake()
 
+    @property
+    def _is_forked(self) -> bool:
+        """Whether this is the copy in a forked child."""
+        return self._pid != os.getpid()
+
     def __del__(self) -> None:
-        if getattr(self, "_closed", True) or self._pid != os.getpid():
+        if getattr(self, "_closed", True) or self._is_forked:
             return
         try:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)

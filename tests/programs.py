@@ -17,7 +17,8 @@ import asyncio, contextlib, os, signal, socket, sys
 import aioipc
 
 def say(*words):
-    print(*words, flush=True)
+    # In one write, for others may share the pipe.
+    print(" ".join(map(str, words)) + "\\n", end="", flush=True)
 
 async def hear():
     return (await asyncio.to_thread(sys.stdin.readline)).rstrip("\\n")
@@ -28,14 +29,42 @@ async def echo(channel):
 
 async def main():
 """
-TAIL = """
+FACTORY = """
 if sys.argv.pop(1) == "uvloop":
     import uvloop
     factory = uvloop.new_event_loop
 else:
     factory = asyncio.new_event_loop
-with asyncio.Runner(loop_factory=factory) as runner:
-    runner.run(main())
+
+def run():
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+"""
+TAIL = f"""
+{FACTORY}
+run()
+"""
+NURSERY = f"""
+import traceback
+from importlib import import_module
+for name in aioipc.transports.FAMILIES.values():
+    import_module(name)
+{FACTORY}
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+arguments = sys.argv[1:]
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        sys.argv[1:] = [*arguments, *line.split()]
+        status = 1
+        try:
+            run()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    say(pid)
 """
 
 ECHO = """
@@ -55,6 +84,7 @@ AS_NOBODY = f"""
 from importlib import import_module
 for name in ("transports.fifo", "transports.unix", "codecs.msgpack", "codecs.pickle"):
     import_module(f"aioipc.{{name}}")  # they may lie where nobody may look
+import_module("concurrent.futures.thread")
 {BECOME_NOBODY}
 """
 """Goes on as another user. Only root can run this."""
@@ -81,9 +111,9 @@ def loop_name() -> str:
     return "uvloop" if module.startswith("uvloop") else "asyncio"
 
 
-def source(code: str) -> str:
+def source(code: str, tail: str = TAIL) -> str:
     """The whole program around the body of its ``main``."""
-    return HEAD + textwrap.indent(textwrap.dedent(code).strip("\n"), "    ") + "\n" + TAIL
+    return HEAD + textwrap.indent(textwrap.dedent(code).strip("\n"), "    ") + "\n" + tail
 
 
 def program(peers: Peers, code: str, *arguments: object, **options: Any) -> Peer:
@@ -93,6 +123,24 @@ def program(peers: Peers, code: str, *arguments: object, **options: Any) -> Peer
     ``await echo(channel)``.
     """
     return peers.script(source(code), loop_name(), *arguments, **options)
+
+
+class Nursery:
+    """A process that forks many short-lived peers: each starts in a few milliseconds.
+
+    Their ``main`` has no standard input, and its ``say`` writes to the nursery's ``peer``.
+    """
+
+    def __init__(self, peers: Peers, code: str, *arguments: object, **options: Any) -> None:
+        self.peer = peers.script(source(code, NURSERY), loop_name(), *arguments, **options)
+
+    def start(self, *arguments: object) -> int:
+        """Start one, which finds the arguments behind those of the nursery; return its pid.
+
+        Call it only while the others say nothing.
+        """
+        self.peer.tell(" ".join(map(str, arguments)))
+        return int(self.peer.line())
 
 
 async def converse(channel: Channel[Any], messages: Sequence[object] = MESSAGES) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import resource
+import signal
 import time
 import zlib
 from pathlib import Path
@@ -15,9 +16,9 @@ import pytest
 import aioipc
 import aioipc.transports.fifo  # else the first test that opens one pays for it
 from aioipc import AccessDenied, ConnectError, FrameTooLarge, Limits
-from tests.children import Peer, Peers
+from tests.children import Peers
 from tests.kernel.strangers import NOBODY, as_root
-from tests.programs import program, source
+from tests.programs import Nursery, program
 from tests.scale import patience_s, scaled
 
 pytestmark = pytest.mark.asyncio
@@ -26,34 +27,18 @@ WRITERS = 8
 KILLS = scaled(40, full=800)
 """Writers killed, one after the other; in the full run one every 50 ms for 40 s."""
 
-FORKING_WRITERS = """
-# A process that was just forked starts sooner than one that has to import everything.
+WRITER = """
 import struct, zlib
 
 def record(writer, number):
     body = struct.pack("<IQ", writer, number) + os.urandom(1 + os.urandom(1)[0] * 15)
     return zlib.crc32(body).to_bytes(4, "little") + body
 
-async def write(address, writer):
-    async with aioipc.connect(address, codec="raw") as channel:
-        number = 0
-        while True:
-            await channel.send(record(writer, number))
-            number += 1
-
-import signal
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-factory = asyncio.new_event_loop
-if sys.argv[1] == "uvloop":
-    import uvloop
-    factory = uvloop.new_event_loop
-from aioipc.transports import fifo
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(write(sys.argv[2], int(line)))
-    say(pid)
+async with aioipc.connect(sys.argv[1], codec="raw") as channel:
+    number = 0
+    while True:
+        await channel.send(record(int(sys.argv[2]), number))
+        number += 1
 """
 
 
@@ -127,45 +112,28 @@ async def test_writers_come_and_go(path: Path, peers: Peers) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(patience_s(60))
-@pytest.mark.parametrize("single", [False])
-async def test_writers_are_killed_at_any_moment(path: Path, peers: Peers, single: bool) -> None:
+async def test_writers_are_killed_at_any_moment(path: Path, peers: Peers) -> None:
     """Nothing is torn, mixed, lost in the middle or delivered twice."""
-    nursery = peers.script(
-        source("pass").partition("async def main")[0] + FORKING_WRITERS,
-        _loop(),
-        f"fifo:{path}",
-    )
+    nursery = Nursery(peers, WRITER, f"fifo:{path}")
     async with (
         aioipc.listen(f"fifo:{path}", codec="raw") as listener,
         await listener.accept() as channel,
     ):
-        pids = [_start_writer(nursery, writer) for writer in range(WRITERS)]
-        expected = dict.fromkeys(range(WRITERS), 0)
-        received = kills = 0
+        pids = [nursery.start(writer) for writer in range(WRITERS)]
+        received = [0] * WRITERS
+        kills = 0
         while kills < KILLS:
             for record in await channel.receive_many():
                 writer, number = _check(record)
-                assert number == expected[writer]
-                expected[writer] += 1
-                received += 1
-            oldest = kills
-            if expected[oldest] > 20:
-                os.kill(pids[oldest], 9)
+                assert number == received[writer]
+                received[writer] += 1
+            if received[kills] > 20:
+                os.kill(pids[kills], signal.SIGKILL)
                 kills += 1
-                pids.append(_start_writer(nursery, len(pids)))
-                expected[len(pids) - 1] = 0
+                pids.append(nursery.start(len(pids)))
+                received.append(0)
         for pid in pids[kills:]:
-            os.kill(pid, 9)
-        assert received >= 20 * KILLS
-
-
-def _loop() -> str:
-    return "uvloop" if "uvloop" in type(asyncio.get_running_loop()).__module__ else "asyncio"
-
-
-def _start_writer(nursery: Peer, writer: int) -> int:
-    nursery.tell(str(writer))
-    return int(nursery.line())
+            os.kill(pid, signal.SIGKILL)
 
 
 def _check(record: bytes) -> tuple[int, int]:

@@ -838,7 +838,9 @@ async def test_silent_peers_do_not_keep_others_out(
             begun_s = time.monotonic()
             await victim.assert_serves()
             took_s = time.monotonic() - begun_s
-        assert took_s >= 0.1 * (count // 4 - 1), "no more handshakes at a time than allowed"
+        # Who is silent gives way early to those who wait behind it, but not at once.
+        turns = count // limits.max_handshakes - 1
+        assert took_s >= 0.05 * limits.handshake_s * turns, "no more at a time than allowed"
     assert len(caplog.records) <= count
 
 

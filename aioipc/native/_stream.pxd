@@ -49,6 +49,7 @@ cdef class StreamPort(MessagePort):
     cdef int c_drop_large(self) noexcept
     cdef bint c_overdue(self) noexcept
     cdef Py_ssize_t c_read(self, char* data, Py_ssize_t size) except -2
+    cdef Py_ssize_t c_read_adapted(self, char* data, Py_ssize_t size) except -2
     cdef bint c_is_inside(self) noexcept
     cdef int c_make_space(self) except -1
     cdef int c_release_block(self) noexcept

@@ -774,7 +774,10 @@ cdef class StreamPort(MessagePort):
                 at = 2 * self.capacity
                 self.c_release_block()
                 self.block, self.capacity, self.end = grown, at, n
-            n = self.io.c_read_nogil(self.block + self.end, self.capacity - self.end)
+            if isinstance(self.io, FdStream):
+                n = self.io.c_read_nogil(self.block + self.end, self.capacity - self.end)
+            else:
+                n = self.c_read_adapted(self.block + self.end, self.capacity - self.end)
             if n <= 0:
                 break
             self.end += n
@@ -786,6 +789,12 @@ cdef class StreamPort(MessagePort):
                 return PyBytes_FromStringAndSize(self.block + at + HEADER, n)
             at += HEADER + n
         return None
+
+    cdef Py_ssize_t c_read_adapted(self, char* data, Py_ssize_t size) except -2:
+        try:
+            return self.io.c_read(data, size)
+        except IPCError:
+            return AT_END
 
     def close(self):
         """Release everything at once. Idempotent."""

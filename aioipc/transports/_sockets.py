@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from aioipc.abc import Allow, PeerCredentials
 from aioipc.errors import AccessDenied, from_os_error
+from aioipc.kernel.owned import abandon_in_child
 from aioipc.loop.fd import FdWatch
 from aioipc.native._fd import FdStream
 
@@ -131,6 +132,7 @@ class SocketAcceptor:
         self._on_close: Callable[[], object] | None = on_close
         self._callback: Callable[[], object] | None = None
         self._watch = FdWatch()
+        abandon_in_child(self)
 
     def try_accept(self) -> FdStream | None:
         while True:
@@ -167,3 +169,8 @@ class SocketAcceptor:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
+
+    def abandon(self) -> None:
+        """Leave the loop and the name to the parent process, in a forked child."""
+        self._watch.abandon()
+        self._on_close = None
