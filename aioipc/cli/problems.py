@@ -69,9 +69,11 @@ class OutputClosed(OutputFailed):
 
 def tell(text: str) -> None:
     """Write one line to the standard error, where there is one."""
+    line = f"aioipc: {' '.join(text.split())}\n"
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
-            print(f"aioipc: {' '.join(text.split())}", file=sys.stderr, flush=True)
+            sys.stderr.write(line)  # at once, so that lines of several commands stay apart
+            sys.stderr.flush()
 
 
 def is_watched() -> bool:

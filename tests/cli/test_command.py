@@ -74,7 +74,7 @@ class TestTerminal:
         listener.wait_for("listening on unix:test")
         listener.wait_for("send something from another terminal: aioipc send unix:test hello")
         sender = commands.terminal("send", "unix:test", "--wait-reply")
-        sender.wait_for("connected to unix:test; one message per line, Ctrl-D to end")
+        sender.wait_for("connected to unix:test; one message per line, Ctrl-D to end\r\n")
         sender.type("grüße\r")
         sender.wait_for("grüße\r\ngrüße\r\n")
         listener.wait_for("grüße\r\n")

@@ -15,6 +15,9 @@ import aioipc
 from aioipc.wire.framing import Kind, pack_header
 from tests.cli.commands import Commands, Result
 
+DIED = "unix:test: (the peer ended without a goodbye|Connection reset by peer)$"
+"""The kernel resets a connection whose dead end had something left to read."""
+
 
 def line_of(result: Result, status: int) -> str:
     """The one line that a command wrote to standard error, without its start."""
@@ -126,7 +129,7 @@ class TestPeers:
         sender.tell("x")
         assert sender.line() == "x"
         listener.signal(signal.SIGKILL)
-        assert sender.complaint() == "aioipc: unix:test: the peer ended without a goodbye"
+        assert re.search(DIED, sender.complaint())
         assert sender.end().status == 1
 
     def test_a_sender_is_killed(self, commands: Commands) -> None:
@@ -136,7 +139,7 @@ class TestPeers:
         sender.tell("x")
         assert listener.line() == "x"
         sender.signal(signal.SIGKILL)
-        assert listener.complaint() == "aioipc: unix:test: the peer ended without a goodbye"
+        assert re.search(DIED, listener.complaint())
         assert commands.run("send", "unix:test", "y").status == 0
         assert listener.line() == "y"
 
