@@ -1,0 +1,328 @@
+/* What ring.h can do at most: two processes, a processor each, nobody ever sleeps.
+
+     cc -O3 -std=gnu11 -I aioipc/native benchmarks/limits/ring_limit.c -o ring_limit
+     ./ring_limit milliseconds=200 cpus=0,1
+
+   For each size of message, as JSON:
+
+     round_trip_ns   one message there and one back
+     stream_each     messages/s, each published by itself
+     stream          messages/s, published and retired in batches of at most 32 KiB
+     memcpy          messages/s that one memcpy between two private buffers could do
+
+   A message is copied twice, from a private buffer into the ring and from there into another one;
+   one that is longer than 32 KiB goes in pieces of that length, so that both copies overlap. */
+
+#define _GNU_SOURCE
+#include "ring.h"
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PIECE 32768u
+#define SPINS 20000  /* then let somebody else run: there may be one processor only */
+
+static const size_t sizes[] = {16, 1024, 65536, 1048576};
+
+static uint64_t milliseconds = 200;
+static int cpus[2] = {-1, -1};
+
+/* --- helpers --------------------------------------------------------------------------------- */
+
+static void check(bool good, const char *what)
+{
+    if (good)
+        return;
+    perror(what);
+    exit(1);
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void *map(size_t bytes)
+{
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    check(memory != MAP_FAILED, "mmap");
+    return memory;
+}
+
+static void pin(int cpu)
+{
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    check(sched_setaffinity(0, sizeof one, &one) == 0, "sched_setaffinity");
+}
+
+/* The first two processors that we may use, or the only one. */
+static void choose_cpus(void)
+{
+    cpu_set_t mine;
+    int count = 0;
+    check(sched_getaffinity(0, sizeof mine, &mine) == 0, "sched_getaffinity");
+    for (int cpu = 0; cpu < CPU_SETSIZE && count < 2; cpu++)
+        if (CPU_ISSET(cpu, &mine))
+            cpus[count++] = cpu;
+    if (count == 1)
+        cpus[1] = cpus[0];
+}
+
+static void relax(unsigned *spins)
+{
+    if (++*spins % SPINS == 0)
+        sched_yield();
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* --- a message there ------------------------------------------------------------------------- */
+
+/* How much to put in before it is published, and to take out before it is retired. */
+typedef struct {
+    size_t size;
+    size_t batch_bytes;
+} Plan;
+
+typedef struct {
+    RingProducer producer;
+    const unsigned char *message;
+    size_t unpublished;
+} Sender;
+
+typedef struct {
+    RingConsumer consumer;
+    unsigned char *message;
+    size_t unretired;
+} Receiver;
+
+static void publish(Sender *sender)
+{
+    ring_publish(&sender->producer);
+    sender->unpublished = 0;
+}
+
+static void retire(Receiver *receiver)
+{
+    ring_retire(&receiver->consumer);
+    receiver->unretired = 0;
+}
+
+static void send_piece(Sender *sender, const Plan *plan, uint32_t tag, const void *piece,
+                       size_t length)
+{
+    unsigned spins = 0;
+    while (ring_put(&sender->producer, tag, piece, length) != RING_QUEUED) {
+        publish(sender);
+        relax(&spins);
+    }
+    sender->unpublished += length;
+    if (sender->unpublished >= plan->batch_bytes)
+        publish(sender);
+}
+
+static void send_message(Sender *sender, const Plan *plan)
+{
+    size_t at = 0;
+    for (; plan->size - at > PIECE; at += PIECE)
+        send_piece(sender, plan, ring_tag(RING_DATA, RING_MORE, 0), sender->message + at, PIECE);
+    send_piece(sender, plan, RING_DATA, sender->message + at, plan->size - at);
+}
+
+/* Returns false after the last message. */
+static bool receive_message(Receiver *receiver, const Plan *plan)
+{
+    RingRecord record;
+    unsigned spins = 0;
+    for (size_t at = 0; at < plan->size; at += record.length) {
+        while (ring_pop(&receiver->consumer, &record) != RING_RECORD) {
+            if (receiver->unretired != 0)
+                retire(receiver);
+            relax(&spins);
+        }
+        if (ring_kind(record.tag) == RING_GOODBYE)
+            return false;
+        memcpy(receiver->message + at, record.payload, record.length);
+        receiver->unretired += record.length;
+        if (receiver->unretired >= plan->batch_bytes)
+            retire(receiver);
+    }
+    return true;
+}
+
+static void say_goodbye(Sender *sender, const Plan *plan)
+{
+    send_piece(sender, plan, ring_tag(RING_GOODBYE, 0, 0), NULL, 0);
+    publish(sender);
+}
+
+/* --- two processes --------------------------------------------------------------------------- */
+
+typedef struct {
+    Sender sender;
+    Receiver receiver;
+} End;
+
+static uint64_t capacity_for(size_t size)
+{
+    return size * 4 > 1u << 20 ? size * 4 : 1u << 20;
+}
+
+static void open_end(End *end, const Plan *plan, void *outgoing, void *incoming)
+{
+    uint64_t capacity = capacity_for(plan->size);
+    ring_attach_producer(&end->sender.producer, outgoing, capacity, 0, 0);
+    ring_attach_consumer(&end->receiver.consumer, incoming, capacity, 0);
+    end->sender.message = memset(malloc(plan->size), 1, plan->size);
+    end->receiver.message = memset(malloc(plan->size), 2, plan->size);
+    end->sender.unpublished = end->receiver.unretired = 0;
+}
+
+/* Nanoseconds per message, by a run between this process and a child. */
+static double run(const Plan *plan, void (*child_side)(End *, const Plan *),
+                  double (*our_side)(End *, const Plan *))
+{
+    static End end;
+    size_t bytes = ring_memory_bytes(capacity_for(plan->size));
+    void *there = map(bytes), *back = map(bytes);
+    pid_t child = fork();
+    check(child >= 0, "fork");
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        pin(cpus[1]);
+        open_end(&end, plan, back, there);
+        child_side(&end, plan);
+        _exit(0);
+    }
+    open_end(&end, plan, there, back);
+    double ns = our_side(&end, plan);
+    int status;
+    check(waitpid(child, &status, 0) == child && status == 0, "child");
+    free((void *)end.sender.message);
+    free(end.receiver.message);
+    munmap(there, bytes);
+    munmap(back, bytes);
+    return ns;
+}
+
+static void echo(End *end, const Plan *plan)
+{
+    while (receive_message(&end->receiver, plan)) {
+        send_message(&end->sender, plan);
+        publish(&end->sender);
+    }
+}
+
+static void round_trip(End *end, const Plan *plan)
+{
+    send_message(&end->sender, plan);
+    publish(&end->sender);
+    receive_message(&end->receiver, plan);
+}
+
+static double ping_pong(End *end, const Plan *plan)
+{
+    uint64_t rounds = 0, begun = 0, until = now_ns() + milliseconds * 1000000 / 10;
+    while (now_ns() < until)
+        round_trip(end, plan);
+    begun = now_ns();
+    until = begun + milliseconds * 1000000;
+    do {
+        for (int i = 0; i < 16; i++, rounds++)
+            round_trip(end, plan);
+    } while (now_ns() < until);
+    double ns = (double)(now_ns() - begun) / (double)rounds;
+    say_goodbye(&end->sender, plan);
+    return ns;
+}
+
+/* The child counts, and sends what it measured. */
+static void sink(End *end, const Plan *plan)
+{
+    static const Plan answer = {sizeof(double), 0};
+    receive_message(&end->receiver, plan);
+    uint64_t count = 0, begun = now_ns();
+    while (receive_message(&end->receiver, plan))
+        count++;
+    double ns = (double)(now_ns() - begun) / (double)count;
+    end->sender.message = memcpy((void *)end->sender.message, &ns, sizeof ns);
+    send_message(&end->sender, &answer);
+    publish(&end->sender);
+}
+
+static double stream(End *end, const Plan *plan)
+{
+    static const Plan answer = {sizeof(double), 0};
+    uint64_t until = now_ns() + milliseconds * 1000000;
+    size_t portion = PIECE / plan->size + 1;
+    do {
+        for (size_t i = 0; i < portion; i++)
+            send_message(&end->sender, plan);
+    } while (now_ns() < until);
+    say_goodbye(&end->sender, plan);
+    receive_message(&end->receiver, &answer);
+    double ns;
+    memcpy(&ns, end->receiver.message, sizeof ns);
+    return ns;
+}
+
+static double copy(size_t size)
+{
+    unsigned char *from = memset(malloc(size), 1, size), *to = memset(malloc(size), 2, size);
+    uint64_t count = 0, begun = now_ns(), until = begun + milliseconds * 1000000;
+    size_t portion = PIECE * 8 / size + 1;
+    do {
+        for (size_t i = 0; i < portion; i++, count++) {
+            memcpy(to, from, size);
+            __asm__ volatile("" : : "r"(to) : "memory");  /* the compiler must not leave it out */
+        }
+    } while (now_ns() < until);
+    double ns = (double)(now_ns() - begun) / (double)count;
+    free(from);
+    free(to);
+    return ns;
+}
+
+/* --- the report ------------------------------------------------------------------------------ */
+
+static void report(size_t size, bool is_last)
+{
+    const Plan each = {size, 1}, batches = {size, PIECE};
+    double round_trip_ns = run(&batches, echo, ping_pong);
+    double each_ns = run(&each, sink, stream);
+    double batches_ns = run(&batches, sink, stream);
+    printf("  \"%zu\": {\"round_trip_ns\": %.0f, \"stream_each\": %.0f, \"stream\": %.0f, "
+           "\"memcpy\": %.0f}%s\n",
+           size, round_trip_ns, 1e9 / each_ns, 1e9 / batches_ns, 1e9 / copy(size),
+           is_last ? "" : ",");
+}
+
+int main(int count, char **words)
+{
+    choose_cpus();
+    for (int i = 1; i < count; i++)
+        if (sscanf(words[i], "milliseconds=%lu", &milliseconds) != 1
+            && sscanf(words[i], "cpus=%d,%d", &cpus[0], &cpus[1]) != 2) {
+            fprintf(stderr, "usage: %s [milliseconds=200] [cpus=0,1]\n", words[0]);
+            return 2;
+        }
+    pin(cpus[0]);
+    size_t last = sizeof sizes / sizeof *sizes - 1;
+    printf("{\n  \"cpus\": [%d, %d],\n", cpus[0], cpus[1]);
+    for (size_t i = 0; i <= last; i++)
+        report(sizes[i], i == last);
+    printf("}\n");
+    return 0;
+}

@@ -1,0 +1,99 @@
+"""Verify the ring in full: ``make verify``, or ``python -m tests.ring``.
+
+    python -m tests.ring                         everything, within ten minutes
+    python -m tests.ring --short                 as the test suite does it
+    python -m tests.ring kill-producer seed=7    one check, with other options
+
+Exits with 1 if anything failed, or was not available.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.ring.build import HERE, Unavailable, compiler
+from tests.ring.catalogue import CHECKS
+from tests.ring.checks import Check, Outcome, run
+
+_MODELS = {
+    "interleavings": ("test_protocol.py", "every interleaving of the protocol; every bug found"),
+    "model": ("test_against_model.py", "every order of calls answers like a list"),
+}
+
+
+def main(words: list[str]) -> int:
+    """Run what the command line asks for; returns the exit status."""
+    full = "--short" not in words
+    names = [word for word in words if "=" not in word and not word.startswith("-")]
+    changes = dict(word.split("=", 1) for word in words if "=" in word)
+    known = {check.name: check for check in CHECKS}
+    if unknown := set(names) - known.keys() - _MODELS.keys():
+        print(f"no such check: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    print(_machine())
+    begun = time.monotonic()
+    passed = [_models(name, full=full) for name in _MODELS if not names or name in names]
+    chosen = [check for check in CHECKS if not names or check.name in names]
+    passed += [_report(check, full=full, changes=changes) for check in chosen]
+    print(f"{sum(passed)} of {len(passed)} passed in {time.monotonic() - begun:.0f} s")
+    return 0 if all(passed) else 1
+
+
+def _machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    kinds = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    version = subprocess.run([compiler(), "--version"], check=True, capture_output=True, text=True)
+    return "\n".join(
+        (
+            f"date      {datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+            f"machine   {platform.machine()}, {os.cpu_count()} x {kinds[0] if kinds else 'CPU'}",
+            f"kernel    {platform.release()}",
+            f"compiler  {version.stdout.splitlines()[0]}",
+        )
+    )
+
+
+def _report(check: Check, *, full: bool, changes: dict[str, str]) -> bool:
+    begun = time.monotonic()
+    try:
+        outcome = run(check, full=full, **changes)
+    except Unavailable as missing:
+        outcome = Outcome(str(missing), {})
+    problem = outcome.problem or ", ".join(_short_of(check, outcome) if full else ())
+    _row(check.name, problem, time.monotonic() - begun, check.claim, outcome.figures)
+    return not problem
+
+
+def _short_of(check: Check, outcome: Outcome) -> Iterable[str]:
+    for figure, least in check.at_least.items():
+        if outcome.figures[figure] < least:
+            yield f"{figure}: {outcome.figures[figure]:,} instead of {least:,}"
+
+
+def _models(name: str, *, full: bool) -> bool:
+    file, claim = _MODELS[name]
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", str(HERE / file)]
+    environment = {**os.environ, "AIOIPC_TEST_SCALE": "1" if full else "0"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    problem = done.stdout if done.returncode != 0 else ""
+    _row(name, problem, time.monotonic() - begun, claim, {})
+    return not problem
+
+
+def _row(name: str, problem: str, seconds: float, claim: str, figures: dict[str, float]) -> None:
+    numbers = ", ".join(f"{value:,} {key}" for key, value in figures.items() if key != "seconds")
+    print(f"{'FAILED' if problem else 'passed'}  {name:32}{seconds:7.1f} s  {claim}", flush=True)
+    for line in (numbers, *problem.splitlines()):
+        if line:
+            print(f"        {line}", flush=True)
+
+
+sys.exit(main(sys.argv[1:]))
