@@ -84,6 +84,7 @@ cdef enum Polling:
 cdef dict POLLING = {"adaptive": ADAPTIVE, "block": BLOCK, "busy": BUSY}
 cdef enum:
     BATCH = 256                  # messages between two looks at the clock
+    LONG = 512                   # bytes that take a codec a time worth looking at the clock
 cdef int64_t BUSY_SLICE_NS = 100_000
 
 cdef object NOTHING = object()   # there is no object, not even None
@@ -274,6 +275,8 @@ cdef class ChannelCore:
             PyBuffer_Release(&view)
             if problem != 0:
                 raise error_of(problem, self.max_depth, self.max_elements)
+        if len(message) >= LONG:
+            self.pacer.look = True
         try:
             return self.decode(message)
         except IPCError:
@@ -293,7 +296,10 @@ cdef class ChannelCore:
                 )
             return obj
         try:
-            return self.encode(obj)
+            parts = self.encode(obj)
+            if not PyBytes_CheckExact(parts) or len(parts) >= LONG:
+                self.pacer.look = True
+            return parts
         except IPCError:
             raise
         except Exception as error:
@@ -797,7 +803,7 @@ cdef class ReceiveMany(Receive):
         cdef Py_ssize_t count = 1
         try:
             while count < self.limit:
-                if count % BATCH == 0 and core.pacer.c_overdue():
+                if core.pacer.c_tired(count % BATCH == 0):
                     break
                 obj = core.c_take()
                 if obj is NOTHING:
@@ -886,7 +892,7 @@ cdef class SendMany(SendOperation):
         cdef Py_ssize_t count = len(self.objects)
         port.c_begin_batch()
         while self.index < count:
-            if self.index % BATCH == BATCH - 1 and core.pacer.c_overdue():
+            if core.pacer.c_tired(self.index % BATCH == BATCH - 1):
                 return 0
             if self.begun:
                 if port.c_rest():

@@ -78,11 +78,13 @@ cdef class Pacer:
     cdef list dirty
     cdef set waiting             # ports whose receiver is asleep in this loop
     cdef int ops
+    cdef bint look               # the last operation took long: the next looks at the clock
     cdef int64_t resumed_ns      # since when channels work without a turn; 0 before they begin
     cdef int64_t yielded_ns
 
     cdef bint c_must_yield(self) noexcept
     cdef bint c_overdue(self) noexcept
+    cdef bint c_tired(self, bint regular) noexcept
     cdef int64_t c_left_ns(self) noexcept
     cdef void c_yielding(self) noexcept
     cdef void c_resume(self) noexcept

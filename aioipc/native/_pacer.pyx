@@ -165,7 +165,14 @@ cdef class Pacer:
             self.resumed_ns = clock_ns()
         if self.ops >= OPS_PER_TURN:
             return True
-        if self.ops & (OPS_PER_CLOCK - 1) or not self.c_overdue():
+        return self.c_tired(not self.ops & (OPS_PER_CLOCK - 1))
+
+    cdef bint c_tired(self, bint regular) noexcept:
+        """`c_overdue`, but looks at the clock only now and then, and after long work."""
+        if not regular and not self.look:
+            return False
+        self.look = False
+        if not self.c_overdue():
             return False
         self.ops = OPS_PER_TURN  # due until the loop has turned, whoever asks again
         return True
@@ -277,7 +284,7 @@ cdef class Pacer:
                     break
                 if clock_ns() >= deadline:
                     break
-        self.ops |= OPS_PER_CLOCK - 1  # time went by: the next operation looks at the clock
+        self.look = True
         port.counters.polls += 1
         if found == 1:
             port.counters.poll_hits += 1

@@ -49,6 +49,7 @@ cdef enum:
     SPARE_BLOCKS = 32
     MOST_PARTS = 64
     MOST_WAITING = 16            # control frames behind a message that is on its way
+    LONG = 8192                  # bytes whose way takes a time worth looking at the clock
     MOST_FRAMES = 64             # without a message, before the clock is looked at
     CONTROL_LIMIT = 4096
     LOOKAHEAD_LIMIT = 8388608
@@ -295,6 +296,8 @@ cdef class StreamPort(MessagePort):
         n = self.c_read(self.block + self.end, self.capacity - self.end)
         if n > 0:
             self.end += n
+            if n >= LONG and self.pacer is not None:
+                self.pacer.look = True
             return 1
         if n == WOULD_BLOCK:
             if self.start == self.end:
@@ -510,6 +513,8 @@ cdef class StreamPort(MessagePort):
         if written == WOULD_BLOCK:
             self.c_block()
             return NO_ROOM
+        if self.pacer is not None:
+            self.pacer.look = True
         if written < HEADER:
             if self.out is NULL:
                 self.out = take_block()
@@ -602,6 +607,8 @@ cdef class StreamPort(MessagePort):
             n = self.io.c_write(&iov, 1)
             if n == WOULD_BLOCK:
                 return 0
+            if n >= LONG and self.pacer is not None:
+                self.pacer.look = True
             self.out_start += n
         self.c_drop_out()
         return 1

@@ -209,6 +209,51 @@ async def test_a_flood_without_messages_does_not_keep_the_loop(frame: bytes) -> 
     far.close()
 
 
+@pytest.mark.parametrize("how", ["one by one", "many"])
+async def test_a_slow_codec_yields_by_the_clock(how: str) -> None:
+    class Slow(Codec):
+        def encode(self, obj: Buffer) -> Buffer:
+            until = time.perf_counter() + 0.0005
+            while time.perf_counter() < until:
+                pass
+            return obj
+
+        def decode(self, buffer: Buffer) -> Buffer:
+            return self.encode(buffer)
+
+    left, right = (channel_over(stream, Slow) for stream in memory.pair())
+    count = 64
+    others = 0
+
+    async def other() -> None:
+        nonlocal others
+        while True:
+            await asyncio.sleep(0)
+            others += 1
+
+    task = asyncio.create_task(other())
+    messages = [bytes(1000)] * count
+    if how == "many":
+        await left.send_many(messages)
+    else:
+        for message in messages:
+            await left.send(message)
+    assert others >= count // 2
+    others = 0
+    received = 0
+    while received < count:
+        if how == "many":
+            received += len(await right.receive_many())
+        else:
+            await right.receive()
+            received += 1
+    assert others >= count // 2
+    task.cancel()
+    await asyncio.wait([task])
+    left.abort()
+    right.abort()
+
+
 async def test_receive_nowait_finds_the_first_message_in_a_turn_that_took_long() -> None:
     left, right = aioipc.pair("unix", codec="raw")
     async with left, right:
