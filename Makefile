@@ -50,6 +50,10 @@ test: lint types pytest  ## everything that must pass: lint, types, tests on bot
 pytest: $(VENV)/.test $(VENV)/.native  ## only the tests; TESTS="..." chooses some
 	@$(BIN)/python -m pytest $(TESTS)
 
+.PHONY: verify
+verify: $(VENV)/.test  ## the ring in full, within ten minutes: races, fuzz, kills, interleavings
+	@$(BIN)/python -m tests.ring $(VERIFY)
+
 .PHONY: lint
 lint: $(VENV)/.test  ## ruff and the import rules
 	@$(BIN)/ruff check $(CHECKED)
