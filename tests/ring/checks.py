@@ -17,7 +17,7 @@ from tests.ring.build import Mutation, program
 
 Options = Mapping[str, int | str]
 
-HANG_S = 240.0
+HANG_S = 200.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def run(check: Check, *, full: bool = False, **changes: int | str) -> Outcome:
     options = {**check.options, **(check.full if full else {}), **changes}
     options.setdefault("seed", random.SystemRandom().randrange(2**32))
     words = [f"{name}={value}" for name, value in options.items()]
+    hang_s = HANG_S * (4 if full else 1)
     binary = program(check.source, sanitizer=check.sanitizer, mutation=check.mutation)
     try:
         done = subprocess.run(
@@ -81,12 +82,12 @@ def run(check: Check, *, full: bool = False, **changes: int | str) -> Outcome:
             check=False,
             capture_output=True,
             text=True,
-            timeout=HANG_S,
+            timeout=hang_s,
             env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"},
         )
         status, said = done.returncode, done.stderr
     except subprocess.TimeoutExpired as error:
-        status, said = -1, f"still running after {HANG_S} s\n{_text(error.stderr)}"
+        status, said = -1, f"still running after {hang_s} s\n{_text(error.stderr)}"
         done = None
     problem = _judge(check, status, said)
     if problem:

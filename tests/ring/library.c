@@ -39,6 +39,10 @@ void pair_replace_consumer(Pair *pair)
                          atomic_load(&pair->shared->head));
 }
 
+const unsigned char *pair_data(const Pair *pair) { return pair->shared->data; }
+uint64_t pair_head(const Pair *pair) { return atomic_load(&pair->shared->head); }
+uint64_t pair_tail(const Pair *pair) { return atomic_load(&pair->shared->tail); }
+
 int pair_is_sound(const Pair *pair)
 {
     return pair->producer.fault.reason == RING_SOUND && pair->consumer.fault.reason == RING_SOUND;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,6 +74,9 @@ class Pair:
 
 _PLAIN = {
     "close",
+    "data",
+    "head",
+    "tail",
     "replace_producer",
     "replace_consumer",
     "is_sound",
@@ -85,8 +89,9 @@ _PLAIN = {
 
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(program("library.c", shared=True)))
-    library.pair_open.restype = ctypes.c_void_p
-    library.pair_needed.restype = library.pair_count_unconsumed.restype = ctypes.c_uint64
+    library.pair_open.restype = library.pair_data.restype = ctypes.c_void_p
+    for name in ("needed", "count_unconsumed", "head", "tail"):
+        getattr(library, f"pair_{name}").restype = ctypes.c_uint64
     for name in (*_PLAIN, *_VERBS):
         getattr(library, f"pair_{name}").argtypes = [ctypes.c_void_p, *_VERBS.get(name, ())]
     return library
@@ -432,7 +437,7 @@ def test_every_order_of_calls() -> None:
     run_state_machine_as_test(
         RingMachine,
         settings=settings(
-            max_examples=scaled(100, full=4_000),
+            max_examples=scaled(100, full=1_000),
             stateful_step_count=80,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
@@ -497,3 +502,32 @@ def test_closing_wakes_a_sleeper() -> None:
     assert pair("close_stream") == "RING_WAKE"
     assert pair("arm") == "RING_END"
     pair("close")
+
+
+# --- docs/ring.md --------------------------------------------------------------------------------
+
+PAGE = (HEADER.parents[2] / "docs" / "ring.md").read_text()
+
+
+def test_the_page_shows_the_bytes() -> None:
+    (block,) = re.findall(r"<!-- dump: ring -->\n```text\n(.*?)```", PAGE, re.DOTALL)
+    shown = bytes.fromhex("".join(line[10:58] for line in block.splitlines()))
+    pair = Pair(RingMachine.library, 64, 0)
+    for message in (b"one message", b"another one"):
+        assert pair("put", DATA, message, len(message)) == "RING_QUEUED"
+    pair("publish")
+    for _ in range(2):
+        assert pair("pop", ctypes.byref(Record())) == "RING_RECORD"
+    pair("retire")
+    assert pair("put", DATA, b"third time", 10) == "RING_QUEUED"
+    pair("publish")
+    assert ctypes.string_at(pair("data"), 64) == shown
+    assert f"`tail` is {pair('tail')} and `head` is {pair('head')}" in " ".join(PAGE.split())
+    pair("close")
+
+
+def test_the_page_shows_the_layout() -> None:
+    words = re.findall(r"offsetof\(RingShared, (\w+)\) == (0x\w+)", HEADER.read_text())
+    assert len(words) == 6
+    for word, offset in words:
+        assert f"| `{offset}` | `{word}`" in PAGE
