@@ -88,7 +88,7 @@ def connect(
         except BaseException:
             transport.close()
             raise
-        _flush_soon(channel)
+        _greet(channel)
         return channel
 
     return Opening(open_)
@@ -147,8 +147,10 @@ async def _transport(family: Any, address: Address, limits: Limits, allow: Allow
         raise from_os_error(error, f"connect to {address}", connecting=True) from error
 
 
-def _flush_soon(channel: Channel[Any]) -> None:
+def _greet(channel: Channel[Any]) -> None:
     """Let the HELLO leave at the end of this turn, in case nothing is sent with it."""
     port = channel.port
-    if isinstance(port, PeerPort) and getattr(port.stream, "writable", True):
-        asyncio.get_running_loop().call_soon(port.flush_quietly)
+    if isinstance(port, PeerPort):
+        port.hear_hello()
+        if getattr(port.stream, "writable", True):
+            asyncio.get_running_loop().call_soon(port.flush_quietly)

@@ -279,7 +279,8 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     def _turn_away(self, transport: ByteTransport | MessageTransport, error: IPCError) -> None:
         log.warning("%s", error)
         if self._options.framing == "length" and not is_message_transport(transport):
-            PeerPort(transport, self._options.codec.name, 1).refuse(error)
+            limit = self._options.limits.max_message_bytes
+            PeerPort(transport, self._options.codec.name, limit).refuse(error)
         transport.close()
 
     def _greet(self, port: PeerPort) -> None:

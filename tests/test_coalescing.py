@@ -264,7 +264,10 @@ TRACED = """
         options = {"codec": "raw", "polling": "block"}
         async with aioipc.listen("tcp://127.0.0.1:0", **options) as listener:
             left = await aioipc.connect(listener.address, **options)
-            return left, await listener.accept()
+            right = await listener.accept()
+            await right.send(b"so that the HELLO is read before anything is counted")
+            await left.receive()
+            return left, right
 
     async def main(kind):
         left, right = await ends(kind)

@@ -398,6 +398,8 @@ cdef class StreamPort(MessagePort):
                     break
             if not self.c_fill():
                 return False
+        if self.start == self.end:
+            self.c_release_block()
         return True
 
     # Sending

@@ -84,6 +84,17 @@ class PeerPort(StreamPort):
         with contextlib.suppress(IPCError):
             self.try_flush()
 
+    def hear_hello(self) -> None:
+        """Read the peer's HELLO when it comes, although nobody may ever receive.
+
+        Then its limit is known, and over TCP nothing that was sent can be lost with this
+        process: close(2) with unread bytes sends a reset, which overtakes what is on its way.
+        """
+        if not self.greeted and getattr(self.stream, "readable", True):
+            with contextlib.suppress(IPCError):  # each receive raises it
+                if not self.try_greet():
+                    self.on_readable(self.hear_hello)
+
     def refuse(self, error: BaseException) -> None:
         """Tell the peer why, as far as there is room at once, and close."""
         with contextlib.suppress(IPCError):
