@@ -102,12 +102,12 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
                 closed the listener.
             BusyError: Another task is waiting.
             ForkError: The listener belongs to the parent process.
+            RuntimeError: It belongs to another event loop.
 
         Cancellation:
             Safe: the channel goes to whoever waits next.
         """
-        if self._is_forked:
-            raise ForkError("this listener belongs to the parent process; open one in the child")
+        self._check_owner()
         while not self._ready:
             if self._closed or (self._exhausted and not self._greeting):
                 raise StopAsyncIteration
@@ -124,6 +124,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
             ClosedError: This side closed the listener.
             BusyError: Another task is waiting.
             ForkError: The listener belongs to the parent process.
+            RuntimeError: It belongs to another event loop.
 
         Cancellation:
             Safe: the channel goes to whoever waits next.
@@ -150,9 +151,14 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
             handler: An async function.
             task_group: Where the handlers run; by default in one of this call's own.
 
+        Raises:
+            ForkError: The listener belongs to the parent process.
+            RuntimeError: It belongs to another event loop.
+
         Cancellation:
             Cancels the handlers.
         """
+        self._check_owner()  # here, where no group is around the exception
         if task_group is not None:
             await self._serve(handler, task_group)
             return
@@ -178,6 +184,12 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
                 log.warning("%s: %s", self.address, _first(error))
         finally:
             await channel.aclose()
+
+    def _check_owner(self) -> None:
+        if self._is_forked:
+            raise ForkError("this listener belongs to the parent process; open one in the child")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this listener belongs to another event loop")
 
     # Accepting: callbacks, no task per peer
 

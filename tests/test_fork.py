@@ -6,15 +6,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import aioipc
 from aioipc import Channel
+from tests.children import Peers
 from tests.links import Link
+from tests.programs import loop_name
 
 pytestmark = pytest.mark.asyncio
+
+ROOT = Path(__file__).parents[1]
 
 LIST_FDS = """
 import os
@@ -133,3 +138,10 @@ async def test_a_started_program_inherits_nothing_of_ours(kind: str) -> None:
         await right.receive()
         ours = {os.readlink(f"/proc/self/fd/{fd}") for fd in fds_of(left) + fds_of(right)}
         assert not ours & listed_by_a_child()
+
+
+async def test_everything_that_can_be_open(peers: Peers) -> None:
+    """Children close or drop all of it, and use a loop of their own; the parent goes on."""
+    peer = peers.module("tests.peers.forking", loop_name(), cwd=ROOT)
+    assert await peer.next_line() == "fine"
+    assert await peer.ended() == 0

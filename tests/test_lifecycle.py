@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import os
 import signal
+import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 import aioipc
 from tests.children import Peers
+from tests.programs import loop_name, program
 from tests.scale import patience_s, scaled
+
+ROOT = Path(__file__).parents[1]
 
 LEFT_OPEN = """
 import asyncio, gc, os, sys, warnings
@@ -125,3 +133,181 @@ async def test_opening_and_closing_for_ever_costs_nothing(kind: str) -> None:
     gc.collect()
     assert fds_open() == fds
     assert resident_bytes() - resident < 1024 * 1024
+
+
+@pytest.mark.asyncio
+async def test_a_loop_that_closes_under_everything(peers: Peers) -> None:
+    """Each object warns once, whatever it waited for; nothing stays open, no name, no child."""
+    peer = peers.module("tests.peers.leaving", loop_name(), cwd=ROOT)
+    said = (await asyncio.to_thread(peer.rest)).split()
+    # Five listeners and that of the FIFO; two ends of seven links, and cat.
+    assert said == ["Channel"] * 15 + ["Listener"] * 6 + ["done"]
+    assert await peer.ended() == 0
+
+
+SERVE = """
+async with aioipc.listen(sys.argv[1]) as listener:
+    say("listening")
+    await listener.serve(echo)
+"""
+FLOOD = """
+async with aioipc.connect(sys.argv[1], limits=aioipc.Limits(linger_s=0.2)) as channel:
+    task = asyncio.create_task(channel.send(bytes(50_000_000)))
+    await asyncio.sleep(0)
+    say("sending")
+    await task
+"""
+
+
+@pytest.mark.asyncio
+async def test_ctrl_c_ends_a_server_and_its_name(peers: Peers, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket"
+    server = program(peers, SERVE, address, stderr=subprocess.DEVNULL)
+    assert await server.next_line() == "listening"
+    async with aioipc.connect(address) as busy, aioipc.connect(address) as idle:
+        await busy.send("works")
+        assert await busy.receive() == "works"
+        server.signal(signal.SIGINT)
+        for channel in (busy, idle):
+            with pytest.raises((aioipc.EndOfStream, aioipc.PeerCrashed)):
+                await channel.receive()
+    assert await server.ended() == -signal.SIGINT
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.asyncio
+async def test_ctrl_c_in_the_middle_of_a_send_that_nobody_reads(peers: Peers) -> None:
+    """What was accepted is given up after the linger deadline; there is no hang."""
+    async with aioipc.listen("unix:") as listener:
+        client = program(peers, FLOOD, listener.address, stderr=subprocess.DEVNULL)
+        async with await listener.accept() as channel:
+            assert await client.next_line() == "sending"
+            started = time.monotonic()
+            client.signal(signal.SIGINT)
+            assert await client.ended() == -signal.SIGINT
+            assert time.monotonic() - started < 5
+            with pytest.raises(aioipc.TruncatedFrame):
+                await channel.receive()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["close", "abort", "drop", "peer"])
+async def test_a_number_that_is_used_again_is_left_alone(how: str) -> None:
+    """Whoever has the number now keeps its registration, and its bytes."""
+    loop = asyncio.get_running_loop()
+    left, right = aioipc.pair("unix")
+    receiving = asyncio.ensure_future(left.receive())
+    await asyncio.sleep(0)
+    fd = left._stream.fileno()
+    if how == "peer":
+        right.abort()
+    await _cancelled_or_crashed(receiving)
+    if how == "drop":
+        drop = [left]
+        del left, receiving
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            drop.clear()
+    elif how == "abort":
+        left.abort()
+    else:
+        await left.aclose()
+    ours, theirs = socket.socketpair()
+    if ours.fileno() != fd:
+        with ours:
+            ours = socket.socket(fileno=os.dup2(ours.fileno(), fd, inheritable=False))
+    heard = asyncio.Event()
+    loop.add_reader(fd, heard.set)
+    if how != "drop":
+        await left.aclose()
+        left.abort()
+        with pytest.raises(aioipc.ClosedError):
+            await left.receive()
+    gc.collect()
+    theirs.send(b"for the new owner")
+    await heard.wait()
+    assert ours.recv(100) == b"for the new owner"
+    loop.remove_reader(fd)
+    ours.close()
+    theirs.close()
+    right.abort()
+
+
+async def _cancelled_or_crashed(receiving: asyncio.Future[object]) -> None:
+    receiving.cancel()
+    with contextlib.suppress(asyncio.CancelledError, aioipc.PeerCrashed):
+        await receiving
+
+
+async def _echo(channel: aioipc.Channel[object]) -> None:
+    async for obj in channel:
+        await channel.send(obj)
+
+
+def children() -> set[str]:
+    return set(Path("/proc/thread-self/children").read_text().split())
+
+
+@pytest.mark.asyncio
+@pytest.mark.timeout(patience_s(60))
+@pytest.mark.parametrize(
+    "address", ["unix:name", "unix:@{}", "tcp://127.0.0.1:0", "fifo:{}/fifo", "exec:cat"]
+)
+async def test_connecting_and_closing_for_ever_costs_nothing(
+    address: str, runtime_dir: Path
+) -> None:
+    """Neither descriptors nor memory nor processes, whichever way it ends."""
+    address = address.format(runtime_dir)
+    cycle = _through_cat if address == "exec:cat" else _through_listener
+    for number in range(30):
+        await cycle(address, number)
+    gc.collect()
+    fds, resident = fds_open(), resident_bytes()
+    for number in range(scaled(120, full=20_000)):
+        await cycle(address, number)
+    gc.collect()
+    assert fds_open() == fds
+    assert not children()
+    assert resident_bytes() - resident < 1024 * 1024
+
+
+async def _through_cat(address: str, number: int) -> None:
+    async with aioipc.connect(address, framing="lines", codec="text") as channel:
+        await channel.send(f"{number}")
+        assert await channel.receive() == f"{number}"
+
+
+async def _through_listener(address: str, number: int) -> None:
+    allow = aioipc.same_user if "@" in address else None
+    async with aioipc.listen(address, allow=allow) as listener:
+        near = await aioipc.connect(listener.address)
+        async with near, await listener.accept() as far:
+            await near.send(number)
+            assert await far.receive() == number
+            for channel in ((), (near,), (far,), (near, far))[number % 4]:
+                channel.abort()
+
+
+@pytest.mark.asyncio
+@pytest.mark.slow
+@pytest.mark.timeout(patience_s(60))
+async def test_traffic_for_ever_costs_nothing() -> None:
+    """The full run takes 3 minutes, after 30 s to warm up."""
+    async with aioipc.listen("unix:", codec="raw") as listener:
+        serving = asyncio.create_task(listener.serve(_echo))
+        async with aioipc.connect(listener.address, codec="raw") as channel:
+
+            async def talk(duration_s: float) -> None:
+                ends_s = time.monotonic() + duration_s
+                while time.monotonic() < ends_s:
+                    for size in (0, 10, 5_000, 200_000):
+                        await channel.send(bytes(size))
+                        assert len(await channel.receive()) == size
+
+            await talk(scaled(1, full=30))
+            gc.collect()
+            fds, resident = fds_open(), resident_bytes()
+            await talk(scaled(2, full=180))
+            gc.collect()
+            assert fds_open() == fds
+            assert resident_bytes() - resident < 1024 * 1024
+        serving.cancel()

@@ -642,6 +642,28 @@ async def _receive_for_ever(channel: Channel[Any]) -> None:
         await channel.receive()
 
 
+class TestOneLoop:
+    async def test_another_loop_gets_nobody(self, address: str) -> None:
+        async with (
+            aioipc.listen(address) as listener,
+            aioipc.connect(listener.address) as near,
+        ):
+            await near.send("for whom it was meant")
+            await near.flush()
+            error = await asyncio.to_thread(asyncio.run, _outcome(listener))
+            assert isinstance(error, RuntimeError)
+            assert "another event loop" in str(error)
+            async with await listener.accept() as far:
+                assert await far.receive() == "for whom it was meant"
+
+
+async def _outcome(listener: Listener[Any]) -> object:
+    try:
+        return await listener.accept()
+    except Exception as error:
+        return error
+
+
 class TestDropping:
     async def test_it_warns_once_and_is_closed(self, address: str) -> None:
         listener = await aioipc.listen(address)
