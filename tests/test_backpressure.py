@@ -124,6 +124,7 @@ def test_what_nobody_receives_stays_in_the_kernel(
     assert int(grown) <= HIGH_WATER_KIB + SLACK_KIB
     assert producer.line().split()[:2] == ["produced", str(OFFERED // size)]
     assert consumer.line().split()[:2] == ["consumed", str(OFFERED // size)]
+    assert (producer.wait(), consumer.wait()) == (0, 0)
 
 
 def stands_still(peer: Peer) -> bool:

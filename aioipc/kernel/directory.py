@@ -84,12 +84,8 @@ class Directory(OwnedFd):
         return None if found is None else identity_of(found)
 
     def unlink_if(self, name: str, identity: Identity) -> None:
-        """Remove a name if it still stands for this file.
-
-        Once the directory is closed, as the garbage collector may do before it comes to the
-        file's owner, the name stays.
-        """
-        if self._fd >= 0 and self.identity(name) == identity:
+        """Remove a name if it still stands for this file."""
+        if self.identity(name) == identity:
             self.unlink(name)
 
     def rename(self, old: str, new: str) -> None:

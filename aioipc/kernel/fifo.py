@@ -24,7 +24,7 @@ from aioipc.kernel.directory import (
 )
 from aioipc.kernel.inotify import Inotify, Mask
 from aioipc.kernel.lockfile import try_lock, unlock
-from aioipc.kernel.owned import OwnedFd, above_stdio
+from aioipc.kernel.owned import OwnedFd, above_stdio, outlive
 
 __all__ = ["FifoReader", "PendingWriter", "open_reader", "open_writer"]
 
@@ -91,6 +91,7 @@ class FifoReader(OwnedFd):
         self._directory = directory
         self._name = name
         self._remove = remove
+        outlive(self, writer, directory)
 
     def close(self) -> None:
         """Close the FIFO, and remove it if it was made for this reader. Idempotent."""

@@ -19,6 +19,7 @@ __all__ = [
     "OwnedSocket",
     "abandon_in_child",
     "above_stdio",
+    "outlive",
     "owned_pipe",
     "socket_above_stdio",
 ]
@@ -29,6 +30,7 @@ class _Owner(Protocol):
 
 
 _owners: weakref.WeakSet[_Owner] = weakref.WeakSet()
+_outliving: dict[weakref.ref[object], tuple[object, ...]] = {}
 
 
 def abandon_in_child(owner: _Owner) -> None:
@@ -39,6 +41,15 @@ def abandon_in_child(owner: _Owner) -> None:
     hide its end from its peers.
     """
     _owners.add(owner)
+
+
+def outlive(owner: object, *parts: object) -> None:
+    """Keep what ``owner`` closes in its finalizer open until that has run.
+
+    The garbage collector finalizes the objects of a reference cycle in any order, and all that
+    hangs on them; these parts hang on something else as well.
+    """
+    _outliving[weakref.ref(owner, _outliving.pop)] = parts
 
 
 def _abandon_all() -> None:

@@ -25,7 +25,7 @@ from aioipc.address import check_name
 from aioipc.errors import AddressError, ConnectError, ResourceExhausted
 from aioipc.kernel.directory import Directory, Identity, check_owner, denied, open_trusted
 from aioipc.kernel.lockfile import Guard, try_guard
-from aioipc.kernel.owned import OwnedFd, OwnedSocket, abandon_in_child
+from aioipc.kernel.owned import OwnedFd, OwnedSocket, abandon_in_child, outlive
 from aioipc.kernel.runtime_dir import open_runtime_dir
 
 __all__ = ["BoundSocket", "SocketFile", "bind_unix", "check_path"]
@@ -50,6 +50,8 @@ class BoundSocket:
         self.path = None if name is None else name.path
         self._name = name
         abandon_in_child(self)
+        if name is not None:
+            outlive(self, *name.parts)
 
     def fileno(self) -> int:
         """The number of the socket's descriptor, -1 once it is closed."""
@@ -178,6 +180,11 @@ class _Name:
     @property
     def path(self) -> str:
         return self._directory.join(self._name)
+
+    @property
+    def parts(self) -> tuple[Directory, Guard]:
+        """What its owner has to close."""
+        return self._directory, self._guard
 
     def refuse_served(self, kind: int) -> None:
         """Raise unless the name is free, or a socket of ours that nobody serves any more."""

@@ -858,6 +858,9 @@ cdef class SendOperation(Operation):
             self.core.port.c_own_rest()
         if self.queued:
             self.c_leave()
+            if not self.core.queued and self.core.closed_with is None:
+                # Else the loop would hold on to the channel; one that closes waits for room itself.
+                self.core.port.on_writable(None)
         return 0
 
 

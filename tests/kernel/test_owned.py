@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 
 import pytest
 
-from aioipc.kernel.owned import OwnedFd, OwnedSocket, above_stdio, socket_above_stdio
+from aioipc.kernel.owned import (
+    OwnedFd,
+    OwnedSocket,
+    above_stdio,
+    outlive,
+    owned_pipe,
+    socket_above_stdio,
+)
 from tests.children import Peers
 
 
@@ -30,6 +38,28 @@ def test_leaving_the_context_closes() -> None:
         fd = owner.fileno()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+@pytest.mark.parametrize("part_first", [True, False])
+def test_a_part_is_open_while_its_owner_is_finalized(part_first: bool) -> None:
+    class Whole:
+        def __init__(self, part: OwnedFd) -> None:
+            self.part = part
+            outlive(self, part)
+
+        def __del__(self) -> None:
+            seen.append(self.part.fileno())
+
+    seen: list[int] = []
+    reader, part = owned_pipe()
+    fd = part.fileno()
+    cycle: list[object] = [part] if part_first else []
+    cycle += [Whole(part), cycle]
+    del part, cycle
+    gc.collect()
+    assert seen == [fd]
+    assert os.read(reader.fileno(), 1) == b"", "the part was closed after it"
+    reader.close()
 
 
 def test_detach_gives_the_descriptor_away() -> None:
@@ -74,7 +104,14 @@ def test_a_higher_descriptor_stays_where_it_is() -> None:
 def test_descriptors_that_come_out_as_0_to_2_are_moved(peers: Peers) -> None:
     peer = peers.script("""
         import os, socket
-        from aioipc.kernel.owned import OwnedFd, OwnedSocket, above_stdio, socket_above_stdio
+        from aioipc.kernel.owned import (
+    OwnedFd,
+    OwnedSocket,
+    above_stdio,
+    outlive,
+    owned_pipe,
+    socket_above_stdio,
+)
 
         tell = os.dup(1)
         for fd in (0, 1, 2):

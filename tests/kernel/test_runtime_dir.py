@@ -192,4 +192,3 @@ class TestDirectory:
             directory.unlink_if("name", newer)
             assert not (tmp_path / "name").exists()
             directory.unlink_if("name", newer)
-        directory.unlink_if("name", newer)  # closed: nothing happens

@@ -54,7 +54,7 @@ def _threads() -> Iterator[Check]:
             "threads.c",
             f"every message once, in order, every byte, {mode}; positions wrap at 2^32",
             {"mode": mode, "records": 300_000, "start": NEAR_2_32},
-            {"records": 10_000_000},
+            {"records": 3_400_000},
         )
     for name, changes in HUNTS.items():
         yield Check(

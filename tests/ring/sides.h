@@ -225,56 +225,77 @@ typedef struct {
     uint32_t ticket;
 } Kept;
 
-/* Give back one of the borrowed records, and check again what it says. */
-static void give_back(const Work *work, RingConsumer *consumer, Kept *kept, uint64_t *open,
-                      uint64_t chosen)
+typedef struct {
+    uint64_t number;  /* of the next message */
+    uint64_t left_in_batch;
+    uint64_t open;
+    Kept kept[MAX_OUT];
+} Intake;
+
+/* Take the next record and check it; borrow it, or retire it together with others. */
+static RingAnswer take(const Work *work, RingConsumer *consumer, Intake *intake, Dice *dice)
 {
-    check_record(work, kept[chosen].number, &kept[chosen].record);
-    tell_producer(ring_release(consumer, kept[chosen].ticket));
-    CHECK(ring_release(consumer, kept[chosen].ticket) == RING_RETIRED);  /* does nothing more */
-    kept[chosen] = kept[--*open];
+    RingRecord record;
+    uint32_t ticket = 0;
+    bool borrows = work->receive_mode == LEASE;
+    if (borrows && intake->open == MAX_OUT)
+        return RING_BUSY;
+    RingAnswer answer =
+        borrows ? ring_borrow(consumer, &record, &ticket) : ring_pop(consumer, &record);
+    if (answer != RING_RECORD)
+        return answer;
+    uint64_t number = skip_aborted(work, intake->number);
+    check_record(work, number, &record);
+    intake->number = number + 1;
+    note_handled(intake->number);
+    if (borrows)
+        intake->kept[intake->open++] = (Kept){record, number, ticket};
+    else if (intake->left_in_batch-- == 0) {
+        tell_producer(ring_retire(consumer));
+        note_retired(intake->number);
+        intake->left_in_batch = work->receive_mode == BATCH ? below(dice, MAX_BATCH) : 0;
+    }
+    return answer;
+}
+
+/* Give back one of the borrowed records, whichever, and check again what it says. */
+static void give_back(const Work *work, RingConsumer *consumer, Intake *intake, Dice *dice)
+{
+    Kept *kept = &intake->kept[below(dice, intake->open)];
+    check_record(work, kept->number, &kept->record);
+    tell_producer(ring_release(consumer, kept->ticket));
+    CHECK(ring_release(consumer, kept->ticket) == RING_RETIRED);  /* does nothing any more */
+    *kept = intake->kept[--intake->open];
+    if (intake->open == 0)
+        note_retired(intake->number);
+}
+
+static bool is_all(const Work *work, const Intake *intake)
+{
+    return work->unclosed && skip_aborted(work, intake->number) == work->count;
 }
 
 /* Takes messages until the end, or until the producer is gone and the ring is empty. Returns how
    many there were, aborted ones included. */
 static uint64_t consume(const Work *work, RingConsumer *consumer, RingShared *shared)
 {
-    Kept kept[MAX_OUT];
-    uint64_t number = 0, open = 0, left_in_batch = 0;
+    Intake intake = {0};
     Dice dice = {work->messages.seed + 2};
     Rest rest = COMING;
     CHECK(ring_attach_consumer(consumer, shared, work->capacity, work->start));
-    for (;;) {
-        RingRecord record;
-        uint32_t ticket = 0;
-        RingAnswer answer = work->receive_mode != LEASE ? ring_pop(consumer, &record)
-                          : open < MAX_OUT              ? ring_borrow(consumer, &record, &ticket)
-                                                        : RING_BUSY;
-        if (answer == RING_RECORD) {
-            number = skip_aborted(work, number);
-            check_record(work, number, &record);
-            note_handled(++number);
-            if (work->receive_mode == LEASE)
-                kept[open++] = (Kept){record, number - 1, ticket};
-            else if (left_in_batch-- == 0) {
-                tell_producer(ring_retire(consumer));
-                note_retired(number);
-                left_in_batch = work->receive_mode == BATCH ? below(&dice, MAX_BATCH) : 0;
-            }
+    while (rest != ENDED) {
+        RingAnswer answer = take(work, consumer, &intake, &dice);
+        if (answer == RING_RECORD || answer == RING_AGAIN)
             continue;
-        }
-        CHECK(answer == RING_EMPTY || answer == RING_AGAIN || answer == RING_BUSY);
-        if (answer == RING_AGAIN)
-            continue;
-        if (open > 0) {
-            give_back(work, consumer, kept, &open, below(&dice, open));
-            if (open == 0)
-                note_retired(number);
-        } else if (rest == GONE || (work->unclosed && skip_aborted(work, number) == work->count))
-            return skip_aborted(work, number);
-        else if ((rest = wait_for_record(work, consumer, &dice)) == ENDED)
-            return skip_aborted(work, number);
+        CHECK(answer == RING_EMPTY || answer == RING_BUSY);
+        if (intake.open > 0)
+            give_back(work, consumer, &intake, &dice);
+        else if (rest == GONE || is_all(work, &intake))
+            break;
+        else
+            rest = wait_for_record(work, consumer, &dice);
     }
+    return skip_aborted(work, intake.number);
 }
 
 #endif
