@@ -104,14 +104,7 @@ def test_a_higher_descriptor_stays_where_it_is() -> None:
 def test_descriptors_that_come_out_as_0_to_2_are_moved(peers: Peers) -> None:
     peer = peers.script("""
         import os, socket
-        from aioipc.kernel.owned import (
-    OwnedFd,
-    OwnedSocket,
-    above_stdio,
-    outlive,
-    owned_pipe,
-    socket_above_stdio,
-)
+        from aioipc.kernel.owned import OwnedFd, OwnedSocket, above_stdio, socket_above_stdio
 
         tell = os.dup(1)
         for fd in (0, 1, 2):
