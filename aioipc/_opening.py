@@ -17,6 +17,7 @@ from aioipc.abc import (
     MessageTransport,
     PeerCredentials,
     Poll,
+    PortTransport,
 )
 from aioipc.address import Address
 from aioipc.channel import Channel, Port
@@ -29,7 +30,9 @@ from aioipc.wire.framing import FRAMERS
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-__all__ = ["ChannelOptions", "Opening", "is_message_transport"]
+__all__ = ["AnyTransport", "ChannelOptions", "Opening", "has_own_port", "is_message_transport"]
+
+AnyTransport = ByteTransport | MessageTransport | PortTransport
 
 LENGTH = "length"
 
@@ -98,18 +101,24 @@ class ChannelOptions:
         return cls(codecs.get(codec), framing, limits or Limits(), Poll(polling).value)
 
     def check_address(self, address: Address, capabilities: Capability) -> None:
-        """Refuse a codec that must not meet strangers.
+        """Refuse a codec that must not meet strangers, and a framing where there are no bytes.
 
         Raises:
-            ValueError: The codec is pickle or the like, and anybody may connect.
+            ValueError: The codec is pickle or the like, and anybody may connect; or messages
+                keep their boundaries by themselves.
         """
+        if self.framing != LENGTH and Capability.STREAM not in capabilities:
+            raise ValueError(
+                f"{address}: {address.scheme}: carries whole messages, "
+                f"so framing={self.framing!r} has nothing to do there"
+            )
         if codecs.is_trusted_only(self.codec) and Capability.REMOTE in capabilities:
             raise ValueError(
                 f"{address}: the {self.codec.name} codec runs what a peer sends, "
                 f"and {address.scheme}: does not say who the peer is"
             )
 
-    def open_port(self, transport: ByteTransport | MessageTransport) -> Port:
+    def open_port(self, transport: AnyTransport) -> Port:
         """Put messages on a transport.
 
         Raises:
@@ -123,6 +132,8 @@ class ChannelOptions:
                 f"and this peer is {transport.peer}",
             )
         limit = message_limit(self.limits, foreign=foreign)
+        if has_own_port(transport):
+            return transport.open_port(self.codec.name, limit)  # type: ignore[no-any-return]
         if is_message_transport(transport):
             return AdaptedPort(transport)
         if self.framing != LENGTH:
@@ -132,6 +143,11 @@ class ChannelOptions:
     def open_channel(self, port: Port) -> Channel[Any]:
         """Make the channel over a port."""
         return Channel(port, self.codec, limits=self.limits, polling=self.polling)
+
+
+def has_own_port(transport: AnyTransport) -> TypeIs[PortTransport]:
+    """Whether native code of the transport's own moves its messages."""
+    return hasattr(transport, "open_port")
 
 
 def is_message_transport(

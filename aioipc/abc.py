@@ -28,6 +28,7 @@ __all__ = [
     "Parts",
     "PeerCredentials",
     "Poll",
+    "PortTransport",
     "SharedBuffer",
     "Transport",
 ]
@@ -183,6 +184,21 @@ class MessageTransport(Transport, Protocol):
         """Push out what was accepted; True when all of it left."""
 
 
+class PortTransport(Transport, Protocol):
+    """A transport whose messages are moved by native code of its own."""
+
+    def open_port(self, codec: str, max_message_bytes: int) -> Any:
+        """Make the native port (`aioipc.native._pacer.MessagePort`) and belong to it.
+
+        Args:
+            codec: The name of the codec, which both sides must share.
+            max_message_bytes: Limit in both directions.
+        """
+
+    def refuse(self, error: BaseException) -> None:
+        """Tell the peer why there will be no port, and close."""
+
+
 class Acceptor(Protocol):
     """A transport that waits for peers."""
 
@@ -190,7 +206,7 @@ class Acceptor(Protocol):
     def address(self) -> str:
         """Where peers reach it, resolved."""
 
-    def try_accept(self) -> ByteTransport | MessageTransport | None:
+    def try_accept(self) -> ByteTransport | MessageTransport | PortTransport | None:
         """Take the next peer's transport; None if nobody is there.
 
         Raises:

@@ -12,7 +12,7 @@ from aioipc.channel import Channel
 from aioipc.errors import AddressError, ConnectError, IPCError, from_os_error
 from aioipc.limits import Limits
 from aioipc.transports import family_of
-from aioipc.transports._framed import PeerPort
+from aioipc.transports._session import Session
 
 __all__ = ["connect", "pair"]
 
@@ -105,7 +105,7 @@ def pair(
     """Two connected channels: for two tasks, or one for a child process (`Channel.detach`).
 
     Args:
-        kind: "memory", "pipe" or "unix".
+        kind: "memory", "pipe", "unix" or "shm".
         codec: As for `connect`.
         framing: As for `connect`.
         limits: As for `connect`.
@@ -121,8 +121,9 @@ def pair(
     if rest:
         raise AddressError(f"pair({kind!r}): a pair has no name; say pair({scheme!r})")
     options = ChannelOptions.check(codec, framing, limits, polling)
+    options.check_address(where, family.CAPABILITIES)
     try:
-        left, right = family.pair()
+        left, right = family.pair(limits=options.limits)
     except OSError as error:
         if isinstance(error, IPCError):
             raise
@@ -150,7 +151,7 @@ async def _transport(family: Any, address: Address, limits: Limits, allow: Allow
 def _greet(channel: Channel[Any]) -> None:
     """Let the HELLO leave at the end of this turn, in case nothing is sent with it."""
     port = channel.port
-    if isinstance(port, PeerPort):
+    if isinstance(port, Session):
         port.hear_hello()
-        if getattr(port.stream, "writable", True):
+        if port.writes:
             asyncio.get_running_loop().call_soon(port.flush_quietly)

@@ -70,13 +70,23 @@ class PeerCrashed(IPCError, anyio.BrokenResourceError, ConnectionError):
     Attributes:
         status: How the peer's process ended, where a pidfd told: an exit code of 0 or
             more, or minus the number of the signal that killed it. Else None.
+        unconsumed: How many of the messages that were sent the peer did not take, where that
+            is known: over shared memory, when sending fails. Else None.
     """
 
     status: int | None
+    unconsumed: int | None
 
-    def __init__(self, message: str = "the peer is gone", *, status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "the peer is gone",
+        *,
+        status: int | None = None,
+        unconsumed: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.unconsumed = unconsumed
 
 
 class TruncatedFrame(PeerCrashed):

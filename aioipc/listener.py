@@ -14,17 +14,21 @@ from typing import Any, Generic, TypeVar, overload
 import anyio
 from anyio.abc import TaskGroup
 
-from aioipc._opening import ChannelOptions, Opening, is_message_transport
+from aioipc._opening import (
+    AnyTransport,
+    ChannelOptions,
+    Opening,
+    has_own_port,
+    is_message_transport,
+)
 from aioipc.abc import (
     Acceptor,
     Allow,
-    ByteTransport,
     Codec,
-    MessageTransport,
     PeerCredentials,
 )
 from aioipc.address import Address
-from aioipc.channel import Channel, IPCAttribute, Port
+from aioipc.channel import Channel, IPCAttribute, Port, SessionPort
 from aioipc.errors import (
     AccessDenied,
     BusyError,
@@ -40,6 +44,7 @@ from aioipc.kernel.credentials import same_user
 from aioipc.limits import Limits
 from aioipc.transports import family_of
 from aioipc.transports._framed import PeerPort
+from aioipc.transports._session import Session
 from aioipc.wire.hello import HandshakeTimeout
 
 __all__ = ["Listener", "listen"]
@@ -65,7 +70,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         self._options = options
         self._allow = allow
         self._loop = asyncio.get_running_loop()
-        self._greeting: dict[PeerPort, asyncio.TimerHandle] = {}
+        self._greeting: dict[SessionPort, asyncio.TimerHandle] = {}
         self._ready: collections.deque[Channel[T]] = collections.deque()
         self._waiter: asyncio.Future[None] | None = None
         self._open: collections.Counter[int] = collections.Counter()  # connections by uid
@@ -74,6 +79,8 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         self._retry: asyncio.TimerHandle | None = None
         self._warned_s = -_WARN_EVERY_S
         self._pid = os.getpid()
+        if getattr(acceptor, "speaks_first", False):
+            self._accept()  # or who connects would wait for somebody to ask for channels
 
     @property
     def address(self) -> str:
@@ -244,7 +251,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
             return
         self._too_late(port, f"no HELLO within {silent_s:.2g} s, and others wait")
 
-    def _take_in(self, transport: ByteTransport | MessageTransport) -> None:
+    def _take_in(self, transport: AnyTransport) -> None:
         try:
             self._check_allowed(transport)
             port = self._options.open_port(transport)
@@ -255,14 +262,14 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         self._open[uid] += 1
         # A sender on a FIFO comes and goes, so its HELLO cannot be waited for; foreign
         # programs have none.
-        if isinstance(port, PeerPort) and not port.is_shared:
+        if isinstance(port, Session) and not port.is_shared:
             deadline = self._loop.call_later(self._options.limits.handshake_s, self._late, port)
             self._greeting[port] = deadline
             self._greet(port)
         else:
             self._finish(port)
 
-    def _check_allowed(self, transport: ByteTransport | MessageTransport) -> None:
+    def _check_allowed(self, transport: AnyTransport) -> None:
         limits = self._options.limits
         peer = transport.peer
         if self._open.total() >= limits.max_connections:
@@ -288,14 +295,16 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
             log.exception("%s: allow= failed for %s", self.address, peer)
             return False
 
-    def _turn_away(self, transport: ByteTransport | MessageTransport, error: IPCError) -> None:
+    def _turn_away(self, transport: AnyTransport, error: IPCError) -> None:
         log.warning("%s", error)
-        if self._options.framing == "length" and not is_message_transport(transport):
+        if has_own_port(transport):
+            transport.refuse(error)
+        elif self._options.framing == "length" and not is_message_transport(transport):
             limit = self._options.limits.max_message_bytes
             PeerPort(transport, self._options.codec.name, limit).refuse(error)
         transport.close()
 
-    def _greet(self, port: PeerPort) -> None:
+    def _greet(self, port: SessionPort) -> None:
         try:
             if not port.try_greet():
                 port.on_readable(lambda: self._greet(port))
@@ -307,17 +316,17 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         self._greeting.pop(port).cancel()
         self._finish(port)
 
-    def _late(self, port: PeerPort) -> None:
+    def _late(self, port: SessionPort) -> None:
         self._too_late(port, f"no HELLO within {self._options.limits.handshake_s:g} s")
 
-    def _too_late(self, port: PeerPort, reason: str) -> None:
+    def _too_late(self, port: SessionPort, reason: str) -> None:
         self._greet(port)  # it may have come while this loop was busy
         if port not in self._greeting:
             return
         log.warning("%s: a peer sent %s", self.address, reason)
         self._drop(port, HandshakeTimeout(reason))
 
-    def _drop(self, port: PeerPort, error: BaseException) -> None:
+    def _drop(self, port: SessionPort, error: BaseException) -> None:
         deadline = self._greeting.pop(port, None)
         if deadline is not None:
             deadline.cancel()
@@ -329,13 +338,13 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     def _finish(self, port: Port) -> None:
         channel: Channel[T] = self._options.open_channel(port)
         channel.when_closed(lambda closed: self._forget(closed.port))
-        if isinstance(port, PeerPort):
+        if isinstance(port, Session):
             port.flush_quietly()
         self._ready.append(channel)
         self._wake()
 
     def _forget(self, port: Port) -> None:
-        transport = port.stream if isinstance(port, PeerPort) else port.transport
+        transport = port.transport
         self._open[-1 if transport.peer is None else transport.peer.uid] -= 1
 
     def _accept_later(self, delay_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 import tempfile
@@ -16,6 +17,9 @@ from aioipc import Channel
 Ends = tuple[Channel[Any], Channel[Any]]
 Link = Callable[..., AbstractAsyncContextManager[Ends]]
 """``async with link(codec="raw") as (left, right)``; options as for `aioipc.connect`."""
+
+SMALL_RING = 64 * 1024
+"""The least that a ring may have."""
 
 FIFO_LIMIT = 4096 - 8
 """The longest message on a FIFO: one frame in one atomic write."""
@@ -31,6 +35,20 @@ async def _unix(**options: Any) -> Ends:
 
 async def _pipe(**options: Any) -> Ends:
     return aioipc.pair("pipe", **options)
+
+
+async def _shm(**options: Any) -> Ends:
+    return aioipc.pair("shm", **_small_rings(options))
+
+
+async def _shm_listen(**options: Any) -> Ends:
+    return await _served("shm:", _small_rings(options))
+
+
+def _small_rings(options: dict[str, Any]) -> dict[str, Any]:
+    """So that they are full as soon as what the kernel has for the others."""
+    limits = options.get("limits") or aioipc.Limits()
+    return options | {"limits": dataclasses.replace(limits, ring_bytes=SMALL_RING)}
 
 
 async def _fd(**options: Any) -> Ends:
@@ -75,6 +93,8 @@ async def _served(address: str, options: dict[str, Any]) -> Ends:
 
 _OPENERS: dict[str, Callable[..., Awaitable[Ends]]] = {
     "memory": _memory,
+    "shm": _shm,
+    "shm-listen": _shm_listen,
     "unix": _unix,
     "pipe": _pipe,
     "fd": _fd,
@@ -87,6 +107,17 @@ _OPENERS: dict[str, Callable[..., Awaitable[Ends]]] = {
 
 DUPLEX = tuple(kind for kind in _OPENERS if kind != "fifo")
 """The transports with both directions."""
+
+STREAMS = tuple(kind for kind in DUPLEX if not kind.startswith("shm"))
+"""Those over bytes; shared memory carries whole messages."""
+
+FRAMED = [
+    (kind, framing)
+    for kind in DUPLEX
+    for framing in ("length", "lines")
+    if framing == "length" or kind in STREAMS
+]
+"""The first with a framing of our own and with one for bytes."""
 
 EVERY = tuple(_OPENERS)
 """All of them; on a FIFO the left end only sends and the right end only receives."""

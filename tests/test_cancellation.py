@@ -16,14 +16,14 @@ import anyio
 import pytest
 
 from aioipc import Channel, WouldBlock
-from tests.links import DUPLEX, Link
+from tests.links import DUPLEX, FRAMED, Link
 from tests.scale import patience_s, scaled
 
 pytestmark = pytest.mark.asyncio
 
 duplex = pytest.mark.parametrize("link", DUPLEX, indirect=True)
 links = pytest.mark.parametrize("link", ["unix", "pipe", "tcp", "memory"], indirect=True)
-framings = pytest.mark.parametrize("framing", ["length", "lines"])
+framed = pytest.mark.parametrize(("link", "framing"), FRAMED, indirect=["link"])
 
 MARKER = b"marker"
 STEPS = 8
@@ -59,10 +59,9 @@ async def until_marker(channel: Channel[Any]) -> list[bytes]:
 # Sending: case 10
 
 
-@framings
+@framed
 @pytest.mark.parametrize("crowded", [False, True], ids=["free", "crowded"])
 @pytest.mark.parametrize("size", [0, 100, 70_000, 1_000_000])
-@duplex
 async def test_a_send_cancelled_at_each_step(
     link: Link, size: int, crowded: bool, framing: str
 ) -> None:
@@ -159,9 +158,8 @@ async def test_flush_and_send_eof_cancelled_lose_nothing(link: Link) -> None:
 # Receiving: case 11
 
 
-@framings
+@framed
 @pytest.mark.parametrize("size", [9, 300_000])
-@duplex
 async def test_a_receive_cancelled_at_each_step(link: Link, size: int, framing: str) -> None:
     async with link(codec="raw", framing=framing) as (left, right):
         for send_at, cancel_at in itertools.product(range(STEPS), repeat=2):
@@ -181,9 +179,8 @@ async def test_a_receive_cancelled_at_each_step(link: Link, size: int, framing: 
             right.receive_nowait()
 
 
-@framings
+@framed
 @pytest.mark.parametrize("receive", ["receive", "receive_many", "__anext__"])
-@duplex
 async def test_a_receive_cancelled_in_the_tick_of_the_arrival(
     link: Link, receive: str, framing: str
 ) -> None:
@@ -333,7 +330,7 @@ async def test_a_cancel_of_a_sender_is_never_swallowed(link: Link, chance: rando
 
 
 @pytest.mark.timeout(patience_s(60))
-@framings
+@pytest.mark.parametrize("framing", ["length", "lines"])
 @links
 async def test_random_cancels_lose_nothing_and_duplicate_nothing(
     link: Link, framing: str, chance: random.Random

@@ -21,13 +21,13 @@ from aioipc import (
 )
 from aioipc.wire.hello import Hello
 from tests.children import PATIENCE_S
-from tests.links import DUPLEX, Link
+from tests.links import DUPLEX, FRAMED, Link
 
 pytestmark = pytest.mark.asyncio
 
 duplex = pytest.mark.parametrize("link", DUPLEX, indirect=True)
 links = pytest.mark.parametrize("link", ["unix", "pipe", "tcp", "memory"], indirect=True)
-framings = pytest.mark.parametrize("framing", ["length", "lines"])
+framed = pytest.mark.parametrize(("link", "framing"), FRAMED, indirect=["link"])
 
 FOR_EVER = Limits(linger_s=3_600)
 """A test with these limits would never end if the close did not end by itself."""
@@ -67,8 +67,7 @@ async def rest_of(channel: Channel[Any]) -> tuple[list[Any], type[IPCError]]:
 # Case 13
 
 
-@framings
-@duplex
+@framed
 async def test_whatever_is_pending_is_told(link: Link, framing: str) -> None:
     before = registered()
     async with link(codec="raw", framing=framing, limits=HARDLY) as (left, right):
@@ -91,8 +90,7 @@ async def test_whatever_is_pending_is_told(link: Link, framing: str) -> None:
     assert registered() == before
 
 
-@framings
-@duplex
+@framed
 async def test_what_was_accepted_is_delivered_before_the_end(link: Link, framing: str) -> None:
     async with link(codec="raw", framing=framing, limits=FOR_EVER) as (left, right):
         sent = fill(left)
@@ -304,9 +302,8 @@ async def crash(channel: Channel[Any]) -> None:
     channel.abort()
 
 
-@framings
+@framed
 @pytest.mark.parametrize("end", [finish, crash])
-@duplex
 async def test_the_peer_closes_while_we_drain(
     link: Link, framing: str, end: Callable[[Channel[Any]], Any]
 ) -> None:
@@ -321,9 +318,8 @@ async def test_the_peer_closes_while_we_drain(
     assert registered() == before
 
 
-@framings
+@framed
 @pytest.mark.parametrize("end", [finish, crash])
-@duplex
 async def test_the_peer_closes_while_we_flush(
     link: Link, framing: str, end: Callable[[Channel[Any]], Any]
 ) -> None:

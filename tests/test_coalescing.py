@@ -15,11 +15,11 @@ import pytest
 
 import aioipc
 from aioipc import Channel
-from tests.links import DUPLEX, Link
+from tests.links import STREAMS, Link
 from tests.scale import patience_s
 
 in_loop = pytest.mark.asyncio
-duplex = pytest.mark.parametrize("link", DUPLEX, indirect=True)
+duplex = pytest.mark.parametrize("link", STREAMS, indirect=True)
 pairs = pytest.mark.parametrize("link", ["unix", "pipe", "memory"], indirect=True)
 
 BLOCK = 65536

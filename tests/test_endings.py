@@ -12,11 +12,12 @@ import pytest
 
 import aioipc
 from aioipc import Channel, ClosedError, EndOfStream, IPCError, PeerCrashed, TruncatedFrame
-from tests.links import DUPLEX, KERNEL, Link
+from tests.links import DUPLEX, KERNEL, STREAMS, Link
 
 pytestmark = pytest.mark.asyncio
 
 duplex = pytest.mark.parametrize("link", DUPLEX, indirect=True)
+streams = pytest.mark.parametrize("link", STREAMS, indirect=True)
 kernel = pytest.mark.parametrize("link", KERNEL, indirect=True)
 unix = pytest.mark.parametrize("link", ["unix"], indirect=True)
 
@@ -269,7 +270,7 @@ STARTS = {"lines": b"one\n", "headers": b"Content-Length: 3\r\n\r\none", "none":
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
-@duplex
+@streams
 async def test_a_foreign_framing_ends_cleanly_between_messages(link: Link, framing: str) -> None:
     async with link(codec="raw", framing=framing) as (left, right):
         await left.send(b"one")
@@ -285,7 +286,7 @@ async def test_a_foreign_framing_ends_cleanly_between_messages(link: Link, frami
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
-@duplex
+@streams
 async def test_a_foreign_peer_that_is_gone_receives_no_more(link: Link, framing: str) -> None:
     async with link(codec="raw", framing=framing) as (left, right):
         await right.send(b"one")

@@ -22,7 +22,7 @@ from aioipc.connect import connect
 from aioipc.errors import ConnectError, DecodeError, EndOfStream, IPCError, PeerCrashed
 from aioipc.loop.waiting import wait_readable
 from aioipc.transports import family_of
-from aioipc.transports._framed import PeerPort
+from aioipc.transports._session import Session
 
 __all__ = ["Replies", "Sending", "send_messages"]
 
@@ -241,8 +241,9 @@ class _Conversation:
 def _can_receive(channel: Channel[Any]) -> bool:
     """Whether there is a way back: not from a FIFO, nor from the writing end of a pipe."""
     port = channel.port
-    stream = port.stream if isinstance(port, PeerPort) else getattr(port.transport, "stream", None)
-    return getattr(stream, "readable", True)
+    if isinstance(port, Session):
+        return port.reads
+    return getattr(getattr(port.transport, "stream", None), "readable", True)
 
 
 async def _greeted(channel: Channel[Any]) -> None:
@@ -253,7 +254,7 @@ async def _greeted(channel: Channel[Any]) -> None:
         PeerFailed: It says nothing at all.
     """
     port = channel.port
-    if not isinstance(port, PeerPort):
+    if not isinstance(port, Session):
         return
     limit_s = channel.limits.handshake_s
     try:

@@ -159,9 +159,12 @@ class OwnedSocket(socket.socket):
 
     __slots__ = ()
 
-    def __init__(self, family: int, kind: int) -> None:
-        fd = socket.socket(family, kind).detach()
+    def __init__(self, family: int, kind: int, fd: int = -1) -> None:
+        """Make one, or take over ``fd``, which is one of that family and kind."""
+        if fd < 0:
+            fd = socket.socket(family, kind).detach()
         super().__init__(family, kind, 0, fileno=above_stdio(fd))
+        self.set_inheritable(False)
         self.setblocking(False)
         abandon_in_child(self)
 

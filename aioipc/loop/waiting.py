@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from aioipc.loop.fd import FdWatch
 from aioipc.native._pacer import Pacer
 
-__all__ = ["pacer_of", "polling_pays", "wait_readable", "wait_writable"]
+__all__ = ["pacer_of", "polling_pays", "wait_fd", "wait_readable", "wait_writable"]
 
 _LEAST_CPUS = 1.5
 
@@ -82,6 +83,20 @@ async def wait_writable(target: _Writable) -> None:
         Abandons the wait.
     """
     await _wait(target.on_writable)
+
+
+async def wait_fd(fd: int, *, writing: bool = False) -> None:
+    """Wait until a descriptor can be read, or written.
+
+    Cancellation:
+        Abandons the wait.
+    """
+    watch = FdWatch()
+    begin = watch.watch_writing if writing else watch.watch_reading
+    try:
+        await _wait(lambda callback: None if callback is None else begin(fd, callback))
+    finally:
+        watch.close()
 
 
 async def _wait(register: Callable[[Callable[[], object] | None], None]) -> None:

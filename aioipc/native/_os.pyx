@@ -9,6 +9,18 @@ cdef extern from "<sys/inotify.h>" nogil:
     int c_inotify_init1 "inotify_init1"(int flags)
     int c_inotify_add_watch "inotify_add_watch"(int fd, const char* path, uint32_t mask)
 
+cdef extern from "<sys/vfs.h>" nogil:
+    cdef struct c_statfs "statfs":
+        long f_type
+    int fstatfs(int fd, c_statfs* buf)
+
+
+def filesystem_type(int fd):
+    """The magic number of the file system that a file is on: statfs(2)."""
+    cdef c_statfs found
+    _checked(fstatfs(fd, &found))
+    return found.f_type
+
 
 def inotify_init1(int flags):
     """Open an inotify descriptor: inotify_init(2)."""

@@ -33,6 +33,10 @@ cdef struct Counters:
     uint64_t receive_waits
     uint64_t polls
     uint64_t poll_hits
+    uint64_t bells_rung
+    uint64_t bells_saved
+    uint64_t lost_wakeups
+
 
 cdef class PollBudget:
     cdef readonly bint enabled
@@ -53,6 +57,7 @@ cdef class MessagePort:
     cdef Pacer pacer
     cdef uint64_t turn           # the pacer's turn in which this port last wrote
     cdef bint dirty              # gathered messages wait for the end of the turn
+    cdef bint in_memory          # looking is one load, and changes nothing
     cdef bint called_by_loop     # callbacks come from the loop, never from inside a task
 
     cdef object c_receive(self)
@@ -62,8 +67,8 @@ cdef class MessagePort:
     cdef int c_own_rest(self) except -1
     cdef int c_begin_batch(self) except -1
     cdef int c_poll_fd(self, bint for_room) noexcept
-    cdef int c_begin_poll(self) except -1
-    cdef bint c_poll_read(self) noexcept nogil
+    cdef int c_begin_poll(self, bint for_room) except -1
+    cdef bint c_poll_look(self, bint for_room) noexcept nogil
 
 
 cdef class Pacer:

@@ -2,6 +2,7 @@
 # cython: freethreading_compatible=False
 """One loop's pace: when an operation yields, when gathered messages leave, when to poll."""
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from aioipc.errors import IPCError
@@ -136,12 +137,12 @@ cdef class MessagePort:
         """The descriptor to poll for writing or reading, -1 if there is none."""
         return -1
 
-    cdef int c_begin_poll(self) except -1:
-        """Prepare for `c_poll_read` without the GIL; 0 if this port cannot do it."""
+    cdef int c_begin_poll(self, bint for_room) except -1:
+        """Prepare for `c_poll_look` without the GIL; 0 if this port cannot do it."""
         return 0
 
-    cdef bint c_poll_read(self) noexcept nogil:
-        """Look once, without the GIL, whether a receive would make progress."""
+    cdef bint c_poll_look(self, bint for_room) noexcept nogil:
+        """Look once, without the GIL, whether a send or a receive would make progress."""
         return False
 
 
@@ -252,7 +253,8 @@ cdef class Pacer:
         once, because somebody else can or because there is nothing to poll.
         """
         cdef pollfd fds[MOST_POLLED + 1]
-        cdef int count = 0, found = 0
+        cdef PyObject* rings[MOST_POLLED]
+        cdef int count = 0, ring_count = 0, found = 0, i
         cdef bint direct = False
         cdef int64_t deadline
         cdef MessagePort other
@@ -260,7 +262,7 @@ cdef class Pacer:
             return 2
         # Else one would poll for the answer to a question that was not sent yet.
         self.c_end_turn()
-        direct = not for_room and port.c_begin_poll() == 1
+        direct = port.c_begin_poll(for_room) == 1
         if not direct:
             fds[0].fd = port.c_poll_fd(for_room)
             fds[0].events = POLLOUT if for_room else POLLIN
@@ -269,19 +271,26 @@ cdef class Pacer:
             count = 1
         for item in self.waiting:
             other = <MessagePort>item
-            if count <= MOST_POLLED and (other is not port or for_room):
+            if other is port and not for_room:
+                continue
+            if other.in_memory:
+                rings[ring_count] = <PyObject*>other
+                ring_count += 1
+            else:
                 fds[count].fd = other.c_poll_fd(False)
                 fds[count].events = POLLIN
                 count += 1
         deadline = clock_ns() + budget_ns
         with nogil:
-            while True:
-                if direct and port.c_poll_read():
+            while found == 0:
+                if direct and port.c_poll_look(for_room):
                     found = 1
                     break
+                for i in range(ring_count):
+                    if (<MessagePort>rings[i]).c_poll_look(False):
+                        found = 2
                 if count and poll(fds, count, 0) > 0:
                     found = 1 if not direct and fds[0].revents else 2
-                    break
                 if clock_ns() >= deadline:
                     break
         self.look = True

@@ -1,4 +1,5 @@
 # cython: language_level=3
+from cpython.buffer cimport Py_buffer
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -65,3 +66,7 @@ cdef class StreamPort(MessagePort):
     cdef int c_drop_out(self) noexcept
     cdef int c_call_writer(self) except -1
     cdef int c_send_failed(self, object error) except -1
+
+
+cdef object hold(object part)
+cdef int get_buffer(object part, Py_buffer* view) except -1

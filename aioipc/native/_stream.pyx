@@ -736,13 +736,13 @@ cdef class StreamPort(MessagePort):
     cdef int c_poll_fd(self, bint for_room) noexcept:
         return self.io.c_write_fd() if for_room else self.io.c_read_fd()
 
-    cdef int c_begin_poll(self) except -1:
-        if self.large is not NULL or self.ending is not None or self.io.c_read_fd() < 0:
+    cdef int c_begin_poll(self, bint for_room) except -1:
+        if for_room or self.large is not NULL or self.ending is not None or self.io.c_read_fd() < 0:
             return 0
         self.c_make_space()
         return 1
 
-    cdef bint c_poll_read(self) noexcept nogil:
+    cdef bint c_poll_look(self, bint for_room) noexcept nogil:
         cdef Py_ssize_t n = self.io.c_read_nogil(self.block + self.end, self.capacity - self.end)
         self.counters.read_calls += 1
         if n > 0:

@@ -20,6 +20,7 @@ FAMILIES = {
     "fifo": "aioipc.transports.fifo",
     "memory": "aioipc.transports.memory",
     "pipe": "aioipc.transports.pipe",
+    "shm": "aioipc.transports.shm",
     "stdio": "aioipc.transports.stdio",
     "tcp": "aioipc.transports.tcp",
     "unix": "aioipc.transports.unix",

@@ -13,13 +13,12 @@ from aioipc.errors import (
     EndOfStream,
     FrameTooLarge,
     IPCError,
-    PeerCrashed,
     ProtocolError,
-    TruncatedFrame,
 )
 from aioipc.native._stream import StreamPort
-from aioipc.wire.framing import Framer, Kind
-from aioipc.wire.hello import Goodbye, Handshake, Hello, exception_for, goodbye_for
+from aioipc.transports._session import Session
+from aioipc.wire.framing import Framer
+from aioipc.wire.hello import Hello
 
 if TYPE_CHECKING:
     from aioipc.limits import Limits
@@ -29,127 +28,37 @@ __all__ = ["FramedTransport", "PeerPort", "message_limit"]
 _READ_BYTES = 64 * 1024
 
 
-class PeerPort(StreamPort):
+class PeerPort(Session, StreamPort):
     """The frames of docs/wire-format.md between two aioipc peers, over any byte stream.
 
-    The native part moves messages; this part decides what the rare frames mean: HELLO,
-    GOODBYE, PING, and the end of the stream.
-
     Args:
-        stream: The byte stream.
+        stream: The byte stream. Where many writers share it, as on a FIFO, each write holds
+            whole frames.
         codec: Name of the codec, which both sides must share.
         max_message_bytes: Limit in both directions.
-
-    Where many writers ``share`` the stream, as on a FIFO, each write holds whole frames, any
-    writer may say HELLO, and none of them can end the stream.
     """
 
     def __init__(self, stream: ByteTransport, codec: str, max_message_bytes: int) -> None:
         atomic_bytes = getattr(stream, "atomic_bytes", 0)
         alone = getattr(stream, "alone", False)
         super().__init__(stream, max_message_bytes, atomic_bytes=atomic_bytes, alone=alone)
-        self._own = Hello(codec, max_message_bytes)
-        self._handshake = Handshake(self._own)
-        self._shared = getattr(stream, "shared", False)
-        if getattr(stream, "writable", True):
-            self.queue_control(Kind.HELLO, self._own.pack())
-        else:
+        reads = getattr(stream, "readable", True)
+        writes = getattr(stream, "writable", True)
+        self.start_session(
+            Hello(codec, max_message_bytes),
+            shared=getattr(stream, "shared", False),
+            reads=reads,
+            writes=writes,
+        )
+        if not writes:
             self.end_sending(AddressError(f"{stream.address} only receives"))
-        if not getattr(stream, "readable", True):
+        if not reads:
             self.end_receiving(AddressError(f"{stream.address} only sends"))
 
     @property
-    def peer_hello(self) -> Hello | None:
-        """What the peer said about itself, once it did."""
-        return self._handshake.peer
-
-    def say_goodbye(self, error: BaseException | None = None) -> None:
-        """Queue the last frame; nothing can be sent afterwards.
-
-        Args:
-            error: Why, unless this is a normal end.
-        """
-        if not self._shared:
-            goodbye = Goodbye() if error is None else goodbye_for(error)
-            self.queue_control(Kind.GOODBYE, goodbye.pack())
-        self.end_writing()
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether many writers share the stream."""
-        return self._shared
-
-    def flush_quietly(self) -> None:
-        """Send off what is queued, as far as there is room; a failure shows at the next send."""
-        with contextlib.suppress(IPCError):
-            self.try_flush()
-
-    def hear_hello(self) -> None:
-        """Read the peer's HELLO when it comes, although nobody may ever receive.
-
-        Then its limit is known, and over TCP nothing that was sent can be lost with this
-        process: close(2) with unread bytes sends a reset, which overtakes what is on its way.
-        """
-        if not self.greeted and getattr(self.stream, "readable", True):
-            with contextlib.suppress(IPCError):  # each receive raises it
-                if not self.try_greet():
-                    self.on_readable(self.hear_hello)
-
-    def refuse(self, error: BaseException) -> None:
-        """Tell the peer why, as far as there is room at once, and close."""
-        with contextlib.suppress(IPCError):
-            self.say_goodbye(error)
-            self.try_flush()
-        gone = ClosedError(f"this side closed the channel to {self.stream.address}")
-        self.end_sending(error if isinstance(error, IPCError) else gone)
-        self.close()
-
-    # What the native part asks
-
-    def _control(self, kind: int, payload: bytes) -> None:
-        if kind == Kind.HELLO:
-            self._greet(payload)
-        elif kind == Kind.GOODBYE:
-            if not self._shared:
-                self.end_receiving(exception_for(Goodbye.parse(payload)))
-        elif kind == Kind.PING:
-            self.queue_control(Kind.PONG, payload)
-            self.flush_quietly()
-
-    def _greet(self, payload: bytes) -> None:
-        if self._shared:
-            self._handshake = Handshake(self._own)
-        self._handshake.receive(payload)
-        self.max_send_bytes = min(self.max_send_bytes, self._handshake.max_send_bytes)
-        self.greeted = True
-
-    def _ended(self, inside_frame: bool, error: IPCError | None) -> IPCError:
-        if error is not None and not isinstance(error, PeerCrashed):
-            return error
-        if inside_frame:
-            return TruncatedFrame(f"{self.stream.address}: the peer died inside a message")
-        return error or PeerCrashed(f"{self.stream.address}: the peer ended without a goodbye")
-
-    def _refused(self, error: IPCError) -> None:
-        # Two peers that refuse each other would answer a GOODBYE with another for ever.
-        if not isinstance(self.ending, ProtocolError) or self.ending is error:
-            self.refuse(error)
-
-    def _send_failed(self, error: IPCError) -> IPCError:
-        """A GOODBYE that arrived before the failure says why the peer closed."""
-        if not getattr(self.stream, "readable", True):
-            return error
-        if isinstance(self.ending, IPCError) and not isinstance(self.ending, EndOfStream):
-            return self.ending
-        payload = None if self.ending is not None else self.look_ahead()
-        if payload is not None:
-            with contextlib.suppress(ProtocolError):
-                told = exception_for(Goodbye.parse(payload))
-                if not isinstance(told, EndOfStream):
-                    return told
-        if payload is not None or self.ending is not None:
-            return PeerCrashed(f"{self.stream.address}: the peer has closed and receives no more")
-        return error
+    def transport(self) -> ByteTransport:  # type: ignore[override]
+        """The byte stream."""
+        return self.stream
 
 
 class FramedTransport:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aioipc.native._fd import FdStream
+from aioipc.abc import ByteTransport, PortTransport
 
 __all__ = ["SingleAcceptor"]
 
@@ -16,11 +16,11 @@ class SingleAcceptor:
         stream: What it yields; closed with the acceptor if nobody took it.
     """
 
-    def __init__(self, stream: FdStream) -> None:
+    def __init__(self, stream: ByteTransport | PortTransport) -> None:
         self.address = stream.address
-        self._stream: FdStream | None = stream
+        self._stream: ByteTransport | PortTransport | None = stream
 
-    def try_accept(self) -> FdStream:
+    def try_accept(self) -> ByteTransport | PortTransport:
         stream, self._stream = self._stream, None
         if stream is None:
             raise EOFError(f"{self.address} has one connection only")

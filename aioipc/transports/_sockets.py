@@ -8,11 +8,11 @@ import os
 import socket
 from collections.abc import Callable
 
-from aioipc.abc import Allow, PeerCredentials
+from aioipc.abc import Allow, ByteTransport, MessageTransport, PeerCredentials, PortTransport
 from aioipc.errors import AccessDenied, from_os_error
 from aioipc.kernel.owned import abandon_in_child
 from aioipc.loop.fd import FdWatch
-from aioipc.native._fd import FdStream
+from aioipc.loop.waiting import wait_fd
 
 __all__ = ["Accepted", "SocketAcceptor", "check_allowed", "connect_socket"]
 
@@ -34,8 +34,8 @@ _TRY_AGAIN = frozenset(
     }
 )
 
-Accepted = Callable[[socket.socket], FdStream]
-"""Makes the stream of a connection that was just accepted."""
+Accepted = ByteTransport | MessageTransport | PortTransport
+"""What becomes of a connection."""
 
 
 async def connect_socket(sock: socket.socket, target: object, address: str) -> None:
@@ -65,7 +65,7 @@ async def connect_socket(sock: socket.socket, target: object, address: str) -> N
             raise _refused(number, address)
         await asyncio.sleep(backoff_s)
         backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
-    await _connected(sock)
+    await wait_fd(sock.fileno(), writing=True)
     number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if number:
         raise _refused(number, address)
@@ -74,22 +74,6 @@ async def connect_socket(sock: socket.socket, target: object, address: str) -> N
 def _refused(number: int, address: str) -> Exception:
     error = OSError(number, os.strerror(number))
     return from_os_error(error, f"connect to {address}", connecting=True)
-
-
-async def _connected(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    watch = FdWatch()
-
-    def look() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    watch.watch_writing(sock.fileno(), look)
-    try:
-        await ready
-    finally:
-        watch.close()
 
 
 def check_allowed(peer: PeerCredentials | None, allow: Allow, address: str) -> None:
@@ -115,18 +99,22 @@ class SocketAcceptor:
     Args:
         sock: Listening and non-blocking; still owned by the caller.
         address: Where peers reach it.
-        accepted: Makes the stream of a connection.
+        accepted: Makes the transport of a connection.
         on_close: Releases the socket and its name.
+        speaks_first: Whether who connects can do nothing before it is accepted.
     """
 
     def __init__(
         self,
         sock: socket.socket,
         address: str,
-        accepted: Accepted,
+        accepted: Callable[[socket.socket], Accepted],
         on_close: Callable[[], object],
+        *,
+        speaks_first: bool = False,
     ) -> None:
         self.address = address
+        self.speaks_first = speaks_first
         self._socket = sock
         self._accepted = accepted
         self._on_close: Callable[[], object] | None = on_close
@@ -134,7 +122,7 @@ class SocketAcceptor:
         self._watch = FdWatch()
         abandon_in_child(self)
 
-    def try_accept(self) -> FdStream | None:
+    def try_accept(self) -> Accepted | None:
         while True:
             try:
                 connection, _ = self._socket.accept()

@@ -51,7 +51,9 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> Me
     return acceptor
 
 
-def pair(address: str = "memory:pair") -> tuple[MemoryStream, MemoryStream]:
+def pair(
+    address: str = "memory:pair", *, limits: Limits | None = None
+) -> tuple[MemoryStream, MemoryStream]:
     """Two connected ends."""
     forth, back = _Pipe(), _Pipe()
     return MemoryStream(address, back, forth), MemoryStream(address, forth, back)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from aioipc.kernel.owned import owned_pipe
+from aioipc.limits import Limits
 from aioipc.native._fd import FdStream
 from aioipc.transports._stream import STREAM, descriptor_stream
 
@@ -13,7 +14,7 @@ __all__ = ["CAPABILITIES", "pair"]
 CAPABILITIES = STREAM
 
 
-def pair() -> tuple[FdStream, FdStream]:
+def pair(*, limits: Limits) -> tuple[FdStream, FdStream]:
     """Two ends, each of which reads from one pipe and writes to the other."""
     ends = (*owned_pipe(os.O_NONBLOCK), *owned_pipe(os.O_NONBLOCK))
     left_read, right_write, right_read, left_write = (end.detach() for end in ends)

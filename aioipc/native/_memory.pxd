@@ -1,0 +1,7 @@
+# cython: language_level=3
+
+cdef class Mapping:
+    cdef char* address
+    cdef readonly size_t size
+    cdef readonly bint writable
+    cdef int pid

@@ -1,0 +1,70 @@
+# cython: language_level=3
+"""Memory of a file that several processes look at: mmap(2)."""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.exc cimport PyErr_SetFromErrno
+
+cdef extern from "<sys/mman.h>" nogil:
+    enum:
+        PROT_READ
+        PROT_WRITE
+        MAP_SHARED
+        MAP_POPULATE
+        MADV_DONTFORK
+    char* MAP_FAILED
+    void* c_mmap "mmap"(void*, size_t, int, int, int, long)
+    int munmap(void*, size_t)
+    int madvise(void*, size_t, int)
+
+cdef extern from "<unistd.h>" nogil:
+    int getpid()
+
+cdef enum:
+    MOST_POPULATED = 16777216    # beyond this the page faults are spread over the use
+
+
+cdef class Mapping:
+    """The first ``size`` bytes of a file, shared, as a buffer.
+
+    It is unmapped when nobody refers to it any more, memoryviews included, so a view never
+    outlives its memory. A forked child does not inherit it (madvise(2), ``MADV_DONTFORK``):
+    there, touching a view is a segmentation fault.
+
+    Args:
+        fd: The file, which may be closed afterwards.
+        size: How much of it; it must be that long already.
+        writable: Whether to write to it.
+
+    Raises:
+        OSError: The kernel refused.
+    """
+
+    def __init__(self, int fd, size_t size, *, bint writable=True):
+        cdef int protection = PROT_READ | (PROT_WRITE if writable else 0)
+        cdef int flags = MAP_SHARED | (MAP_POPULATE if size <= MOST_POPULATED else 0)
+        cdef void* address
+        if self.address is not NULL:
+            raise RuntimeError("a mapping is made once")
+        with nogil:
+            address = c_mmap(NULL, size, protection, flags, fd, 0)
+        if address == <void*>MAP_FAILED:
+            PyErr_SetFromErrno(OSError)
+        self.address = <char*>address
+        self.size = size
+        self.writable = writable
+        self.pid = getpid()
+        if madvise(address, size, MADV_DONTFORK) != 0:
+            PyErr_SetFromErrno(OSError)
+
+    def __dealloc__(self):
+        # In a forked child something else may stand there by now.
+        if self.address is not NULL and self.pid == getpid():
+            munmap(self.address, self.size)
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        if self.address is NULL or self.pid != getpid():
+            raise BufferError("this memory belongs to the parent process")
+        PyBuffer_FillInfo(view, self, self.address, self.size, not self.writable, flags)
+
+    def __len__(self):
+        return self.size

@@ -1,0 +1,145 @@
+# cython: language_level=3
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from aioipc.native._memory cimport Mapping
+from aioipc.native._pacer cimport MessagePort
+
+cdef extern from "ring.h" nogil:
+    ctypedef enum RingAnswer:
+        RING_QUEUED
+        RING_RETIRED
+        RING_WAKE
+        RING_RECORD
+        RING_EMPTY
+        RING_AGAIN
+        RING_FULL
+        RING_BUSY
+        RING_TOO_LARGE
+        RING_SLEEP
+        RING_RETRY
+        RING_END
+        RING_POISONED
+    enum:
+        RING_DATA
+        RING_PAD
+        RING_HELLO
+        RING_GOODBYE
+        RING_PONG
+        RING_MORE
+        RING_HEADER
+        RING_DATA_OFFSET
+        RING_SOUND
+        RING_BAD_HEAD
+        RING_BAD_TAIL
+        RING_BAD_RECORD
+    ctypedef struct RingShared:
+        pass
+    ctypedef struct Ring:
+        RingShared* shared
+        uint64_t capacity
+    ctypedef struct RingFault:
+        int reason
+        uint64_t value
+    ctypedef struct RingProducer:
+        Ring ring
+        uint64_t cursor
+        uint64_t published
+        uint64_t head_seen
+        uint64_t needed
+        RingFault fault
+    ctypedef struct RingConsumer:
+        Ring ring
+        uint64_t cursor
+        uint64_t retired
+        uint64_t tail_seen
+        RingFault fault
+    ctypedef struct RingRecord:
+        const unsigned char* payload
+        uint32_t length
+        uint32_t tag
+    ctypedef struct RingLease:
+        unsigned char* payload
+        size_t length
+        uint32_t ticket
+    uint32_t ring_tag(uint8_t, uint8_t, uint16_t)
+    size_t ring_memory_bytes(uint64_t)
+    uint64_t ring_max_record(const Ring*)
+    bint ring_attach_producer(RingProducer*, void*, uint64_t, uint64_t, uint64_t)
+    bint ring_attach_consumer(RingConsumer*, void*, uint64_t, uint64_t)
+    RingAnswer ring_claim(RingProducer*, uint32_t, size_t, unsigned char**)
+    RingAnswer ring_put(RingProducer*, uint32_t, const void*, size_t)
+    RingAnswer ring_publish(RingProducer*)
+    RingAnswer ring_reserve(RingProducer*, size_t, RingLease*)
+    RingAnswer ring_commit(RingProducer*, const RingLease*, uint32_t, size_t)
+    RingAnswer ring_abort(RingProducer*, const RingLease*)
+    bint ring_writable(const RingProducer*)
+    RingAnswer ring_wait_space(RingProducer*)
+    RingAnswer ring_close(RingProducer*)
+    RingAnswer ring_pop(RingConsumer*, RingRecord*)
+    RingAnswer ring_retire(RingConsumer*)
+    RingAnswer ring_borrow(RingConsumer*, RingRecord*, uint32_t*)
+    RingAnswer ring_release(RingConsumer*, uint32_t)
+    bint ring_readable(const RingConsumer*)
+    RingAnswer ring_arm(RingConsumer*)
+    bint ring_unconsumed(RingProducer*, RingConsumer*)
+
+
+cdef class RingPort(MessagePort):
+    cdef readonly object transport
+    cdef Mapping memory
+    cdef bint is_open
+    cdef RingProducer producer
+    cdef RingConsumer consumer
+    cdef int own_bell            # what wakes this side: an eventfd, or the socket
+    cdef int peer_bell
+    cdef bint bells_are_sockets
+    cdef bint started            # the loop watches bell and socket
+    cdef bint dead               # the peer is gone: what it published is still received
+    cdef bint closed_by_peer     # it said that there will be no more
+    # Receiving
+    cdef PyObject* large         # the parts of a message that came so far
+    cdef Py_ssize_t large_filled
+    cdef readonly object ending
+    cdef public bint greeted
+    cdef object read_callback
+    cdef public Py_ssize_t max_receive_bytes
+    # Sending
+    cdef list rest               # views of a message that did not fit yet, from rest_offset on
+    cdef Py_ssize_t rest_offset
+    cdef Py_ssize_t rest_bytes
+    cdef list controls           # (tag, payload) that did not fit yet
+    cdef bint armed              # `_drain` will be called
+    cdef bint write_ended
+    cdef bint said_closed
+    cdef readonly object send_failure
+    cdef object write_callback
+    cdef public Py_ssize_t max_send_bytes
+
+    cdef int c_ring_bell(self) noexcept
+    cdef int c_publish(self) except -1
+    cdef int c_retire(self) except -1
+    cdef int c_retire_some(self) except -1
+    cdef object c_copy(self, RingRecord* record)
+    cdef object c_find_ending(self)
+    cdef object c_record(self, RingRecord* record)
+    cdef object c_gather_part(self, RingRecord* record)
+    cdef object c_refuse(self, object error)
+    cdef object c_corrupted(self, RingFault* fault)
+    cdef int c_drop_large(self) noexcept
+    cdef int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1
+    cdef int c_send_parts(self, object parts) except -1
+    cdef int c_send_large(self, list parts, Py_ssize_t size) except -1
+    cdef int c_accepted(self, Py_ssize_t size) except -1
+    cdef int c_push_rest(self) except -1
+    cdef int c_fill(self, unsigned char* payload, Py_ssize_t size) except -1
+    cdef int c_push_controls(self) except -1
+    cdef int c_block(self) except -1
+    cdef int c_no_room(self, RingAnswer answer) except -1
+    cdef int c_fail(self, object error) except -1
+    cdef int c_call_back(self, object callback) except -1
+    cdef int c_start(self) except -1
+    cdef int c_look(self) except -1
+    cdef int c_arm(self) except -1
+    cdef object c_gone(self)
+    cdef object c_unconsumed(self, list messages)

@@ -1,0 +1,779 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Messages in shared memory: one ring for each direction, and the bells of both sides.
+
+The protocol is in ring.h, which makes no system call; here is what it leaves to its caller:
+when to show a batch, when to ring and when to sleep, what is too long for one record, and what
+becomes of the other side.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from aioipc.native._pacer cimport ACCEPTED, NO_ROOM, MessagePort
+from aioipc.native._stream cimport get_buffer, hold
+
+import asyncio
+
+from aioipc.errors import (
+    AddressError,
+    ClosedError,
+    EndOfStream,
+    FrameTooLarge,
+    HandshakeError,
+    IPCError,
+    PeerCrashed,
+    ProtocolError,
+    RingCorrupted,
+)
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+    Py_ssize_t recv(int, void*, size_t, int)
+    Py_ssize_t send(int, const void*, size_t, int)
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+    enum: RWF_NOWAIT
+    Py_ssize_t preadv2(int, const iovec*, int, long, int)
+
+cdef extern from "<unistd.h>" nogil:
+    Py_ssize_t c_write "write"(int, const void*, size_t)
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
+    PyObject* PyBytes_New "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
+    char* PyBytes_Data "PyBytes_AS_STRING"(PyObject*)
+    Py_ssize_t PyBytes_Size "PyBytes_GET_SIZE"(PyObject*)
+    void Py_XDECREF(PyObject*)
+
+cdef enum:
+    FRAGMENT = 32768             # of a message that is too long for one record
+    GATHER = 32768               # shown at the latest, even within a turn
+    LONG = 8192                  # bytes that take a time worth looking at the clock
+    MOST_RECORDS = 64            # without a message, before the clock is looked at
+    MOST_CONTROLS = 16
+    CONTROL_LIMIT = 4096
+
+
+cdef class RingPort(MessagePort):
+    """Messages over two rings in one mapping.
+
+    A subclass decides what control records, endings and refusals mean, as for a `StreamPort`.
+
+    Args:
+        transport: Watches the bell and the socket: ``start``, ``stop_lifeline``, ``close``.
+        memory: Both rings, the first of which side 0 writes.
+        capacity: Bytes of data in each.
+        side: 0 or 1.
+        own_bell: The descriptor that the peer rings: an eventfd, or the socket.
+        peer_bell: The descriptor to ring.
+        bells_are_sockets: Whether they are the socket.
+        max_message_bytes: Limit in both directions, until the peer's is known.
+    """
+
+    def __init__(
+        self,
+        transport,
+        Mapping memory,
+        uint64_t capacity,
+        *,
+        int side,
+        int own_bell,
+        int peer_bell,
+        bint bells_are_sockets,
+        Py_ssize_t max_message_bytes,
+    ):
+        cdef size_t ring_bytes = ring_memory_bytes(capacity)
+        if memory.size != 2 * ring_bytes:
+            raise ValueError(f"two rings need {2 * ring_bytes:,} bytes, not {memory.size:,}")
+        cdef char* written = memory.address + side * ring_bytes
+        cdef char* read = memory.address + (1 - side) * ring_bytes
+        if not (
+            ring_attach_producer(&self.producer, written, capacity, 0, 0)
+            and ring_attach_consumer(&self.consumer, read, capacity, 0)
+        ):
+            raise ValueError(f"a ring cannot have {capacity:,} bytes")
+        self.transport = transport
+        self.memory = memory
+        self.own_bell = own_bell
+        self.peer_bell = peer_bell
+        self.bells_are_sockets = bells_are_sockets
+        self.max_receive_bytes = max_message_bytes
+        self.max_send_bytes = max_message_bytes
+        self.in_memory = True
+        self.is_open = True
+
+    def __dealloc__(self):
+        self.c_drop_large()
+
+    # For the floor above to fill in
+
+    def _control(self, int kind, bytes payload):
+        """A HELLO, GOODBYE, PING or PONG arrived."""
+
+    def _ended(self, bint inside_message, error):
+        """The peer is gone: return the exception that a receive raises from now on."""
+        return error or PeerCrashed("the peer is gone")
+
+    def _refused(self, error):
+        """The peer broke the protocol: say so to it, and close."""
+
+    def _send_failed(self, error):
+        """The peer is gone: return the exception that a send raises from now on."""
+        return error
+
+    def end_receiving(self, error):
+        """Let every further receive raise ``error``."""
+        self.ending = error
+
+    def end_sending(self, error):
+        """Let every further send raise ``error``, and those that wait for room."""
+        self.send_failure = error
+        self.c_call_back(self.write_callback)
+        self.write_callback = None
+
+    # Receiving
+
+    cdef object c_receive(self):
+        cdef RingRecord record
+        cdef RingAnswer answer
+        cdef int records = 0
+        while True:
+            if self.ending is not None:
+                raise self.ending.with_traceback(None)
+            if not self.is_open:
+                raise ClosedError(f"this side closed the channel to {self.transport.address}")
+            answer = ring_pop(&self.consumer, &record)
+            if answer == RING_RECORD:
+                if (
+                    record.tag == RING_DATA
+                    and record.length <= self.max_receive_bytes
+                    and self.greeted
+                    and self.large is NULL
+                ):
+                    message = self.c_copy(&record)
+                    self.counters.messages_received += 1
+                    self.counters.bytes_received += record.length
+                    if record.length >= LONG and self.pacer is not None:
+                        self.pacer.look = True
+                    self.c_retire_some()
+                    return message
+                message = self.c_record(&record)
+                if message is not None:
+                    return message
+                # Records without a message for the caller must not keep the loop, either.
+                records += 1
+                if records >= MOST_RECORDS and self.pacer is not None and self.pacer.c_overdue():
+                    return None
+                continue
+            if answer == RING_POISONED:
+                self.c_refuse(self.c_corrupted(&self.consumer.fault))
+            self.c_retire()
+            if answer == RING_AGAIN or not (self.dead or self.closed_by_peer):
+                return None
+            # What came before the end was looked for after the end was seen.
+            self.ending = self.c_find_ending()
+
+    cdef object c_copy(self, RingRecord* record):
+        try:
+            return PyBytes_FromStringAndSize(<const char*>record.payload, record.length)
+        except MemoryError:
+            self.consumer.cursor -= RING_HEADER + ((record.length + 7) & ~<uint64_t>7)
+            raise
+
+    cdef object c_find_ending(self):
+        if not self.closed_by_peer and ring_arm(&self.consumer) == RING_END:
+            self.closed_by_peer = True
+        error = None
+        if self.closed_by_peer:
+            error = EndOfStream(f"{self.transport.address}: the peer finished")
+        return self._ended(self.large is not NULL, error)
+
+    cdef object c_record(self, RingRecord* record):
+        """Take in a record that is not an ordinary message; return a message if it ends one."""
+        cdef uint32_t kind = record.tag & 0xFF
+        cdef Py_ssize_t limit
+        if not self.greeted and kind != RING_HELLO:
+            self.c_refuse(
+                HandshakeError(f"the peer began with record kind {kind} instead of HELLO")
+            )
+        if kind == RING_DATA:
+            if record.length + self.large_filled > self.max_receive_bytes:
+                self.c_refuse(
+                    FrameTooLarge(record.length + self.large_filled, self.max_receive_bytes)
+                )
+            return self.c_gather_part(record)
+        if record.length > CONTROL_LIMIT:
+            self.c_refuse(ProtocolError(
+                f"a control record of kind {kind} has {record.length:,} bytes, "
+                f"over the limit of {CONTROL_LIMIT:,}"
+            ))
+        if kind == RING_GOODBYE and self.large is not NULL:
+            self.c_refuse(ProtocolError("a GOODBYE came between the parts of a message"))
+        payload = self.c_copy(record)
+        self.c_retire_some()
+        try:
+            self._control(kind, payload)
+        except IPCError as error:
+            self.c_refuse(error)
+        return None
+
+    cdef object c_gather_part(self, RingRecord* record):
+        """Add a part of a message; memory follows what really came."""
+        cdef Py_ssize_t filled = self.large_filled + record.length
+        cdef bint more = (record.tag >> 8) & RING_MORE
+        if self.large is NULL:
+            self.large = PyBytes_New(NULL, 4 * filled if more else filled)
+        elif filled > PyBytes_Size(self.large):
+            _PyBytes_Resize(&self.large, max(filled, 2 * PyBytes_Size(self.large)))
+        memcpy(PyBytes_Data(self.large) + self.large_filled, record.payload, record.length)
+        self.large_filled = filled
+        if self.pacer is not None:
+            self.pacer.look = True
+        self.c_retire_some()
+        if more:
+            return None
+        if PyBytes_Size(self.large) != filled:
+            _PyBytes_Resize(&self.large, filled)
+        message = <object>self.large
+        self.c_drop_large()
+        self.counters.messages_received += 1
+        self.counters.bytes_received += filled
+        return message
+
+    cdef int c_drop_large(self) noexcept:
+        Py_XDECREF(self.large)
+        self.large = NULL
+        self.large_filled = 0
+        return 0
+
+    cdef object c_corrupted(self, RingFault* fault):
+        what = {
+            RING_BAD_HEAD: "head position",
+            RING_BAD_TAIL: "tail position",
+            RING_BAD_RECORD: "record header",
+        }.get(fault.reason, "word")
+        return RingCorrupted(
+            f"{self.transport.address}: the peer wrote an impossible {what}, {fault.value:#x}"
+        )
+
+    cdef object c_refuse(self, object error):
+        self.ending = error
+        self._refused(error)
+        raise error
+
+    cdef inline int c_retire_some(self) except -1:
+        """Give back what was taken: all when that was all, or much; else at the end of the turn."""
+        cdef uint64_t taken = self.consumer.cursor - self.consumer.retired
+        if (
+            self.consumer.cursor == self.consumer.tail_seen
+            or taken >= self.consumer.ring.capacity // 4
+        ):
+            return self.c_retire()
+        if not self.dirty and self.pacer is not None:
+            self.pacer.c_gathered(self)
+        return 0
+
+    cdef int c_retire(self) except -1:
+        if ring_retire(&self.consumer) == RING_WAKE:
+            self.c_ring_bell()
+        return 0
+
+    def try_greet(self):
+        """Take records until the peer's HELLO was accepted: True when it was, False to wait."""
+        cdef RingRecord record
+        cdef RingAnswer answer
+        while not self.greeted:
+            if self.ending is not None:
+                raise self.ending.with_traceback(None)
+            if not self.is_open:
+                return False
+            answer = ring_pop(&self.consumer, &record)
+            if answer == RING_RECORD:
+                self.c_record(&record)
+            elif answer == RING_POISONED:
+                self.c_refuse(self.c_corrupted(&self.consumer.fault))
+            elif answer == RING_EMPTY and (self.dead or self.closed_by_peer):
+                self.ending = self.c_find_ending()
+            else:
+                return False
+        return True
+
+    def look_ahead(self):
+        """Look at all that is left, without taking it, and return the payload of a GOODBYE."""
+        cdef RingConsumer left = self.consumer
+        cdef RingRecord record
+        cdef RingAnswer answer = RING_RECORD
+        while self.is_open and answer == RING_RECORD:
+            answer = ring_pop(&left, &record)
+            if answer == RING_RECORD and record.tag == RING_GOODBYE:
+                return PyBytes_FromStringAndSize(
+                    <const char*>record.payload, min(record.length, CONTROL_LIMIT)
+                )
+        return None
+
+    # Sending
+
+    cdef int c_send(self, object parts, object fds) except -1:
+        cdef Py_buffer view
+        cdef int answer
+        if fds:
+            raise AddressError(f"{self.transport.address} carries no descriptors")
+        if self.send_failure is not None:
+            raise self.send_failure.with_traceback(None)
+        if self.write_ended or not self.is_open:
+            raise ClosedError("this side ended its sending direction")
+        if self.dead:
+            self.c_fail(self.c_gone())
+            raise self.send_failure
+        if (self.rest is not None or self.controls) and not self.c_flush():
+            return NO_ROOM
+        if PyBytes_CheckExact(parts):
+            return self.c_send_one(parts, PyBytes_AS_STRING(parts), PyBytes_GET_SIZE(parts))
+        if isinstance(parts, (tuple, list)):
+            return self.c_send_parts(parts)
+        get_buffer(parts, &view)
+        try:
+            answer = self.c_send_one(parts, <const char*>view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+        return answer
+
+    cdef inline int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1:
+        cdef RingAnswer answer
+        if size > self.max_send_bytes:
+            raise FrameTooLarge(size, self.max_send_bytes)
+        answer = ring_put(&self.producer, RING_DATA, data, size)
+        if answer == RING_QUEUED:
+            return self.c_accepted(size)
+        if answer == RING_TOO_LARGE:
+            return self.c_send_large([owner], size)
+        return self.c_no_room(answer)
+
+    cdef int c_send_parts(self, object parts) except -1:
+        """A message in several pieces, each copied from where it lies."""
+        cdef Py_buffer view
+        cdef Py_ssize_t size = 0
+        cdef list pieces = []
+        for part in parts:
+            get_buffer(part, &view)
+            size += view.len
+            if view.len:
+                pieces.append(part)
+            PyBuffer_Release(&view)
+        if size > self.max_send_bytes:
+            raise FrameTooLarge(size, self.max_send_bytes)
+        if size <= FRAGMENT:
+            joined = b"".join(pieces)
+            return self.c_send_one(joined, PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined))
+        return self.c_send_large(pieces, size)
+
+    cdef int c_send_large(self, list parts, Py_ssize_t size) except -1:
+        """Put a message in fragments; hold on to what does not fit yet."""
+        cdef uint64_t before = self.producer.cursor
+        self.rest = [hold(part) for part in parts]
+        self.rest_offset = 0
+        self.rest_bytes = size
+        if not self.c_push_rest():
+            if self.producer.cursor == before:
+                # Nothing of it was put: it was not accepted, and the caller waits.
+                self.rest = None
+                return NO_ROOM
+            self.c_block()
+        return self.c_accepted(size)
+
+    cdef inline int c_accepted(self, Py_ssize_t size) except -1:
+        """A message was put: show it now, or later."""
+        self.counters.messages_sent += 1
+        self.counters.bytes_sent += size
+        if self.pacer is not None and self.turn == self.pacer.turn:
+            if not self.dirty:
+                self.pacer.c_gathered(self)
+            if self.producer.cursor - self.producer.published >= GATHER:
+                self.pacer.look = True
+                self.c_publish()
+            return ACCEPTED
+        if self.pacer is not None:
+            self.turn = self.pacer.turn
+            self.pacer.c_wrote()
+        self.c_publish()
+        return ACCEPTED
+
+    cdef int c_no_room(self, RingAnswer answer) except -1:
+        if answer == RING_POISONED:
+            error = self.c_corrupted(&self.producer.fault)
+            self._refused(error)
+            self.c_fail(error)
+            raise error
+        return NO_ROOM
+
+    cdef int c_publish(self) except -1:
+        cdef uint64_t before = self.producer.published
+        if ring_publish(&self.producer) == RING_WAKE:
+            self.c_ring_bell()
+        elif self.producer.published != before:
+            self.counters.bells_saved += 1
+        return 0
+
+    cdef int c_push_rest(self) except -1:
+        """Put what is left of a message in fragments: 1 when all of it is, 0 to go on later."""
+        cdef Py_ssize_t most = min(<Py_ssize_t>FRAGMENT, <Py_ssize_t>ring_max_record(&self.producer.ring))
+        cdef Py_ssize_t size
+        cdef uint32_t flags
+        cdef uint64_t before
+        cdef unsigned char* payload
+        cdef RingAnswer answer
+        while self.rest_bytes:
+            size = min(most, self.rest_bytes)
+            flags = RING_MORE if size < self.rest_bytes else 0
+            before = self.producer.cursor
+            answer = ring_claim(&self.producer, ring_tag(RING_DATA, flags, 0), size, &payload)
+            if answer != RING_QUEUED:
+                self.c_publish()
+                self.c_no_room(answer)
+                return 0
+            try:
+                self.c_fill(payload, size)
+            except BaseException:
+                self.producer.cursor = before  # nobody saw it
+                raise
+            self.c_publish()
+            if self.rest_bytes and self.pacer is not None and self.pacer.c_overdue():
+                return 0
+        self.rest = None
+        return 1
+
+    cdef int c_fill(self, unsigned char* payload, Py_ssize_t size) except -1:
+        """Copy the next bytes of the rest."""
+        cdef Py_buffer view
+        cdef Py_ssize_t taken
+        while size:
+            get_buffer(self.rest[0], &view)
+            taken = min(size, view.len - self.rest_offset)
+            memcpy(payload, <char*>view.buf + self.rest_offset, taken)
+            payload += taken
+            size -= taken
+            self.rest_bytes -= taken
+            self.rest_offset += taken
+            if self.rest_offset == view.len:
+                self.rest.pop(0)
+                self.rest_offset = 0
+            PyBuffer_Release(&view)
+        return 0
+
+    cdef bint c_rest(self) noexcept:
+        return self.rest is not None
+
+    cdef int c_own_rest(self) except -1:
+        if self.rest is None:
+            return 0
+        for index, part in enumerate(self.rest):
+            if not PyBytes_CheckExact(part):
+                self.rest[index] = bytes(part)
+        return 0
+
+    cdef int c_begin_batch(self) except -1:
+        if self.pacer is not None:
+            self.turn = self.pacer.turn
+        return 0
+
+    cdef int c_flush(self) except -1:
+        if not self.is_open:
+            return 1
+        self.c_retire()
+        if self.send_failure is not None:
+            raise self.send_failure.with_traceback(None)
+        if self.dead:
+            self.c_fail(self.c_gone())
+            raise self.send_failure
+        if (self.rest is not None and not self.c_push_rest()) or not self.c_push_controls():
+            return self.c_block()
+        self.c_publish()
+        if self.write_ended and not self.said_closed:
+            self.said_closed = True
+            if ring_close(&self.producer) == RING_WAKE:
+                self.c_ring_bell()
+        return 1
+
+    cdef int c_push_controls(self) except -1:
+        cdef RingAnswer answer
+        while self.controls:
+            tag, payload = self.controls[0]
+            answer = ring_put(&self.producer, tag, PyBytes_AS_STRING(payload), len(payload))
+            if answer != RING_QUEUED:
+                self.c_no_room(answer)
+                return 0
+            self.controls.pop(0)
+        return 1
+
+    cdef int c_block(self) except -1:
+        """Go on when there is room, or when the loop has turned. Always answers 0."""
+        cdef RingAnswer answer = RING_WAKE
+        if self.armed or not self.is_open:
+            return 0
+        if self.pacer is None and not self.started:
+            return 0  # not in a loop: who waits for room there arms it
+        self.c_start()
+        while answer == RING_WAKE:
+            answer = ring_wait_space(&self.producer)
+            if answer == RING_WAKE:
+                self.c_ring_bell()
+        self.armed = True
+        if answer != RING_SLEEP or self.dead:
+            self.c_call_back(self._drain)
+        return 0
+
+    def _drain(self):
+        """There is room again."""
+        if not self.armed:
+            return
+        self.armed = False
+        if self.send_failure is None:
+            try:
+                if not self.c_flush():
+                    return
+            except IPCError:
+                pass  # each send raises it
+        callback, self.write_callback = self.write_callback, None
+        if callback is not None:
+            callback()
+
+    def queue_control(self, int kind, bytes payload):
+        """Put a control record behind what was accepted; it is shown with the next message."""
+        cdef uint32_t tag = ring_tag(kind, 0, 0)
+        if self.send_failure is not None or self.write_ended or not self.is_open:
+            return
+        if len(payload) > CONTROL_LIMIT:
+            raise ValueError(f"a control record holds {CONTROL_LIMIT} bytes, not {len(payload)}")
+        if self.controls is not None and len(self.controls) >= MOST_CONTROLS:
+            raise ProtocolError("the peer does not read: there is no room even for control records")
+        if self.controls is None:
+            self.controls = []
+        self.controls.append((tag, payload))
+        if self.rest is None:
+            self.c_push_controls()
+
+    def try_flush(self):
+        """Show what was gathered: True when all of it is in the ring."""
+        return self.c_flush() == 1
+
+    def end_writing(self):
+        """Refuse further sends; what was accepted is still shown."""
+        self.write_ended = True
+
+    cdef int c_fail(self, object error) except -1:
+        self.rest = None
+        self.controls = None
+        self.send_failure = error
+        self.send_failure = self._send_failed(error)
+        return 0
+
+    cdef object c_gone(self):
+        return PeerCrashed(
+            f"{self.transport.address}: the peer is gone",
+            unconsumed=self.unconsumed_count(),
+        )
+
+    # What a dead peer left
+
+    def unconsumed_count(self):
+        """How many messages the peer had not taken, whole ones and one that it took in part."""
+        return self.c_unconsumed(None)
+
+    def unconsumed(self):
+        """The messages that the peer had not taken, as bytes, while the port is open."""
+        messages = []
+        self.c_unconsumed(messages)
+        return messages
+
+    cdef object c_unconsumed(self, list messages):
+        cdef RingConsumer left
+        cdef RingRecord record
+        cdef RingAnswer answer = RING_RECORD
+        cdef Py_ssize_t count = 0
+        cdef bint more = False
+        if not self.is_open or not ring_unconsumed(&self.producer, &left):
+            return 0
+        parts = []
+        while True:
+            answer = ring_pop(&left, &record)
+            if answer == RING_AGAIN:
+                continue
+            if answer != RING_RECORD:
+                break
+            if record.tag & 0xFF != RING_DATA:
+                continue
+            if messages is not None:
+                parts.append(PyBytes_FromStringAndSize(<const char*>record.payload, record.length))
+            more = (record.tag >> 8) & RING_MORE
+            if not more:
+                count += 1
+                if messages is not None:
+                    messages.append(b"".join(parts))
+                    parts = []
+        return count
+
+    # Bells, and the end of the peer
+
+    cdef int c_ring_bell(self) noexcept:
+        cdef uint64_t one = 1
+        self.counters.write_calls += 1
+        self.counters.bells_rung += 1
+        while True:
+            # EAGAIN says that it has been rung and not heard yet; whatever else it is, the peer
+            # is gone, which the socket tells.
+            if self.bells_are_sockets:
+                if send(self.peer_bell, b"!", 1, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0:
+                    return 0
+            elif c_write(self.peer_bell, &one, sizeof(one)) >= 0:
+                return 0
+            if errno != EINTR:
+                return 0
+
+    def _rung(self):
+        """The bell can be heard: silence it first, then look."""
+        cdef uint64_t count
+        cdef iovec into
+        if not self.is_open:
+            return
+        self.counters.read_calls += 1
+        into.iov_base = &count
+        into.iov_len = sizeof(count)
+        # Never waits, even where the peer has cleared O_NONBLOCK of what both share.
+        preadv2(self.own_bell, &into, 1, -1, RWF_NOWAIT)
+        self.c_look()
+
+    cdef int c_look(self) except -1:
+        """Call those who sleep and need not."""
+        if self.armed and (self.dead or ring_writable(&self.producer)):
+            self._drain()
+        if self.is_open and self.read_callback is not None and self.c_arm() != RING_SLEEP:
+            self._readable()
+        return 0
+
+    def _lifeline(self):
+        """The socket can be read: a bell, or the end of the peer."""
+        cdef char heard[4096]
+        cdef Py_ssize_t n = -1
+        if not self.is_open:
+            return
+        while True:
+            n = recv(self.transport.socket_fd, heard, sizeof(heard), MSG_DONTWAIT)
+            if n >= 0 or errno != EINTR:
+                break
+        if n > 0:
+            if self.bells_are_sockets:
+                self.counters.read_calls += 1
+                self.c_look()
+            return  # other peers have nothing to say here, and are not heard
+        if n < 0 and errno == EAGAIN:
+            return
+        self.dead = True
+        self.transport.stop_lifeline()
+        self.c_look()
+
+    cdef int c_arm(self) except -1:
+        """`ring_arm`; RING_SLEEP means that there is nothing but to wait."""
+        cdef RingAnswer answer = RING_WAKE
+        while answer == RING_WAKE:
+            answer = ring_arm(&self.consumer)
+            if answer == RING_WAKE:
+                self.c_ring_bell()
+        if answer == RING_END:
+            self.closed_by_peer = True
+        return RING_RETRY if self.dead or self.ending is not None else answer
+
+    # Readiness
+
+    cdef int c_start(self) except -1:
+        if not self.started:
+            self.transport.start(self)
+            self.started = True
+        return 0
+
+    def started_in(self, loop):
+        """Watch bell and socket in the loop that this port belongs to. Idempotent."""
+        self.c_start()
+
+    def on_readable(self, callback):
+        self.read_callback = callback
+        if callback is None:
+            return
+        if self.is_open:
+            self.c_start()
+            if self.c_arm() == RING_SLEEP:
+                return
+        self.c_call_back(self._readable)
+
+    def _readable(self):
+        callback, self.read_callback = self.read_callback, None
+        if callback is not None:
+            callback()
+
+    def on_writable(self, callback):
+        self.write_callback = callback
+        if callback is None or self.armed:
+            return
+        if self.is_open and self.send_failure is None:
+            self.c_start()
+            self.c_block()
+        else:
+            self.write_callback = None
+            self.c_call_back(callback)
+
+    cdef int c_call_back(self, object callback) except -1:
+        """Call soon, from the loop."""
+        if callback is None:
+            return 0
+        try:
+            if self.pacer is not None:
+                self.pacer.call_soon(callback)
+            else:
+                asyncio.get_running_loop().call_soon(callback)
+        except RuntimeError:
+            pass  # the loop is closed, so nobody waits
+        return 0
+
+    # Polling
+
+    cdef int c_poll_fd(self, bint for_room) noexcept:
+        return self.own_bell
+
+    cdef int c_begin_poll(self, bint for_room) except -1:
+        return self.is_open and not self.dead and self.ending is None
+
+    cdef bint c_poll_look(self, bint for_room) noexcept nogil:
+        if not self.is_open:  # a sleeper may be polled between its end and its waking
+            return False
+        return ring_writable(&self.producer) if for_room else ring_readable(&self.consumer)
+
+    # The end
+
+    def close(self):
+        """Release everything at once. Idempotent."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self.read_callback = None
+        self.transport.close()
+        self.memory = None
+        self.c_drop_large()
+        self.rest = None
+        self.controls = None
+        self.write_ended = True
+        self.c_call_back(self.write_callback)
+        self.write_callback = None
+
+    def abandon(self):
+        """Forget the memory, which a forked child does not have."""
+        self.is_open = False
+        self.memory = None

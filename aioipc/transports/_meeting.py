@@ -1,0 +1,112 @@
+"""Meeting over a Unix socket: by path, by name in the runtime directory, or abstract."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+
+from aioipc.abc import Allow, PeerCredentials
+from aioipc.address import Address
+from aioipc.errors import AccessDenied, AddressError, ConnectError
+from aioipc.kernel.credentials import peer_credentials, same_user, same_user_or_root
+from aioipc.kernel.owned import OwnedSocket
+from aioipc.kernel.rendezvous import bind_unix, check_path
+from aioipc.transports._names import generated_name
+from aioipc.transports._sockets import Accepted, SocketAcceptor, check_allowed, connect_socket
+
+__all__ = ["Met", "connect_unix", "listen_unix"]
+
+Met = Callable[[socket.socket, PeerCredentials | None, str], Accepted]
+"""Makes a transport of a connected socket, who is at its other end, and the address."""
+
+
+async def connect_unix(
+    address: Address, allow: Allow | None, *, folder: str
+) -> tuple[OwnedSocket, PeerCredentials | None]:
+    """Connect to a server that a trusted user runs.
+
+    Args:
+        address: With a path, a name or an abstract name.
+        allow: Decides by the server's credentials; by default this user and root are trusted.
+        folder: The subdirectory of the runtime directory that names are for.
+
+    Returns:
+        The socket, which belongs to the caller, and the server's credentials.
+
+    Raises:
+        ConnectError: Nobody listens there.
+        AccessDenied: The path or the server's user is not trusted.
+
+    Cancellation:
+        Undoes: nothing stays open.
+    """
+    try:
+        file = check_path(_target(address), any_owner=allow is not None, folder=folder)
+    except FileNotFoundError:
+        raise ConnectError(f"connect to {address}: nobody listens there (no such socket)") from None
+    with file:
+        sock = OwnedSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            await connect_socket(sock, file.address, str(address))
+            peer = peer_credentials(sock.fileno())
+            check_allowed(peer, allow or same_user_or_root, str(address))
+        except BaseException:
+            sock.close()
+            raise
+    return sock, peer
+
+
+def listen_unix(
+    address: Address,
+    allow: Allow | None,
+    met: Met,
+    *,
+    folder: str,
+    speaks_first: bool = False,
+) -> SocketAcceptor:
+    """Take the name and listen.
+
+    Args:
+        address: With a path, a name or an abstract name; one is made up if there is none.
+        allow: With it a path is open to all users (mode 0666), and it decides.
+        met: Makes the transport of a connection.
+        folder: The subdirectory of the runtime directory that names are for.
+        speaks_first: Whether who connects can do nothing before it is accepted.
+
+    Raises:
+        AccessDenied: The directory is not to be trusted, or any user could reach an abstract
+            name.
+        ResourceExhausted: Somebody serves this name.
+        AddressError: Other users are allowed, but cannot reach a name in the private runtime
+            directory.
+    """
+    if address.abstract is not None and allow is None:
+        raise AccessDenied(
+            errno.EACCES,
+            f"listen on {address}: any user can reach an abstract socket; say allow=",
+        )
+    if not address.rest:
+        address = Address.parse(f"{address.scheme}:{generated_name()}")
+    others = allow is not None and allow is not same_user and address.path is not None
+    if allow not in (None, same_user) and address.name is not None:
+        raise AddressError(
+            f"listen on {address}: other users cannot reach a name in the private runtime "
+            "directory; give a path"
+        )
+    bound = bind_unix(_target(address), others=others, folder=folder)
+    text = str(address)
+
+    def accepted(sock: socket.socket) -> Accepted:
+        return met(sock, peer_credentials(sock.fileno()), text)
+
+    return SocketAcceptor(bound.socket, text, accepted, bound.close, speaks_first=speaks_first)
+
+
+def _target(address: Address) -> str:
+    if address.abstract is not None:
+        return f"@{address.abstract}"
+    target = address.path or address.name
+    if target is None:
+        raise AddressError(f"{address}: the path or the name is missing")
+    return target

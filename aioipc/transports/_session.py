@@ -1,0 +1,179 @@
+"""What two aioipc peers say to each other besides messages: HELLO, GOODBYE, PING."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from aioipc.abc import Transport
+from aioipc.errors import (
+    ClosedError,
+    EndOfStream,
+    IPCError,
+    PeerCrashed,
+    ProtocolError,
+    TruncatedFrame,
+)
+from aioipc.wire.framing import Kind
+from aioipc.wire.hello import Goodbye, Handshake, Hello, exception_for, goodbye_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Session"]
+
+
+class Session:
+    """The rules between two peers, for a native port that moves messages.
+
+    The port asks what the rare frames of docs/wire-format.md mean, and what the end of the
+    connection was; how they travel is its own business. Inherit from this first, then from the
+    port.
+
+    Attributes:
+        transport: What the port is over.
+    """
+
+    transport: Transport
+
+    if TYPE_CHECKING:  # what every native port between peers has
+        greeted: bool
+        max_send_bytes: int
+        ending: BaseException | None
+        send_failure: BaseException | None
+        try_greet: Callable[[], bool]
+        try_flush: Callable[[], bool]
+        queue_control: Callable[[int, bytes], None]
+        end_receiving: Callable[[BaseException], None]
+        end_sending: Callable[[BaseException], None]
+        end_writing: Callable[[], None]
+        look_ahead: Callable[[], bytes | None]
+        on_readable: Callable[[Callable[[], object] | None], None]
+        on_writable: Callable[[Callable[[], object] | None], None]
+        close: Callable[[], None]
+
+    def start_session(
+        self, own: Hello, *, shared: bool = False, reads: bool = True, writes: bool = True
+    ) -> None:
+        """Queue this side's HELLO.
+
+        Args:
+            own: What it says.
+            shared: Whether many writers share the transport: then any of them may say HELLO,
+                and none can end it.
+            reads: Whether anything is received.
+            writes: Whether anything is sent.
+        """
+        self._own = own
+        self._handshake = Handshake(own)
+        self._shared = shared
+        self._reads = reads
+        self._writes = writes
+        if writes:
+            self.queue_control(Kind.HELLO, own.pack())
+
+    @property
+    def peer_hello(self) -> Hello | None:
+        """What the peer said about itself, once it did."""
+        return self._handshake.peer
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether many writers share the transport."""
+        return self._shared
+
+    @property
+    def reads(self) -> bool:
+        """Whether there is a direction to receive from."""
+        return self._reads
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is a direction to send to."""
+        return self._writes
+
+    def say_goodbye(self, error: BaseException | None = None) -> None:
+        """Queue the last frame; nothing can be sent afterwards.
+
+        Args:
+            error: Why, unless this is a normal end.
+        """
+        if not self._shared:
+            goodbye = Goodbye() if error is None else goodbye_for(error)
+            self.queue_control(Kind.GOODBYE, goodbye.pack())
+        self.end_writing()
+
+    def flush_quietly(self) -> None:
+        """Send off what is queued, as far as there is room; a failure shows at the next send."""
+        with contextlib.suppress(IPCError):
+            self.try_flush()
+
+    def hear_hello(self) -> None:
+        """Read the peer's HELLO when it comes, although nobody may ever receive.
+
+        Then its limit is known, and over TCP nothing that was sent can be lost with this
+        process: close(2) with unread bytes sends a reset, which overtakes what is on its way.
+        """
+        if not self.greeted and self._reads:
+            with contextlib.suppress(IPCError):  # each receive raises it
+                if not self.try_greet():
+                    self.on_readable(self.hear_hello)
+
+    def refuse(self, error: BaseException) -> None:
+        """Tell the peer why, as far as there is room at once, and close."""
+        with contextlib.suppress(IPCError):
+            self.say_goodbye(error)
+            self.try_flush()
+        gone = ClosedError(f"this side closed the channel to {self.transport.address}")
+        self.end_sending(error if isinstance(error, IPCError) else gone)
+        self.close()
+
+    # What the native part asks
+
+    def _control(self, kind: int, payload: bytes) -> None:
+        if kind == Kind.HELLO:
+            self._greet(payload)
+        elif kind == Kind.GOODBYE:
+            if not self._shared:
+                self.end_receiving(exception_for(Goodbye.parse(payload)))
+        elif kind == Kind.PING:
+            self.queue_control(Kind.PONG, payload)
+            self.flush_quietly()
+
+    def _greet(self, payload: bytes) -> None:
+        if self._shared:
+            self._handshake = Handshake(self._own)
+        self._handshake.receive(payload)
+        self.max_send_bytes = min(self.max_send_bytes, self._handshake.max_send_bytes)
+        self.greeted = True
+
+    def _ended(self, inside_frame: bool, error: Any) -> IPCError:
+        address = self.transport.address
+        if isinstance(error, IPCError) and not isinstance(error, PeerCrashed):
+            return error
+        if inside_frame:
+            return TruncatedFrame(f"{address}: the peer died inside a message")
+        return error or PeerCrashed(f"{address}: the peer ended without a goodbye")
+
+    def _refused(self, error: IPCError) -> None:
+        # Two peers that refuse each other would answer a GOODBYE with another for ever.
+        if not isinstance(self.ending, ProtocolError) or self.ending is error:
+            self.refuse(error)
+
+    def _send_failed(self, error: IPCError) -> IPCError:
+        """A GOODBYE that arrived before the failure says why the peer closed."""
+        if not self._reads:
+            return error
+        if isinstance(self.ending, IPCError) and not isinstance(self.ending, EndOfStream):
+            return self.ending
+        payload = None if self.ending is not None else self.look_ahead()
+        if payload is not None:
+            with contextlib.suppress(ProtocolError):
+                told = exception_for(Goodbye.parse(payload))
+                if not isinstance(told, EndOfStream):
+                    return told
+        if payload is not None or self.ending is not None:
+            return PeerCrashed(
+                f"{self.transport.address}: the peer has closed and receives no more"
+            )
+        return error
