@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import socket
 import tempfile
@@ -12,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aioipc
-from aioipc import Channel
+from aioipc import Channel, WouldBlock
 
 Ends = tuple[Channel[Any], Channel[Any]]
 Link = Callable[..., AbstractAsyncContextManager[Ends]]
@@ -144,3 +145,17 @@ def link_over(kind: str) -> Link:
                 end.abort()
 
     return link
+
+
+def fill(channel: Channel[Any]) -> list[bytes]:
+    """Send until there is no room, not even for nothing."""
+    sent = []
+    for size in (4000, 8, 0):
+        for number in itertools.count():
+            message = (b"%*d" % (size, number))[:size]
+            try:
+                channel.send_nowait(message)
+            except WouldBlock:
+                break
+            sent.append(message)
+    return sent

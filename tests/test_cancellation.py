@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from aioipc import Channel, WouldBlock
-from tests.links import DUPLEX, FRAMED, Link
+from tests.links import DUPLEX, FRAMED, Link, fill
 from tests.scale import patience_s, scaled
 
 pytestmark = pytest.mark.asyncio
@@ -34,19 +34,6 @@ async def steps(count: int) -> None:
     """Let the loop turn."""
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-def fill(channel: Channel[Any]) -> list[bytes]:
-    """Send until there is no room."""
-    sent = []
-    for number in itertools.count():
-        message = b"%4000d" % number
-        try:
-            channel.send_nowait(message)
-        except WouldBlock:
-            break
-        sent.append(message)
-    return sent
 
 
 async def until_marker(channel: Channel[Any]) -> list[bytes]:

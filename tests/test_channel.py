@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import itertools
 import os
 from typing import Any
 
@@ -26,7 +25,7 @@ from aioipc import (
     WouldBlock,
 )
 from tests.children import Peers
-from tests.links import DUPLEX, FIFO_LIMIT, KERNEL, SMALL_RING, Link
+from tests.links import DUPLEX, FIFO_LIMIT, KERNEL, SMALL_RING, Link, fill
 
 pytestmark = pytest.mark.asyncio
 
@@ -54,15 +53,6 @@ def pattern(size: int) -> bytes:
 
 async def drained(channel: Channel[Any], count: int) -> list[Any]:
     return [await channel.receive() for _ in range(count)]
-
-
-def sent_until_full(channel: Channel[Any]) -> int:
-    for count in itertools.count():
-        try:
-            channel.send_nowait(b"%4000d" % count)
-        except WouldBlock:
-            return count
-    raise AssertionError("there is always room")
 
 
 # Sending and receiving
@@ -170,12 +160,12 @@ async def test_nowait(link: Link) -> None:
 
 async def test_send_nowait_until_there_is_no_room(link: Link) -> None:
     async with link(codec="raw") as (left, right):
-        count = sent_until_full(left)
-        assert count > 10
+        sent = fill(left)
+        assert len(sent) > 10
         with pytest.raises(WouldBlock):
             left.send_nowait(b"small")
         sending = asyncio.create_task(left.send(b"last"))
-        assert await drained(right, count) == [b"%4000d" % number for number in range(count)]
+        assert await drained(right, len(sent)) == sent
         assert await right.receive() == b"last"
         await sending
 

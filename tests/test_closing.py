@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +16,10 @@ from aioipc import (
     IPCError,
     Limits,
     PeerCrashed,
-    WouldBlock,
 )
 from aioipc.wire.hello import Hello
 from tests.children import PATIENCE_S
-from tests.links import DUPLEX, FRAMED, Link
+from tests.links import DUPLEX, FRAMED, Link, fill
 
 pytestmark = pytest.mark.asyncio
 
@@ -33,19 +31,6 @@ FOR_EVER = Limits(linger_s=3_600)
 """A test with these limits would never end if the close did not end by itself."""
 HARDLY = Limits(linger_s=0.02)
 NOT_AT_ALL = Limits(linger_s=0)
-
-
-def fill(channel: Channel[Any]) -> list[bytes]:
-    """Send until there is no room."""
-    sent = []
-    for number in itertools.count():
-        message = b"%4000d" % number
-        try:
-            channel.send_nowait(message)
-        except WouldBlock:
-            break
-        sent.append(message)
-    return sent
 
 
 def registered() -> int | None:

@@ -17,8 +17,6 @@ from libc.string cimport memcpy
 from aioipc.native._pacer cimport ACCEPTED, NO_ROOM, MessagePort
 from aioipc.native._stream cimport get_buffer, hold
 
-import asyncio
-
 from aioipc.errors import (
     AddressError,
     ClosedError,
@@ -654,8 +652,14 @@ cdef class RingPort(MessagePort):
 
     cdef int c_look(self) except -1:
         """Call those who sleep and need not."""
-        if self.armed and (self.dead or ring_writable(&self.producer)):
-            self._drain()
+        if self.armed:
+            if self.dead or ring_writable(&self.producer):
+                self._drain()
+            else:
+                # The bell may have been for room that somebody used before it was heard, and
+                # rings once for each time that it is asked for.
+                self.armed = False
+                self.c_block()
         if self.is_open and self.read_callback is not None and self.c_arm() != RING_SLEEP:
             self._readable()
         return 0
@@ -738,7 +742,7 @@ cdef class RingPort(MessagePort):
             if self.pacer is not None:
                 self.pacer.call_soon(callback)
             else:
-                asyncio.get_running_loop().call_soon(callback)
+                self.transport.call_soon(callback)
         except RuntimeError:
             pass  # the loop is closed, so nobody waits
         return 0

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from aioipc.abc import Capability, PeerCredentials
@@ -220,6 +221,10 @@ class RingTransport:
         self._lifeline.bind(loop)
         if self._port is not None:
             self._port.started_in(loop)
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call from the running loop, where the port belongs to no pacer yet."""
+        asyncio.get_running_loop().call_soon(callback)
 
     def start(self, port: _Listening) -> None:
         """Let the port hear its bell, and the end of the peer."""
