@@ -27,6 +27,7 @@ _ADDRESSES = """\b
 An ADDRESS says how and where (docs/addresses.md):
   unix:name              a socket that only your programs reach
   unix:/path             a socket in the file system
+  shm:name, shm:/path    shared memory, with programs that use aioipc
   tcp://127.0.0.1:4000   TCP, on this machine
   fifo:/path             one way: listen reads, send writes
   fd:3                   a descriptor that the shell opened

@@ -87,7 +87,7 @@ def _say_where(listener: Listener[Any], notation: Notation) -> None:
 
 
 def _is_inherited(address: str) -> bool:
-    return address.startswith(("fd:", "stdio:"))
+    return address.startswith(("fd:", "shm:fd=", "stdio:"))
 
 
 class _Reception:

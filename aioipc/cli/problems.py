@@ -128,6 +128,6 @@ def _hint(error: BaseException, address: str, options: str | None) -> str:
             return "one of the two needs a newer aioipc"
         case FrameTooLarge() if scheme == "fifo" and "?" not in address:
             return f"a single writer has no such limit: {shlex.quote(address + '?single')}"
-        case ProtocolError() if not isinstance(error, FrameTooLarge):
+        case ProtocolError() if scheme != "shm" and not isinstance(error, FrameTooLarge):
             return "with programs that do not speak aioipc, say --framing lines (or headers, none)"
     return ""

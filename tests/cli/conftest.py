@@ -15,3 +15,9 @@ def commands(no_residue: None) -> Iterator[Commands]:
     commands = Commands()
     yield commands
     commands.close()
+
+
+@pytest.fixture(params=["unix:test", "shm:test"])
+def address(request: pytest.FixtureRequest) -> str:
+    """Where to listen, for what must be the same on every transport."""
+    return str(request.param)

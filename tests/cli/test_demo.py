@@ -45,6 +45,7 @@ class TestOutput:
         assert "\x1b" not in text, "no terminal, no colour"
         assert max(map(len, text.splitlines())) <= 80 + len(" --wait-reply")
         assert {row.split()[0] for row in rows(text)} == SHOWN
+        assert rows(text)[0].split()[:3] == ["shm", "shared", "memory"]
         found = re.search(r"Process (\d+) and process (\d+) have talked", text)
         assert found
         assert found[1] != found[2]
@@ -85,7 +86,7 @@ def rows(text: str) -> list[str]:
 
 class TestInterruption:
     @pytest.mark.parametrize(
-        "moment", ["starting the other", "pipe: one way", "exec: there", "memory:"]
+        "moment", ["starting the other", "shm: one way", "pipe: one way", "exec: there", "memory:"]
     )
     def test_by_ctrl_c(
         self, moment: str, commands: Commands, tmp_path: Path, runtime_dir: Path

@@ -15,7 +15,7 @@ import aioipc
 from aioipc.wire.framing import Kind, pack_header
 from tests.cli.commands import Commands, Result
 
-DIED = "unix:test: (the peer ended without a goodbye|Connection reset by peer)$"
+DIED = ": (the peer ended without a goodbye|Connection reset by peer)$"
 """The kernel resets a connection whose dead end had something left to read."""
 
 
@@ -39,6 +39,8 @@ USAGE = {
     "send pipe: x": "pipe:: it has no name; in a shell take fifo:/path, or fd:0 and fd:1",
     "listen exec:cat": "exec: has no listen",
     "send unix:x --codec nope y": "no codec is called 'nope'; known are json, msgpack,",
+    "listen shm:x --framing lines": "shm: carries whole messages, so framing='lines' has nothing",
+    "send shm:x --framing lines y": "shm: carries whole messages, so framing='lines' has nothing",
     "listen unix:x --framing nope": "no framing is called 'nope'; known are length, lines,",
     "send unix:x --json {": "message '{' is not JSON: ",
     "send unix:x --codec json hello": "message 'hello' is not JSON: ",
@@ -95,16 +97,17 @@ class TestNobodyListens:
 
 
 class TestPeers:
-    def test_another_codec(self, commands: Commands) -> None:
-        listener = commands.listen()
-        line = line_of(commands.run("send", "unix:test", "--codec", "json", "1"), 1)
+    def test_another_codec(self, commands: Commands, address: str) -> None:
+        listener = commands.listen(address=address)
+        line = line_of(commands.run("send", address, "--codec", "json", "1"), 1)
         assert "'json'" in line
         assert "'msgpack'" in line
         assert line.endswith("; say --codec as the peer does")
         assert listener.complaint() == (
-            "aioipc: unix:test: a handshake failed: the peer uses codec 'json', this side 'msgpack'"
+            f"aioipc: {address}: a handshake failed: "
+            "the peer uses codec 'json', this side 'msgpack'"
         )
-        assert commands.run("send", "unix:test", "the others go on").status == 0
+        assert commands.run("send", address, "the others go on").status == 0
         assert listener.line() == "the others go on"
 
     def test_a_program_that_does_not_speak_aioipc(self, commands: Commands) -> None:
@@ -116,31 +119,31 @@ class TestPeers:
         assert (result.status, result.out) == (1, b"no\n")
         assert result.err.endswith("the program ended with exit status 3\n")
 
-    def test_too_few_replies(self, commands: Commands) -> None:
-        commands.listen("--echo", "--once")
-        result = commands.run("send", "unix:test", "--replies", "3", "x")
+    def test_too_few_replies(self, commands: Commands, address: str) -> None:
+        commands.listen("--echo", "--once", address=address)
+        result = commands.run("send", address, "--replies", "3", "x")
         assert (result.status, result.out) == (1, b"x\n")
-        assert result.err == "aioipc: unix:test: the peer ended after 1 of 3 replies\n"
+        assert result.err == f"aioipc: {address}: the peer ended after 1 of 3 replies\n"
 
     @pytest.mark.leaves_names
-    def test_a_listener_is_killed(self, commands: Commands) -> None:
-        listener = commands.listen("--echo")
-        sender = commands.start("send", "unix:test", "--wait-reply")
+    def test_a_listener_is_killed(self, commands: Commands, address: str) -> None:
+        listener = commands.listen("--echo", address=address)
+        sender = commands.start("send", address, "--wait-reply")
         sender.tell("x")
         assert sender.line() == "x"
         listener.signal(signal.SIGKILL)
         assert re.search(DIED, sender.complaint())
         assert sender.end().status == 1
 
-    def test_a_sender_is_killed(self, commands: Commands) -> None:
+    def test_a_sender_is_killed(self, commands: Commands, address: str) -> None:
         """The listener says so and goes on."""
-        listener = commands.listen()
-        sender = commands.start("send", "unix:test")
+        listener = commands.listen(address=address)
+        sender = commands.start("send", address)
         sender.tell("x")
         assert listener.line() == "x"
         sender.signal(signal.SIGKILL)
         assert re.search(DIED, listener.complaint())
-        assert commands.run("send", "unix:test", "y").status == 0
+        assert commands.run("send", address, "y").status == 0
         assert listener.line() == "y"
 
     def test_a_sender_is_killed_on_the_only_connection(self, commands: Commands) -> None:

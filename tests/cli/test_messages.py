@@ -18,46 +18,48 @@ MIB = 1024 * 1024
 
 
 class TestLines:
-    def test_arguments(self, commands: Commands) -> None:
-        listener = commands.listen()
-        sent = commands.run("send", "unix:test", "hello", "two words", "", "grüße", "--", "-5")
+    def test_arguments(self, commands: Commands, address: str) -> None:
+        listener = commands.listen(address=address)
+        sent = commands.run("send", address, "hello", "two words", "", "grüße", "--", "-5")
         assert sent == (0, b"", "")
         assert [listener.line() for _ in range(5)] == ["hello", "two words", "", "grüße", "-5"]
 
-    def test_lines_of_the_standard_input(self, commands: Commands) -> None:
-        listener = commands.listen()
-        assert commands.run("send", "unix:test", stdin=b"one\n\n three \nno end") == (0, b"", "")
+    def test_lines_of_the_standard_input(self, commands: Commands, address: str) -> None:
+        listener = commands.listen(address=address)
+        assert commands.run("send", address, stdin=b"one\n\n three \nno end") == (0, b"", "")
         assert [listener.line() for _ in range(4)] == ["one", "", " three ", "no end"]
 
-    def test_lines_go_as_they_come(self, commands: Commands) -> None:
-        listener = commands.listen()
-        sender = commands.start("send", "unix:test")
+    def test_lines_go_as_they_come(self, commands: Commands, address: str) -> None:
+        listener = commands.listen(address=address)
+        sender = commands.start("send", address)
         for line in ("first", "second"):
             sender.tell(line)
             assert listener.line() == line
         assert sender.end() == (0, b"", "")
 
-    def test_no_lines_at_all(self, commands: Commands) -> None:
-        listener = commands.listen()
-        assert commands.run("send", "unix:test") == (0, b"", "")
+    def test_no_lines_at_all(self, commands: Commands, address: str) -> None:
+        listener = commands.listen(address=address)
+        assert commands.run("send", address) == (0, b"", "")
         listener.signal(signal.SIGTERM)
         assert listener.end().out == b""
 
-    def test_from_a_file_into_a_file(self, commands: Commands, tmp_path: Path) -> None:
+    def test_from_a_file_into_a_file(
+        self, commands: Commands, address: str, tmp_path: Path
+    ) -> None:
         source, target = tmp_path / "source", tmp_path / "target"
         source.write_text("".join(f"{number}\n" for number in range(50_000)))
         result = commands.shell(f"""
-            aioipc listen unix:test --count 50000 > {target} &
-            aioipc send --wait-listener 20 unix:test < {source}
+            aioipc listen {address} --count 50000 > {target} &
+            aioipc send --wait-listener 20 {address} < {source}
             wait $!
         """)
         assert result.status == 0, result.err
         assert target.read_bytes() == source.read_bytes()
 
-    def test_who_is_not_read_makes_the_others_wait(self, commands: Commands) -> None:
+    def test_who_is_not_read_makes_the_others_wait(self, commands: Commands, address: str) -> None:
         line = b"x" * 999 + b"\n"
-        listener = commands.listen()
-        sender = commands.start("send", "unix:test")
+        listener = commands.listen(address=address)
+        sender = commands.start("send", address)
         os.set_blocking(sender.stdin.fileno(), False)
         poller = select.poll()
         poller.register(sender.stdin.fileno(), select.POLLOUT)
@@ -73,36 +75,40 @@ class TestLines:
 
 
 class TestReplies:
-    def test_one_for_each(self, commands: Commands) -> None:
-        listener = commands.listen("--echo")
-        answered = commands.run("send", "unix:test", "--wait-reply", "a", "b")
+    def test_one_for_each(self, commands: Commands, address: str) -> None:
+        listener = commands.listen("--echo", address=address)
+        answered = commands.run("send", address, "--wait-reply", "a", "b")
         assert answered == (0, b"a\nb\n", "")
         assert [listener.line(), listener.line()] == ["a", "b"]
 
-    def test_they_come_while_lines_are_still_to_come(self, commands: Commands) -> None:
-        commands.listen("--echo")
-        sender = commands.start("send", "unix:test", "--wait-reply")
+    def test_they_come_while_lines_are_still_to_come(
+        self, commands: Commands, address: str
+    ) -> None:
+        commands.listen("--echo", address=address)
+        sender = commands.start("send", address, "--wait-reply")
         for line in ("first", "second"):
             sender.tell(line)
             assert sender.line() == line
         assert sender.end() == (0, b"", "")
 
     @pytest.mark.parametrize("options", ["--wait-reply", "--replies 50000", ""])
-    def test_more_than_all_buffers_hold(self, commands: Commands, options: str) -> None:
+    def test_more_than_all_buffers_hold(
+        self, commands: Commands, address: str, options: str
+    ) -> None:
         """Both directions have to move at the same time, also if nobody wants the replies."""
         wanted = "seq 50000" if options else "true"
         result = commands.shell(f"""
-            aioipc listen --echo unix:test >/dev/null &
-            seq 50000 | aioipc send --wait-listener 20 {options} unix:test | cmp - <({wanted})
+            aioipc listen --echo {address} >/dev/null &
+            seq 50000 | aioipc send --wait-listener 20 {options} {address} | cmp - <({wanted})
             echo ${{PIPESTATUS[*]}}
             kill $!
         """)
         assert result.out == b"0 0 0\n", result.err
 
-    def test_a_number_of_them(self, commands: Commands) -> None:
-        commands.listen("--echo")
-        assert commands.run("send", "unix:test", "--replies", "1", "a", "b") == (0, b"a\n", "")
-        assert commands.run("send", "unix:test", "--replies", "0", "a", "b") == (0, b"", "")
+    def test_a_number_of_them(self, commands: Commands, address: str) -> None:
+        commands.listen("--echo", address=address)
+        assert commands.run("send", address, "--replies", "1", "a", "b") == (0, b"a\n", "")
+        assert commands.run("send", address, "--replies", "0", "a", "b") == (0, b"", "")
 
     def test_all_that_a_program_says(self, commands: Commands) -> None:
         sorted_ = commands.run("send", "exec:sort -r", "--framing", "lines", "a", "c", "b")

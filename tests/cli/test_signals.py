@@ -17,43 +17,45 @@ ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_a_listener_ends_in_order(number: int, commands: Commands, runtime_dir: Path) -> None:
+def test_a_listener_ends_in_order(
+    number: int, commands: Commands, address: str, runtime_dir: Path
+) -> None:
     """Its name is removed, and its peers see a clean end."""
-    listener = commands.listen("--echo")
-    sender = commands.start("send", "unix:test", "--replies", "2", "x")
+    listener = commands.listen("--echo", address=address)
+    sender = commands.start("send", address, "--replies", "2", "x")
     assert sender.line() == "x"
     listener.signal(number)
     assert listener.end() == (128 + number, b"x\n", "")
-    assert sender.end() == (1, b"", "aioipc: unix:test: the peer ended after 1 of 2 replies\n")
+    assert sender.end() == (1, b"", f"aioipc: {address}: the peer ended after 1 of 2 replies\n")
     assert not [path for path in runtime_dir.rglob("*") if not path.is_dir()]
 
 
-def test_a_listener_that_is_not_read(commands: Commands) -> None:
+def test_a_listener_that_is_not_read(commands: Commands, address: str) -> None:
     """It does not wait for a reader who may never come back."""
-    listener = commands.listen()
-    commands.run("send", "unix:test", stdin=b"x" * 1_000_000)
+    listener = commands.listen(address=address)
+    commands.run("send", address, stdin=b"x" * 1_000_000)
     listener.signal(signal.SIGTERM)
     assert listener.process.wait(3) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_a_sender_ends_in_order(number: int, commands: Commands) -> None:
-    listener = commands.listen()
-    sender = commands.start("send", "unix:test")
+def test_a_sender_ends_in_order(number: int, commands: Commands, address: str) -> None:
+    listener = commands.listen(address=address)
+    sender = commands.start("send", address)
     sender.tell("x")
     assert listener.line() == "x"
     sender.signal(number)
     assert sender.end() == (128 + number, b"", "")
-    assert commands.run("send", "unix:test", "y").status == 0
+    assert commands.run("send", address, "y").status == 0
     assert listener.line() == "y"
     listener.signal(signal.SIGTERM)
     assert listener.end().err == "", "the end of the first sender was clean"
 
 
-def test_a_sender_that_waits_for_room(commands: Commands) -> None:
+def test_a_sender_that_waits_for_room(commands: Commands, address: str) -> None:
     """Its goodbye cannot leave; another signal ends it without."""
-    listener = commands.listen()
-    sender = commands.start("send", "unix:test")
+    listener = commands.listen(address=address)
+    sender = commands.start("send", address)
     sender.tell("x")
     assert listener.line() == "x"
     listener.signal(signal.SIGSTOP)

@@ -71,6 +71,7 @@ class Transport:
 def transports(book: list[Message]) -> list[Transport]:
     """Every transport that can be shown; one that is new in the table shows up by itself."""
     known = [
+        Transport("shm", "shared memory", _listening("shm:")),
         Transport("pipe", "two pipes", _inherited("pipe")),
         Transport("fifo", "two named pipes", _two_fifos),
         Transport("unix", "a Unix socket", _listening("unix:")),
