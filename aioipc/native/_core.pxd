@@ -42,6 +42,7 @@ cdef class ChannelCore:
     cdef int c_enter(self) except -1
     cdef int c_enter_slow(self) except -1
     cdef object c_take(self)
+    cdef object c_take_borrowed(self)
     cdef object c_decode(self, object message)
     cdef object c_encode(self, object obj)
     cdef int c_next_sender(self) except -1
@@ -88,8 +89,13 @@ cdef class ReceiveMany(Receive):
     cdef int c_take_more(self, list objects) except -1
 
 
+cdef class Finished(Operation):
+    pass
+
+
 cdef class SendOperation(Operation):
     cdef int c_push(self) except -1
+    cdef int c_push_message(self) except -1
     cdef int c_leave(self) except -1
 
 
@@ -99,6 +105,20 @@ cdef class Send(SendOperation):
 
 cdef class SendMany(SendOperation):
     pass
+
+
+cdef class Slot(SendOperation):
+    cdef ChannelCore channel
+    cdef Py_ssize_t size         # what was asked for, then how much of it is the message
+    cdef object lease            # room in the port, or memory of our own
+    cdef object memory           # the view of it
+    cdef bint in_port
+    cdef int phase
+
+
+cdef class Borrow(Receive):
+    cdef object message
+    cdef object memory
 
 
 cdef class Flush(SendOperation):

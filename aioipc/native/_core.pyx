@@ -264,6 +264,13 @@ cdef class ChannelCore:
             return message
         return self.c_decode(message)
 
+    cdef object c_take_borrowed(self):
+        if self.deferred is not None:
+            error, self.deferred = self.deferred, None
+            raise error
+        message = self.port.c_borrow()
+        return NOTHING if message is None else message
+
     cdef object c_decode(self, object message):
         cdef int problem
         cdef Py_buffer view
@@ -452,6 +459,53 @@ cdef class ChannelCore:
         operation.state = NEW
         operation.core = self
         operation.objects = list(objs)
+        return operation
+
+    def reserve(self, Py_ssize_t nbytes):
+        """Room for a message that is written in place: ``async with channel.reserve(n) as slot``.
+
+        ``slot.view`` is writable memory of ``nbytes`` bytes, in the ring where there is one and
+        the message is no longer than a quarter of it. Write the message as the codec would
+        encode it; ``slot.commit(m)`` says that it has only ``m`` bytes. It leaves at the end of
+        the block, unless that is left by an exception. What is sent meanwhile leaves after it.
+
+        Args:
+            nbytes: The most bytes that the message will have.
+
+        Raises:
+            FrameTooLarge: It is over the limit.
+            Others: As `send`.
+
+        Cancellation:
+            All or nothing, as `send`. A view that is kept beyond the block stays valid memory,
+            but is not the caller's to write to any more.
+        """
+        if nbytes < 0:
+            raise ValueError(f"nbytes must be at least 0, not {nbytes}")
+        cdef Slot operation = Slot.__new__(Slot)
+        operation.state = NEW
+        operation.core = operation.channel = self
+        operation.size = nbytes
+        return operation
+
+    def borrow(self):
+        """The next message, read where it lies: ``async with channel.borrow() as view``.
+
+        ``view`` is read-only memory with the bytes of the message, not decoded; over shared
+        memory between processes of one user they are not copied. At the end of the block the
+        message is given back. It stays while another view of it is left (a ResourceWarning says
+        so), and holds up the sender as soon as the ring is full. At most 64 are out at a time;
+        the next borrow then waits.
+
+        Raises:
+            As `receive`.
+
+        Cancellation:
+            Safe, as `receive`.
+        """
+        cdef Borrow operation = Borrow.__new__(Borrow)
+        operation.state = NEW
+        operation.core = self
         return operation
 
     def flush(self):
@@ -816,8 +870,65 @@ cdef class ReceiveMany(Receive):
         return 0
 
 
+cdef class Borrow(Receive):
+    """``async with channel.borrow()``"""
+
+    def __aenter__(self):
+        return self
+
+    cdef int c_attempt(self, PyObject** result) except -1:
+        cdef int status
+        while True:
+            message = self.core.c_take_borrowed()
+            if message is not NOTHING:
+                self.core.receiver = None
+                self.message = message
+                self.memory = memoryview(message)
+                return self.c_return(self.memory, result)
+            status = self.c_wait(False, result)
+            if status != RETRY:
+                return status
+
+    def __aexit__(self, kind, error, trace):
+        message, self.message = self.message, None
+        memory, self.memory = self.memory, None
+        if memory is not None:
+            try:
+                memory.release()
+            except BufferError:
+                pass  # another object looks at it
+            if not PyBytes_CheckExact(message) and not message.end():
+                PyErr_WarnEx(
+                    ResourceWarning, "a view of a borrowed message is kept beyond its block", 1
+                )
+        return FINISHED
+
+
+cdef class Finished(Operation):
+    """Awaiting it takes no time: what leaving a block has to wait for, usually."""
+
+    cdef int c_step(self, PyObject** result) except -1:
+        Py_INCREF(None)
+        result[0] = <PyObject*>None
+        return RETURN
+
+
+cdef Finished FINISHED = Finished.__new__(Finished)
+
+
 cdef class SendOperation(Operation):
     """Whatever needs room: one at a time, in the order of the calls."""
+
+    cdef int c_push_message(self) except -1:
+        """Hand over `parts` and `fds`: once they are accepted, the rest of them may follow."""
+        cdef MessagePort port = self.core.port
+        if not self.begun:
+            if port.c_send(self.parts, self.fds) == NO_ROOM:
+                return 0
+            self.begun = True
+        elif not port.c_rest():
+            port.c_flush()  # raises when the rest is gone because the peer is
+        return not port.c_rest()
 
     cdef int c_push(self) except -1:
         """Hand over what there is: 1 when all of it is, 0 when more room is needed."""
@@ -872,14 +983,7 @@ cdef class Send(SendOperation):
         return 0
 
     cdef int c_push(self) except -1:
-        cdef MessagePort port = self.core.port
-        if not self.begun:
-            if port.c_send(self.parts, self.fds) == NO_ROOM:
-                return 0
-            self.begun = True
-        elif not port.c_rest():
-            port.c_flush()  # raises when the rest is gone because the peer is
-        return not port.c_rest()
+        return self.c_push_message()
 
     def __dealloc__(self):
         if self.state == NEW and self.core is not None:
@@ -918,6 +1022,109 @@ cdef class SendMany(SendOperation):
             PyErr_WarnEx(
                 RuntimeWarning, "channel.send_many() was never awaited: nothing was sent", 1
             )
+
+
+cdef enum Phase:
+    RESERVING = 0
+    RESERVED = 1
+    LEAVING = 2
+
+
+cdef class Slot(SendOperation):
+    """``async with channel.reserve(n)``
+
+    Where the port has no room of its own the message is written elsewhere, and this operation
+    stays at the head of the line meanwhile.
+    """
+
+    @property
+    def view(self):
+        """Where to write the message, inside the block."""
+        if self.memory is None:
+            raise RuntimeError("a slot has a view inside its block only")
+        return self.memory
+
+    def commit(self, Py_ssize_t nbytes):
+        """Say how long the message is: all of the view unless this is called.
+
+        Raises:
+            ValueError: It is longer than what was reserved.
+            RuntimeError: The block has been left.
+        """
+        if self.phase != RESERVED:
+            raise RuntimeError("a slot is committed inside its block")
+        if not 0 <= nbytes <= len(self.memory):
+            raise ValueError(
+                f"{nbytes:,} bytes cannot be committed: {len(self.memory):,} were reserved"
+            )
+        self.size = nbytes
+
+    def __aenter__(self):
+        return self
+
+    cdef int c_claim(self) except -1:
+        return self.core.port.c_check_size(self.size)
+
+    cdef int c_attempt(self, PyObject** result) except -1:
+        cdef ChannelCore core = self.core
+        cdef int status
+        if self.phase == LEAVING:
+            return SendOperation.c_attempt(self, result)
+        if not self.queued and core.queued:
+            self.c_join()
+        while True:
+            if self.queued and core.senders[0] is not self:
+                return self.c_sleep(result)
+            if self.c_push():
+                break
+            if not self.queued:
+                self.c_join()
+            status = self.c_wait(True, result)
+            if status != RETRY:
+                return status
+        self.phase = RESERVED
+        self.memory = memoryview(self.lease)
+        if self.in_port:
+            if self.queued:
+                self.c_leave()
+        elif not self.queued:
+            self.c_join()
+        return self.c_return(self, result)
+
+    cdef int c_push(self) except -1:
+        if self.phase == LEAVING:
+            return self.c_push_message()
+        lease = self.core.port.c_reserve(self.size)
+        if lease is None:
+            return 0
+        self.in_port = lease is not False
+        self.lease = lease if self.in_port else bytearray(self.size)
+        return 1
+
+    def __aexit__(self, kind, error, trace):
+        cdef ChannelCore channel = self.channel
+        if self.phase != RESERVED:
+            return FINISHED
+        memory, self.memory = self.memory, None
+        lease, self.lease = self.lease, None
+        self.phase = LEAVING
+        if kind is not None:
+            if self.in_port:
+                channel.port.c_cancel(lease)
+            else:
+                self.core = channel
+                self.c_leave()
+                self.core = None
+            return FINISHED
+        if self.in_port:
+            channel.c_enter()
+            channel.port.c_commit(lease, self.size)
+            return FINISHED
+        self.parts = memory[:self.size]
+        self.fds = NO_FDS
+        self.core = channel
+        self.state = NEW
+        return self
 
 
 cdef class Flush(SendOperation):
@@ -997,7 +1204,7 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
     return self.c_step(result)
 
 
-cdef PyAsyncMethods tables[8]
+cdef PyAsyncMethods tables[11]
 
 aioipc_set_am_send(<PyTypeObject*>Operation, &tables[0], <void*>step)
 aioipc_set_am_send(<PyTypeObject*>Receive, &tables[1], <void*>step_receive)
@@ -1007,6 +1214,9 @@ aioipc_set_am_send(<PyTypeObject*>SendOperation, &tables[4], <void*>step)
 aioipc_set_am_send(<PyTypeObject*>Send, &tables[5], <void*>step_send)
 aioipc_set_am_send(<PyTypeObject*>SendMany, &tables[6], <void*>step)
 aioipc_set_am_send(<PyTypeObject*>Flush, &tables[7], <void*>step)
+aioipc_set_am_send(<PyTypeObject*>Slot, &tables[8], <void*>step)
+aioipc_set_am_send(<PyTypeObject*>Borrow, &tables[9], <void*>step)
+aioipc_set_am_send(<PyTypeObject*>Finished, &tables[10], <void*>step)
 
 
 cdef class AdaptedPort(MessagePort):

@@ -66,6 +66,11 @@ cdef class MessagePort:
     cdef bint c_rest(self) noexcept
     cdef int c_own_rest(self) except -1
     cdef int c_begin_batch(self) except -1
+    cdef int c_check_size(self, Py_ssize_t size) except -1
+    cdef object c_reserve(self, Py_ssize_t size)
+    cdef int c_commit(self, object lease, Py_ssize_t size) except -1
+    cdef int c_cancel(self, object lease) except -1
+    cdef object c_borrow(self)
     cdef int c_poll_fd(self, bint for_room) noexcept
     cdef int c_begin_poll(self, bint for_room) except -1
     cdef bint c_poll_look(self, bint for_room) noexcept nogil

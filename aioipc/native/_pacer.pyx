@@ -125,6 +125,31 @@ cdef class MessagePort:
         """Gather from here on, whether or not this turn wrote already."""
         return 0
 
+    cdef int c_check_size(self, Py_ssize_t size) except -1:
+        """Raise FrameTooLarge if a message of this size cannot be sent."""
+        return 0
+
+    cdef object c_reserve(self, Py_ssize_t size):
+        """Room for a message, as a writable buffer that `c_commit` or `c_cancel` ends.
+
+        None if there is none now; False if this port has no such room, or not so much in one
+        piece: the message is then written elsewhere and sent like any other.
+        """
+        return False
+
+    cdef int c_commit(self, object lease, Py_ssize_t size) except -1:
+        """Send what was written into reserved room."""
+        raise NotImplementedError
+
+    cdef int c_cancel(self, object lease) except -1:
+        """Give reserved room back."""
+        raise NotImplementedError
+
+    cdef object c_borrow(self):
+        """The next message where it lies, or None: something with a buffer, and perhaps a
+        method ``end`` by which it is given back. Raises the ending."""
+        return self.c_receive()
+
     def on_readable(self, callback):
         """Call ``callback`` once when a receive may make progress."""
         raise NotImplementedError

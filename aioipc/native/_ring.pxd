@@ -28,6 +28,7 @@ cdef extern from "ring.h" nogil:
         RING_PONG
         RING_MORE
         RING_HEADER
+        RING_MAX_LEASES
         RING_DATA_OFFSET
         RING_SOUND
         RING_BAD_HEAD
@@ -85,6 +86,25 @@ cdef extern from "ring.h" nogil:
     bint ring_unconsumed(RingProducer*, RingConsumer*)
 
 
+cdef class WriteLease:
+    """Room in the ring for a message that is being written."""
+    cdef RingPort port
+    cdef Mapping memory
+    cdef RingLease lease
+    cdef bint is_open
+
+
+cdef class ReadLease:
+    """A message that is read where it lies, until `end` and until no view of it is left."""
+    cdef RingPort port
+    cdef Mapping memory
+    cdef const unsigned char* payload
+    cdef Py_ssize_t length
+    cdef uint32_t ticket
+    cdef Py_ssize_t views
+    cdef bint ended
+
+
 cdef class RingPort(MessagePort):
     cdef readonly object transport
     cdef Mapping memory
@@ -103,6 +123,7 @@ cdef class RingPort(MessagePort):
     cdef readonly object ending
     cdef public bint greeted
     cdef object read_callback
+    cdef bint out_of_leases      # a borrow waits until one is given back
     cdef public Py_ssize_t max_receive_bytes
     # Sending
     cdef list rest               # views of a message that did not fit yet, from rest_offset on
@@ -116,6 +137,10 @@ cdef class RingPort(MessagePort):
     cdef object write_callback
     cdef public Py_ssize_t max_send_bytes
 
+    cdef bint in_place           # a message can be read where it lies: the peer is trusted
+
+    cdef int c_check_sending(self) except -1
+    cdef int c_end_read(self, ReadLease lease) except -1
     cdef int c_ring_bell(self) noexcept
     cdef int c_publish(self) except -1
     cdef int c_retire(self) except -1

@@ -6,7 +6,7 @@ when to show a batch, when to ring and when to sleep, what is too long for one r
 becomes of the other side.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release
+from cpython.buffer cimport Py_buffer, PyBuffer_FillInfo, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.object cimport PyObject
@@ -62,6 +62,42 @@ cdef enum:
     CONTROL_LIMIT = 4096
 
 
+cdef class WriteLease:
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.lease.payload, self.lease.length, False, flags)
+
+    def __dealloc__(self):
+        if self.is_open and self.port.is_open:
+            # Nobody will finish it, and what was sent after it waits behind it.
+            if ring_abort(&self.port.producer, &self.lease) == RING_WAKE:
+                self.port.c_ring_bell()
+
+
+cdef class ReadLease:
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, <void*>self.payload, self.length, True, flags)
+        self.views += 1
+
+    def __releasebuffer__(self, Py_buffer* view):
+        self.views -= 1
+        if self.ended and self.views == 0:
+            self.port.c_end_read(self)
+
+    def __dealloc__(self):
+        if not self.ended and self.port is not None:
+            self.port.c_end_read(self)
+
+    def end(self):
+        """Give the message back once no view of it is left: True if that is now."""
+        if not self.ended:
+            self.ended = True
+            if self.views == 0:
+                self.port.c_end_read(self)
+        return self.views == 0
+
+
 cdef class RingPort(MessagePort):
     """Messages over two rings in one mapping.
 
@@ -105,6 +141,7 @@ cdef class RingPort(MessagePort):
         self.own_bell = own_bell
         self.peer_bell = peer_bell
         self.bells_are_sockets = bells_are_sockets
+        self.in_place = not bells_are_sockets
         self.max_receive_bytes = max_message_bytes
         self.max_send_bytes = max_message_bytes
         self.in_memory = True
@@ -180,6 +217,64 @@ cdef class RingPort(MessagePort):
                 return None
             # What came before the end was looked for after the end was seen.
             self.ending = self.c_find_ending()
+
+    cdef object c_borrow(self):
+        cdef RingRecord record
+        cdef RingAnswer answer
+        cdef uint32_t ticket
+        cdef ReadLease lease
+        cdef int records
+        for records in range(MOST_RECORDS):
+            if (
+                self.ending is not None
+                or not self.is_open
+                or not self.in_place
+                or self.large is not NULL
+            ):
+                break
+            lease = ReadLease.__new__(ReadLease)
+            answer = ring_borrow(&self.consumer, &record, &ticket)
+            if answer == RING_BUSY:
+                self.out_of_leases = True  # the next comes when one is given back
+                return None
+            if answer != RING_RECORD:
+                break
+            if (
+                record.tag == RING_DATA
+                and self.greeted
+                and record.length <= self.max_receive_bytes
+            ):
+                lease.port = self
+                lease.memory = self.memory
+                lease.payload = record.payload
+                lease.length = record.length
+                lease.ticket = ticket
+                self.counters.messages_received += 1
+                self.counters.bytes_received += record.length
+                return lease
+            # Something else: it is taken as ever, and nothing of it is held back.
+            try:
+                message = self.c_record(&record)
+            finally:
+                if self.is_open and ring_release(&self.consumer, ticket) == RING_WAKE:
+                    self.c_ring_bell()
+            if message is not None:
+                return message
+        return self.c_receive()
+
+    cdef int c_end_read(self, ReadLease lease) except -1:
+        if lease.memory is None:
+            return 0
+        lease.memory = None
+        if not self.is_open:
+            return 0
+        if ring_release(&self.consumer, lease.ticket) == RING_WAKE:
+            self.c_ring_bell()
+        if self.out_of_leases:
+            self.out_of_leases = False
+            if self.read_callback is not None:
+                self.c_call_back(self._readable)
+        return 0
 
     cdef object c_copy(self, RingRecord* record):
         try:
@@ -321,11 +416,12 @@ cdef class RingPort(MessagePort):
 
     # Sending
 
-    cdef int c_send(self, object parts, object fds) except -1:
-        cdef Py_buffer view
-        cdef int answer
-        if fds:
-            raise AddressError(f"{self.transport.address} carries no descriptors")
+    cdef int c_check_size(self, Py_ssize_t size) except -1:
+        if size > self.max_send_bytes:
+            raise FrameTooLarge(size, self.max_send_bytes)
+        return 0
+
+    cdef inline int c_check_sending(self) except -1:
         if self.send_failure is not None:
             raise self.send_failure.with_traceback(None)
         if self.write_ended or not self.is_open:
@@ -333,6 +429,57 @@ cdef class RingPort(MessagePort):
         if self.dead:
             self.c_fail(self.c_gone())
             raise self.send_failure
+        return 0
+
+    cdef object c_reserve(self, Py_ssize_t size):
+        cdef WriteLease lease
+        cdef RingAnswer answer
+        self.c_check_sending()
+        if (self.rest is not None or self.controls) and not self.c_flush():
+            return None
+        lease = WriteLease.__new__(WriteLease)
+        answer = ring_reserve(&self.producer, size, &lease.lease)
+        if answer == RING_QUEUED:
+            lease.port = self
+            lease.memory = self.memory
+            lease.is_open = True
+            return lease
+        if answer == RING_TOO_LARGE:
+            return False
+        self.c_no_room(answer)
+        return None
+
+    cdef int c_commit(self, object lease, Py_ssize_t size) except -1:
+        cdef WriteLease written = <WriteLease>lease
+        cdef RingAnswer answer
+        written.is_open = False
+        self.c_check_sending()
+        answer = ring_commit(&self.producer, &written.lease, RING_DATA, size)
+        if answer == RING_POISONED:
+            self.c_no_room(answer)
+        if answer == RING_WAKE:
+            self.c_ring_bell()
+        else:
+            self.counters.bells_saved += 1
+        self.counters.messages_sent += 1
+        self.counters.bytes_sent += size
+        if size >= LONG and self.pacer is not None:
+            self.pacer.look = True
+        return 0
+
+    cdef int c_cancel(self, object lease) except -1:
+        cdef WriteLease written = <WriteLease>lease
+        written.is_open = False
+        if self.is_open and ring_abort(&self.producer, &written.lease) == RING_WAKE:
+            self.c_ring_bell()
+        return 0
+
+    cdef int c_send(self, object parts, object fds) except -1:
+        cdef Py_buffer view
+        cdef int answer
+        if fds:
+            raise AddressError(f"{self.transport.address} carries no descriptors")
+        self.c_check_sending()
         if (self.rest is not None or self.controls) and not self.c_flush():
             return NO_ROOM
         if PyBytes_CheckExact(parts):
@@ -714,7 +861,7 @@ cdef class RingPort(MessagePort):
             return
         if self.is_open:
             self.c_start()
-            if self.c_arm() == RING_SLEEP:
+            if self.c_arm() == RING_SLEEP or self.out_of_leases:
                 return
         self.c_call_back(self._readable)
 
@@ -750,9 +897,11 @@ cdef class RingPort(MessagePort):
     # Polling
 
     cdef int c_poll_fd(self, bint for_room) noexcept:
-        return self.own_bell
+        return -1 if self.out_of_leases and not for_room else self.own_bell
 
     cdef int c_begin_poll(self, bint for_room) except -1:
+        if self.out_of_leases and not for_room:
+            return 0
         return self.is_open and not self.dead and self.ending is None
 
     cdef bint c_poll_look(self, bint for_room) noexcept nogil:

@@ -404,6 +404,11 @@ cdef class StreamPort(MessagePort):
 
     # Sending
 
+    cdef int c_check_size(self, Py_ssize_t size) except -1:
+        if size > self.max_send_bytes:
+            raise FrameTooLarge(size, self.max_send_bytes)
+        return 0
+
     cdef int c_send(self, object parts, object fds) except -1:
         cdef Py_buffer view
         cdef int answer

@@ -28,7 +28,11 @@ from aioipc.wire.offer import Offer, pack_refusal
 __all__ = ["CAPABILITIES", "RingPeerPort", "RingTransport", "Rings", "make_rings", "take_rings"]
 
 CAPABILITIES = (
-    Capability.MESSAGE | Capability.DUPLEX | Capability.BACKPRESSURE | Capability.CREDENTIALS
+    Capability.MESSAGE
+    | Capability.ZERO_COPY
+    | Capability.DUPLEX
+    | Capability.BACKPRESSURE
+    | Capability.CREDENTIALS
 )
 _RING_HEAD_BYTES = 4096
 

@@ -1,0 +1,320 @@
+"""reserve and borrow: messages written and read in place, over every transport."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import random
+import warnings
+from typing import Any
+
+import pytest
+
+import aioipc
+from aioipc import Channel, ClosedError, EndOfStream, FrameTooLarge, Limits, PeerCrashed
+from tests.links import DUPLEX, SMALL_RING, Link, fill
+
+pytestmark = pytest.mark.asyncio
+duplex = pytest.mark.parametrize("link", DUPLEX, indirect=True)
+shm = pytest.mark.parametrize("link", ["shm", "shm-listen"], indirect=True)
+
+MOST_BORROWS = 64
+
+
+async def put(channel: Channel[Any], message: bytes) -> None:
+    async with channel.reserve(len(message)) as slot:
+        slot.view[:] = message
+
+
+async def take(channel: Channel[Any]) -> bytes:
+    async with channel.borrow() as view:
+        assert view.readonly
+        return bytes(view)
+
+
+async def until_crashed(channel: Channel[Any]) -> None:
+    with contextlib.suppress(PeerCrashed):
+        for _ in range(1_000):
+            await put(channel, b"nobody hears this")
+            await asyncio.sleep(0)
+        raise AssertionError("the peer is gone, and nobody says so")
+
+
+@duplex
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 4_000, 16_384, 16_385, 70_000, 1_000_000])
+async def test_written_in_place_and_read_in_place(link: Link, size: int) -> None:
+    message = bytes(number % 251 for number in range(size))
+    async with link(codec="raw") as (left, right):
+        taking = asyncio.create_task(take(right))
+        await put(left, message)
+        assert await taking == message
+        receiving = asyncio.create_task(right.receive())
+        await put(left, message)
+        assert await receiving == message
+        taking = asyncio.create_task(take(right))
+        await left.send(message)
+        assert await taking == message
+
+
+@duplex
+async def test_a_part_of_what_was_reserved(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        for reserved in (10, 30_000):
+            for used in (0, 1, 7, 8, 9, reserved):
+                async with left.reserve(reserved) as slot:
+                    slot.view[:used] = b"x" * used
+                    slot.commit(used)
+                assert await right.receive() == b"x" * used
+
+
+@duplex
+async def test_what_is_sent_meanwhile_comes_after_it(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        async with left.reserve(5) as slot:
+            later = [asyncio.create_task(left.send(b"later %d" % n)) for n in range(3)]
+            await asyncio.sleep(0.001)
+            with pytest.raises(aioipc.WouldBlock):
+                right.receive_nowait()
+            slot.view[:] = b"first"
+        await asyncio.gather(*later)
+        got = [await right.receive() for _ in range(4)]
+        assert got == [b"first", b"later 0", b"later 1", b"later 2"]
+
+
+@duplex
+async def test_an_exception_takes_it_back(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        for _ in range(200):  # more than the ring would hold
+            with pytest.raises(ZeroDivisionError):
+                async with left.reserve(10_000):
+                    raise ZeroDivisionError
+        await left.send(b"after")
+        assert await right.receive() == b"after"
+
+
+@shm
+async def test_slots_may_end_in_any_order(link: Link, chance: random.Random) -> None:
+    async with link(codec="raw") as (left, right):
+        for _ in range(50):
+            slots = [left.reserve(100) for _ in range(chance.randrange(1, 10))]
+            opened = [await slot.__aenter__() for slot in slots]
+            expected = []
+            for number, slot in enumerate(opened):
+                slot.view[:] = b"%100d" % number
+            order = list(enumerate(slots))
+            chance.shuffle(order)
+            for number, slot in order:
+                if chance.random() < 0.3:
+                    await slot.__aexit__(ValueError, ValueError(), None)
+                else:
+                    expected.append(number)
+                    await slot.__aexit__(None, None, None)
+            got = [int(await right.receive()) for _ in expected]
+            assert got == sorted(expected)
+
+
+@duplex
+async def test_a_reservation_waits_for_room(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        sent = fill(left)
+        putting = asyncio.create_task(put(left, b"at last"))
+        await asyncio.sleep(0)
+        assert [await right.receive() for _ in sent] == sent
+        assert await right.receive() == b"at last"
+        await putting
+
+
+@duplex
+async def test_cancelled_at_each_step_it_is_all_or_nothing(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        for step in itertools.count():
+            sent = fill(left)
+            putting = asyncio.create_task(put(left, b"perhaps"))
+            receiving = [asyncio.create_task(right.receive()) for _ in sent[:1]]
+            for _ in range(step):
+                await asyncio.sleep(0)
+            finished = putting.done()
+            putting.cancel()
+            await asyncio.wait([putting])
+            first = await receiving[0]
+            marking = asyncio.create_task(left.send(b"marker"))
+            got = [first]
+            while got[-1] != b"marker":
+                got.append(await right.receive())
+            await marking
+            assert got[: len(sent)] == sent
+            assert got[len(sent) : -1] == ([] if putting.cancelled() else [b"perhaps"])
+            if finished or step > 50:
+                break
+
+
+@duplex
+async def test_a_cancelled_borrow_loses_nothing(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        taking = asyncio.create_task(take(right))
+        await asyncio.sleep(0)
+        taking.cancel()
+        await asyncio.wait([taking])
+        await left.send(b"kept")
+        assert await take(right) == b"kept"
+
+
+async def test_wrong_use(link: Link) -> None:
+    async with link(codec="raw", limits=Limits(max_message_bytes=1_000)) as (left, _):
+        with pytest.raises(ValueError, match="at least 0, not -1"):
+            left.reserve(-1)
+        with pytest.raises(FrameTooLarge, match="1,001 bytes is over the limit of 1,000"):
+            async with left.reserve(1_001):
+                pass
+        slot = left.reserve(10)
+        with pytest.raises(RuntimeError, match="inside its block"):
+            slot.view  # noqa: B018
+        with pytest.raises(RuntimeError, match="inside its block"):
+            slot.commit(1)
+        async with slot:
+            with pytest.raises(ValueError, match="11 bytes cannot be committed: 10 were reserved"):
+                slot.commit(11)
+        with pytest.raises(RuntimeError, match="inside its block"):
+            slot.commit(1)
+
+
+@duplex
+async def test_the_end_of_the_peer(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await left.send(b"last")
+        await left.aclose()
+        assert await take(right) == b"last"
+        with pytest.raises(EndOfStream):
+            await take(right)
+    async with link(codec="raw") as (left, right):
+        await left.send(b"last")
+        left.abort()
+        assert await take(right) == b"last"
+        with pytest.raises(PeerCrashed):
+            await take(right)
+        await until_crashed(right)
+
+
+@duplex
+async def test_closed_within_the_block(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await left.send(b"read on")
+        async with right.borrow() as view:
+            await right.aclose()
+            assert bytes(view) == b"read on"
+        slot = await left.reserve(10).__aenter__()
+        left.abort()
+        slot.view[:] = b"0123456789"  # still memory
+        with pytest.raises(ClosedError):
+            await slot.__aexit__(None, None, None)
+
+
+@shm
+async def test_many_out_at_a_time_and_given_back_in_any_order(
+    link: Link, chance: random.Random
+) -> None:
+    async with link(codec="raw") as (left, right):
+        for number in range(MOST_BORROWS + 1):
+            await left.send(b"%d" % number)
+        borrows = [right.borrow() for _ in range(MOST_BORROWS)]
+        views = [await borrow.__aenter__() for borrow in borrows]
+        assert [int(bytes(view)) for view in views] == list(range(MOST_BORROWS))
+        waiting = asyncio.create_task(take(right))
+        await asyncio.sleep(0.001)
+        assert not waiting.done()
+        later = borrows[1:]
+        chance.shuffle(later)
+        for borrow in (*later, borrows[0]):
+            await borrow.__aexit__(None, None, None)
+        assert int(await waiting) == MOST_BORROWS
+
+
+@shm
+async def test_a_full_ring_goes_on_when_what_was_borrowed_is_given_back(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        sent = fill(left)
+        async with right.borrow() as view:
+            rest = [await right.receive() for _ in sent[1:]]
+            sending = asyncio.create_task(left.send(b"x" * (SMALL_RING // 4)))
+            await asyncio.sleep(0.001)
+            filled = [asyncio.create_task(left.send(b"y" * (SMALL_RING // 4))) for _ in range(8)]
+            await asyncio.sleep(0.001)
+            assert not all(task.done() for task in filled)
+            assert [bytes(view), *rest] == sent
+        got = [await right.receive() for _ in range(9)]
+        assert [len(message) for message in got] == [SMALL_RING // 4] * 9
+        await asyncio.gather(sending, *filled)
+
+
+@shm
+async def test_a_view_that_outlives_its_block_keeps_the_message(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await left.send(b"keep me")
+        with pytest.warns(ResourceWarning, match="beyond its block"):
+            async with right.borrow() as view:
+                kept = view[5:]
+        for _ in range(20):  # the ring goes round as far as it can
+            try:
+                left.send_nowait(b"z" * 8_000)
+            except aioipc.WouldBlock:
+                break
+            await right.receive()
+        else:
+            raise AssertionError("the message was given back while somebody looked at it")
+        assert bytes(kept) == b"me"
+        del kept
+        await asyncio.sleep(0)
+        for _ in range(20):
+            await left.send(b"z" * 8_000)
+            await right.receive()
+
+
+@shm
+async def test_a_view_that_outlives_its_channel_is_still_memory(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await left.send(b"still there")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            async with right.borrow() as view:
+                kept = view[:]
+        slot = left.reserve(100)
+        written = (await slot.__aenter__()).view[:]
+    del view, slot
+    gc.collect()
+    assert bytes(kept) == b"still there"
+    written[:] = bytes(100)
+
+
+@shm
+async def test_random_slots_borrows_sends_and_receives(link: Link, chance: random.Random) -> None:
+    """Everything that is sent arrives once, in order, with every byte."""
+    count = 2_000
+
+    def message(number: int) -> bytes:
+        size = random.Random(number).choice([0, 8, 100, 3_000, 16_384, 20_000, 90_000])
+        return (b"%08d" % number * (size // 8 + 1))[:size]
+
+    async def send_all() -> None:
+        for number in range(count):
+            data = message(number)
+            if chance.random() < 0.5:
+                await left.send(data)
+                continue
+            async with left.reserve(len(data) + chance.randrange(100)) as slot:
+                slot.view[: len(data)] = data
+                slot.commit(len(data))
+            if chance.random() < 0.1:
+                with pytest.raises(KeyError):
+                    async with left.reserve(chance.randrange(20_000)):
+                        raise KeyError
+
+    async with link(codec="raw") as (left, right):
+        sending = asyncio.create_task(send_all())
+        for number in range(count):
+            if chance.random() < 0.5:
+                assert await take(right) == message(number)
+            else:
+                assert await right.receive() == message(number)
+        await sending
