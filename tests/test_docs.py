@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import inspect
 import os
 import re
@@ -27,6 +28,7 @@ from aioipc.limits import Limits
 from aioipc.transports import FAMILIES
 from aioipc.wire.framing import Flag, Kind, pack_header
 from aioipc.wire.hello import Goodbye, GoodbyeCode, Hello, exception_for
+from aioipc.wire.offer import Offer, pack_refusal
 from tests.children import PATIENCE_S, Peers
 
 ROOT = Path(__file__).parent.parent
@@ -247,7 +249,7 @@ def test_the_addresses_page_has_every_scheme_and_no_other() -> None:
     table = TEXTS["docs/addresses.md"].partition("`pair` takes")[0]
     schemes = set(re.findall(r"^\| `([a-z+]+):", table, re.MULTILINE))
     assert schemes == set(FAMILIES)
-    for address in re.findall(r"`((?:tcp|unix|fifo|fd|memory|exec)://?\S+?)`", table):
+    for address in re.findall(r"`((?:tcp|unix|shm|fifo|fd|memory|exec)://?\S+?)`", table):
         Address.parse(address.replace("host:port", "localhost:80"))
 
 
@@ -313,6 +315,8 @@ DUMPS = {
     "hello": hello(4242, NONCE),
     "goodbye": GOODBYE,
     "refusal": frame(Kind.GOODBYE, Goodbye(GoodbyeCode.CODEC_MISMATCH, REASON).pack()),
+    "offer": Offer(1 * MIB, side=1).pack(),
+    "no ring": pack_refusal(Goodbye(GoodbyeCode.QUOTA_EXCEEDED, "too many")),
     "client": hello(4242, NONCE) + frame(Kind.DATA, b'{"n":20}') + GOODBYE,
     "server": hello(4243, SERVER_NONCE) + frame(Kind.DATA, b'{"n":40}') + GOODBYE,
 }
@@ -347,6 +351,30 @@ async def test_a_channel_writes_the_dumped_conversation() -> None:
     struct.pack_into("<I", sent, pid_at, 4242)
     sent[nonce_at : nonce_at + 16] = NONCE
     assert sent == DUMPS["client"]
+
+
+@pytest.mark.asyncio
+async def test_a_server_makes_the_dumped_offer(runtime_dir: Path) -> None:
+    async with aioipc.listen(f"shm:{runtime_dir}/page") as listener:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(listener.address.removeprefix("shm:"))
+            client.setblocking(False)
+            data, fds = b"", list[int]()
+            async with asyncio.timeout(PATIENCE_S):
+                while not data:
+                    await asyncio.sleep(0.001)
+                    with contextlib.suppress(BlockingIOError):
+                        data, fds, _, _ = socket.recv_fds(client, 1000, 10)
+            try:
+                assert data == DUMPS["offer"]
+                memory, *bells = fds
+                assert os.fstat(memory).st_size == 2 * (4096 + MIB)
+                assert [os.readlink(f"/proc/self/fd/{bell}") for bell in bells] == [
+                    "anon_inode:[eventfd]"
+                ] * 2
+            finally:
+                for fd in fds:
+                    os.close(fd)
 
 
 def rows(page: str, header: str) -> list[list[str]]:

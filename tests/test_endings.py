@@ -366,3 +366,28 @@ async def test_an_end_inside_header_or_body_is_a_truncated_frame(shutdown: bool)
             assert await channel.receive() == b"whole"
             await assert_ended(channel, TruncatedFrame)
         far.close()
+
+
+# What the peer had not taken
+
+
+@pytest.mark.parametrize("link", ["shm"], indirect=True)
+@pytest.mark.parametrize("end", ["aborted", "closed"])
+@pytest.mark.parametrize("seen", [True, False])
+async def test_what_the_peer_had_not_taken_is_counted(link: Link, end: str, seen: bool) -> None:
+    """Also where a receive has learnt of the end before a send did."""
+    async with link(codec="raw") as (ours, theirs):
+        await theirs.send(b"hello")
+        assert await ours.receive() == b"hello"
+        await ours.send_many([b"a", b"b", b"c"])
+        if end == "aborted":
+            theirs.abort()
+        else:
+            await theirs.aclose()
+        if seen:
+            with pytest.raises((PeerCrashed, EndOfStream)):
+                await ours.receive()
+        crash = await send_until_it_fails(ours)
+        assert isinstance(crash, PeerCrashed)
+        assert crash.unconsumed is not None
+        assert crash.unconsumed >= 3

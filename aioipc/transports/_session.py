@@ -161,9 +161,14 @@ class Session:
             self.refuse(error)
 
     def _send_failed(self, error: IPCError) -> IPCError:
+        """What was received says more about the end, and the failure what was lost in it."""
+        found = self._why_it_failed(error) if self._reads else error
+        if isinstance(found, PeerCrashed) and isinstance(error, PeerCrashed):
+            found.unconsumed = error.unconsumed
+        return found
+
+    def _why_it_failed(self, error: IPCError) -> IPCError:
         """A GOODBYE that arrived before the failure says why the peer closed."""
-        if not self._reads:
-            return error
         if isinstance(self.ending, IPCError) and not isinstance(self.ending, EndOfStream):
             return self.ending
         payload = None if self.ending is not None else self.look_ahead()
