@@ -17,7 +17,7 @@ from aioipc.abc import ByteTransport, Capability, Codec, MessageTransport, PeerC
 from aioipc.errors import ClosedError, EndOfStream, ForkError, IPCError, PeerCrashed
 from aioipc.limits import Limits
 from aioipc.loop.waiting import pacer_of, wait_writable
-from aioipc.native._core import AdaptedPort, ChannelCore
+from aioipc.native._core import AdaptedPort, ChannelCore, iterated_natively
 from aioipc.native._pacer import Pacer
 from aioipc.transports._framed import PeerPort
 from aioipc.transports._ring import RingPeerPort, RingTransport
@@ -77,6 +77,7 @@ class _State(enum.Enum):
     CLOSED = "closed"
 
 
+@iterated_natively
 class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
     """Whole objects to and from one peer, in order.
 

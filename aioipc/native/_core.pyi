@@ -42,6 +42,10 @@ class ChannelCore(Generic[_T]):
     @property
     def _is_forked(self) -> bool: ...
 
+_C = TypeVar("_C", bound=ChannelCore[Any])
+
+def iterated_natively(cls: type[_C]) -> type[_C]: ...
+
 class Slot:
     @property
     def view(self) -> memoryview: ...

@@ -6,6 +6,7 @@ when to show a batch, when to ring and when to sleep, what is too long for one r
 becomes of the other side.
 """
 
+cimport cython
 from cpython.buffer cimport Py_buffer, PyBuffer_FillInfo, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -276,6 +277,7 @@ cdef class RingPort(MessagePort):
                 self.c_call_back(self._readable)
         return 0
 
+    @cython.final
     cdef object c_copy(self, RingRecord* record):
         try:
             return PyBytes_FromStringAndSize(<const char*>record.payload, record.length)
@@ -291,6 +293,7 @@ cdef class RingPort(MessagePort):
             error = EndOfStream(f"{self.transport.address}: the peer finished")
         return self._ended(self.large is not NULL, error)
 
+    @cython.final
     cdef object c_record(self, RingRecord* record):
         """Take in a record that is not an ordinary message; return a message if it ends one."""
         cdef uint32_t kind = record.tag & 0xFF
@@ -364,6 +367,7 @@ cdef class RingPort(MessagePort):
         self._refused(error)
         raise error
 
+    @cython.final
     cdef inline int c_retire_some(self) except -1:
         """Give back what was taken: all when that was all, or much; else at the end of the turn."""
         cdef uint64_t taken = self.consumer.cursor - self.consumer.retired
@@ -376,6 +380,7 @@ cdef class RingPort(MessagePort):
             self.pacer.c_gathered(self)
         return 0
 
+    @cython.final
     cdef int c_retire(self) except -1:
         if ring_retire(&self.consumer) == RING_WAKE:
             self.c_ring_bell()
@@ -421,6 +426,7 @@ cdef class RingPort(MessagePort):
             raise FrameTooLarge(size, self.max_send_bytes)
         return 0
 
+    @cython.final
     cdef inline int c_check_sending(self) except -1:
         if self.send_failure is not None:
             raise self.send_failure.with_traceback(None)
@@ -493,6 +499,7 @@ cdef class RingPort(MessagePort):
             PyBuffer_Release(&view)
         return answer
 
+    @cython.final
     cdef inline int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1:
         cdef RingAnswer answer
         if size > self.max_send_bytes:
@@ -536,6 +543,7 @@ cdef class RingPort(MessagePort):
             self.c_block()
         return self.c_accepted(size)
 
+    @cython.final
     cdef inline int c_accepted(self, Py_ssize_t size) except -1:
         """A message was put: show it now, or later."""
         self.counters.messages_sent += 1
@@ -561,6 +569,7 @@ cdef class RingPort(MessagePort):
             raise error
         return NO_ROOM
 
+    @cython.final
     cdef int c_publish(self) except -1:
         cdef uint64_t before = self.producer.published
         if ring_publish(&self.producer) == RING_WAKE:
@@ -769,6 +778,7 @@ cdef class RingPort(MessagePort):
 
     # Bells, and the end of the peer
 
+    @cython.final
     cdef int c_ring_bell(self) noexcept:
         cdef uint64_t one = 1
         self.counters.write_calls += 1

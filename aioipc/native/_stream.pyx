@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Frames over byte streams: many frames out of one read, many messages into one write."""
 
+cimport cython
 from cpython.buffer cimport (
     PyBUF_SIMPLE,
     Py_buffer,
@@ -210,6 +211,7 @@ cdef class StreamPort(MessagePort):
                 if message is not None:
                     return message
 
+    @cython.final
     cdef object c_frame(self):
         """Take the frame at the start of the block, if it is not an ordinary message.
 
@@ -287,6 +289,7 @@ cdef class StreamPort(MessagePort):
         self._refused(error)
         raise error
 
+    @cython.final
     cdef int c_fill(self) except -1:
         """Read more: 1 when something came (bytes, or an ending), 0 when nothing is there."""
         cdef Py_ssize_t n
@@ -325,6 +328,7 @@ cdef class StreamPort(MessagePort):
         """Whether the beginning of a message is there and its end is not."""
         return self.large is not NULL or self.end > self.start or self.pieces is not None
 
+    @cython.final
     cdef int c_make_space(self) except -1:
         """Have a block with room behind the unread bytes, which are less than a frame."""
         if self.block is NULL:
@@ -431,6 +435,7 @@ cdef class StreamPort(MessagePort):
             PyBuffer_Release(&view)
         return answer
 
+    @cython.final
     cdef int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1:
         cdef uint64_t header
         if size > self.max_send_bytes:
@@ -465,6 +470,7 @@ cdef class StreamPort(MessagePort):
             return self.c_send_one(joined, PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined))
         return self.c_send_large(pieces, size)
 
+    @cython.final
     cdef inline int c_gather(self, Py_ssize_t size) except -1:
         """A message of ``size`` bytes stands behind ``out``: write it now, or later."""
         cdef Py_ssize_t before = self.out_end
