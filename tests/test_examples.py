@@ -92,6 +92,17 @@ def test_typed_messages() -> None:
     assert "Balance()\n    750 cents" in done.out
 
 
+@pytest.mark.parametrize("kind", ["", "shm", "unix"])
+def test_camera_frames(kind: str) -> None:
+    done = run("camera_frames.py", *filter(None, [kind]))
+
+    assert done.status == 0, done.err
+    assert "1000 of 1000 frames of 640 x 480 pixels, each whole and in order\n" in done.out
+    assert " frames/s, " in done.out
+    assert f"over {kind or 'shm'}: " in done.out
+    assert done.out.endswith("exit status 0\n")
+
+
 def test_shell_pipeline() -> None:
     done = run("shell_pipeline.sh")
 
