@@ -16,6 +16,7 @@ from aioipc.native._os import filesystem_type
 __all__ = ["create_memory", "what_is_wrong"]
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_WRITE_SEALS = fcntl.F_SEAL_WRITE | 0x10  # F_SEAL_FUTURE_WRITE, which fcntl has from 3.12 on
 _TMPFS_MAGIC = 0x01021994  # statfs(2); hugetlbfs has another, and other rules
 
 
@@ -61,7 +62,8 @@ def what_is_wrong(fd: int, size: int) -> str | None:
         return "it is made of huge pages or on another file system"
     if seals & _SEALS != _SEALS:
         return f"its seals are {seals:#x}, and {_SEALS:#x} are due"
-    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+    is_writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    if not is_writable or seals & _WRITE_SEALS:
         return "it cannot be written"
     if status.st_size != size:
         return f"it has {status.st_size:,} bytes, not {size:,}"

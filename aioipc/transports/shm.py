@@ -8,6 +8,7 @@ and sends it over.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 
@@ -15,12 +16,12 @@ from aioipc.abc import Allow, PeerCredentials
 from aioipc.address import Address
 from aioipc.errors import AddressError, ConnectError, HandshakeError, from_os_error
 from aioipc.kernel.ancillary import receive_with_fds, send_with_fds
-from aioipc.kernel.credentials import peer_credentials
+from aioipc.kernel.credentials import peer_credentials, same_user_or_root
 from aioipc.kernel.owned import OwnedFd, OwnedSocket, socket_above_stdio
 from aioipc.limits import Limits
 from aioipc.loop.waiting import wait_fd
 from aioipc.transports._meeting import connect_unix, listen_unix
-from aioipc.transports._ring import CAPABILITIES, RingTransport, make_rings, take_rings
+from aioipc.transports._ring import CAPABILITIES, Rings, RingTransport, make_rings, take_rings
 from aioipc.transports._single import SingleAcceptor
 from aioipc.transports._sockets import SocketAcceptor, check_allowed
 from aioipc.wire.hello import exception_for
@@ -30,6 +31,7 @@ __all__ = ["CAPABILITIES", "connect", "listen", "pair"]
 
 FOLDER = "shm"
 _MOST_FDS = 3
+_TOO_MANY_FDS = f"{{}}: the peer sent more than {_MOST_FDS} descriptors"
 
 
 async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> RingTransport:
@@ -48,6 +50,7 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> R
     try:
         offer, fds = await _receive_offer(sock, str(address))
         rings = take_rings(offer, fds)
+        _check_bells(rings, peer, str(address))
     except BaseException:
         sock.close()
         raise
@@ -129,6 +132,16 @@ def _adopt(address: Address, allow: Allow | None) -> tuple[OwnedSocket, PeerCred
     return OwnedSocket(socket.AF_UNIX, socket.SOCK_STREAM, fd), peer
 
 
+def _check_bells(rings: Rings, peer: PeerCredentials | None, address: str) -> None:
+    """Refuse to share bells with a stranger, who can make whoever rings them wait.
+
+    O_NONBLOCK belongs to the open file description: fcntl(2).
+    """
+    if rings.bells and peer is not None and not same_user_or_root(peer):
+        rings.close()
+        raise HandshakeError(f"{address}: uid {peer.uid} offers bells that it could block")
+
+
 async def _receive_offer(sock: socket.socket, address: str) -> tuple[Offer, list[OwnedFd]]:
     """Wait for what the server says first, and the descriptors that come with it."""
     data = b""
@@ -140,6 +153,8 @@ async def _receive_offer(sock: socket.socket, address: str) -> tuple[Offer, list
                 undo.enter_context(fd)
             fds += came
             data += more
+            if len(fds) > _MOST_FDS:
+                raise HandshakeError(_TOO_MANY_FDS.format(address))
         answer = parse(data)
         if isinstance(answer, Offer):
             undo.pop_all()
@@ -160,6 +175,8 @@ async def _receive(sock: socket.socket, size: int, address: str) -> tuple[bytes,
             return data, fds
         for fd in fds:
             fd.close()
+        if cut and len(fds) < _MOST_FDS:  # there was room for them, but not in this process
+            raise from_os_error(OSError(errno.EMFILE, ""), f"connect to {address}")
         if cut:
-            raise HandshakeError(f"{address}: the peer sent more than {_MOST_FDS} descriptors")
+            raise HandshakeError(_TOO_MANY_FDS.format(address))
         raise ConnectError(f"connect to {address}: the server went away")
