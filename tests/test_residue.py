@@ -38,7 +38,7 @@ LEFT = {
         "child process *: ended, not reaped",
     ),
     "shared_memory": (
-        "left = shared_memory.SharedMemory('aioipc-left', True, 1); left.close()",
+        "left = shared_memory.SharedMemory('aioipc-left-%d' % os.getpid(), True, 1); left.close()",
         "shared memory /dev/shm/*",
     ),
     "name": (

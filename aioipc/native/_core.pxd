@@ -61,6 +61,7 @@ cdef class Operation:
     cdef Py_ssize_t index        # SendMany: how many of them were accepted
     cdef Py_ssize_t limit        # ReceiveMany: the most to return
     cdef bint queued             # stands in core.senders
+    cdef bint encoded            # Send: the message is what the codec made of it
     cdef bint begun              # accepted; the rest still leaves from the caller's memory
 
     cdef int c_step(self, PyObject** result) except -1
@@ -78,6 +79,7 @@ cdef class Operation:
 
 
 cdef class Receive(Operation):
+    cdef int c_wait_first(self, PyObject** result) except -1
     cdef int c_give_back(self, ChannelCore core) except -1
 
 

@@ -430,7 +430,7 @@ cdef class ChannelCore:
         else:
             operation = Send.__new__(Send)
         operation.state = NEW
-        operation.begun = False
+        operation.begun = operation.encoded = False
         operation.core = self
         operation.parts = obj
         operation.fds = fds
@@ -826,6 +826,20 @@ cdef class Receive(Operation):
                 return status
 
 
+    cdef int c_wait_first(self, PyObject** result) except -1:
+        """`c_step` after a first try that found nothing."""
+        cdef int status
+        self.state = RUNNING
+        self.core.receiver = self
+        try:
+            status = self.c_wait(False, result)
+            return self.c_attempt(result) if status == RETRY else status
+        except BaseException:
+            if self.state != DONE:
+                self.c_finish()
+            raise
+
+
 cdef class ReceiveNext(Receive):
     """``async for``"""
 
@@ -985,7 +999,9 @@ cdef class Send(SendOperation):
     """``await channel.send(obj)``"""
 
     cdef int c_claim(self) except -1:
-        self.parts = self.core.c_encode(self.parts)
+        if not self.encoded:
+            self.parts = self.core.c_encode(self.parts)
+            self.encoded = True
         return 0
 
     cdef int c_push(self) except -1:
@@ -1171,6 +1187,7 @@ cdef int step_receive(PyObject* operation, PyObject* value, PyObject** result) e
             Py_INCREF(message)
             result[0] = <PyObject*>message
             return RETURN
+        return self.c_wait_first(result)
     return self.c_step(result)
 
 
@@ -1192,11 +1209,16 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
         and core.thread == PyThread_get_thread_ident()
         and core.generation == fork_generation
         and core.queued == 0
-        and core.encode is None
-        and PyBytes_CheckExact(self.parts)
+        and (core.encode is not None or PyBytes_CheckExact(self.parts))
         and not core.pacer.c_must_yield()
     ):
         self.state = DONE  # also where this raises
+        if core.encode is not None:
+            self.parts = core.c_encode(self.parts)
+            self.encoded = True
+            if core.pacer.c_tired(False):  # that took long
+                self.state = NEW
+                return self.c_step(result)
         if core.port.c_send(self.parts, self.fds) == ACCEPTED:
             self.begun = True
             if not core.port.c_rest():
