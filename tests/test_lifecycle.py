@@ -311,3 +311,24 @@ async def test_traffic_for_ever_costs_nothing() -> None:
             assert fds_open() == fds
             assert resident_bytes() - resident < 1024 * 1024
         serving.cancel()
+
+
+def test_run_with_the_standard_descriptors_closed(peers: Peers) -> None:
+    """uvloop ends the process when it closes a number below 3 that it was given."""
+    peer = peers.script("""
+        import os, aioipc
+        answer = os.dup(1)
+        for fd in (0, 1, 2):
+            os.close(fd)
+
+        async def main():
+            left, right = aioipc.pair("unix")
+            async with left, right:
+                await left.send("x")
+                assert await right.receive() == "x"
+
+        aioipc.run(main())
+        os.write(answer, b"fine")
+    """)
+    assert peer.rest() == "fine"
+    assert peer.wait() == 0

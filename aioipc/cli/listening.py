@@ -15,9 +15,10 @@ from aioipc.channel import Channel
 from aioipc.cli.notation import Notation
 from aioipc.cli.problems import FAILED, OK, UsageProblem, explain, is_watched, tell
 from aioipc.cli.session import first_of
-from aioipc.cli.standard import BATCH, Output, plug_holes
+from aioipc.cli.standard import BATCH, Output
 from aioipc.errors import DecodeError, EndOfStream, IPCError
 from aioipc.kernel.credentials import same_user
+from aioipc.kernel.descriptors import plug_holes
 from aioipc.listener import Listener, listen
 from aioipc.transports import family_of
 

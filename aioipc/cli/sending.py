@@ -17,9 +17,10 @@ from aioipc.channel import Channel
 from aioipc.cli.notation import Notation
 from aioipc.cli.problems import PeerFailed, UsageProblem, is_watched, tell
 from aioipc.cli.session import first_of
-from aioipc.cli.standard import BATCH, Input, Output, plug_holes
+from aioipc.cli.standard import BATCH, Input, Output
 from aioipc.connect import connect
 from aioipc.errors import ConnectError, DecodeError, EndOfStream, IPCError, PeerCrashed
+from aioipc.kernel.descriptors import plug_holes
 from aioipc.loop.waiting import wait_readable
 from aioipc.transports import family_of
 from aioipc.transports._session import Session

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from aioipc.cli.problems import OK, SIGNALLED, explain, is_watched, root_of, status_of, tell
-from aioipc.cli.standard import plug_holes
+from aioipc.kernel.descriptors import plug_holes
 from aioipc.loop.run import run
 
 __all__ = ["first_of", "run_session"]

@@ -13,17 +13,11 @@ from aioipc.cli.notation import Notation
 from aioipc.cli.problems import OutputClosed, OutputFailed, UsageProblem, explain
 from aioipc.connect import connect
 from aioipc.errors import EndOfStream, IPCError, PeerCrashed
-from aioipc.kernel.descriptors import (
-    Facts,
-    Kind,
-    find_facts,
-    redirect_to_stderr,
-    replace_with_null,
-)
+from aioipc.kernel.descriptors import Facts, Kind, find_facts, plug_holes
 from aioipc.limits import Limits
 from aioipc.loop.fd import FdWatch
 
-__all__ = ["BATCH", "Input", "Output", "plug_holes"]
+__all__ = ["BATCH", "Input", "Output"]
 
 BATCH = 32
 """Messages that go through at once: few system calls, and little memory if they are large."""
@@ -128,16 +122,3 @@ class Output:
         finally:
             watch.close()
         raise OutputClosed
-
-
-def plug_holes() -> None:
-    """Have something behind each of 0, 1 and 2, after one of them was taken over.
-
-    What is opened next would get a free number, and then ``print`` writes into it; uvloop even
-    ends the process when it closes such a number (``uv__close`` of libuv).
-    """
-    for fd, plug in enumerate((replace_with_null, redirect_to_stderr, replace_with_null)):
-        try:
-            find_facts(fd)
-        except OSError:
-            plug(fd)

@@ -20,6 +20,7 @@ __all__ = [
     "above_stdio",
     "adopt",
     "find_facts",
+    "plug_holes",
     "redirect_to_stderr",
     "replace_with_null",
 ]
@@ -194,3 +195,16 @@ def _is_pollable(fd: int) -> bool:
                 return False
             raise
     return True
+
+
+def plug_holes() -> None:
+    """Have something behind each of 0, 1 and 2, which may be closed at the start or later.
+
+    What is opened next would get a free number, and then ``print`` writes into it; uvloop even
+    ends the process when it closes such a number (``uv__close`` of libuv).
+    """
+    for fd, plug in enumerate((replace_with_null, redirect_to_stderr, replace_with_null)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            plug(fd)

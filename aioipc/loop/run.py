@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from aioipc.kernel.descriptors import plug_holes
+
 __all__ = ["new_event_loop", "run"]
 
 T = TypeVar("T")
@@ -23,6 +25,8 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     """`asyncio.run` on uvloop where that is installed.
 
+    Where standard input, output or error is closed, /dev/null takes its place.
+
     Args:
         main: The coroutine to run.
         debug: As for `asyncio.run`.
@@ -30,5 +34,6 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     Returns:
         What ``main`` returned.
     """
+    plug_holes()
     with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
         return runner.run(main)
