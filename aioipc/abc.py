@@ -241,6 +241,10 @@ class Codec(Protocol[T]):
 
     A codec whose ``decode`` must not see a hostile message, as pickle's, also has
     ``trusted_only = True``; the channel then refuses other users and remote peers.
+
+    One whose ``decode`` takes any buffer, and returns what does not refer to it, may say
+    ``in_place = True``: it is then given long messages where they lie, as memoryviews of memory
+    that is shared with a peer of this user.
     """
 
     @property

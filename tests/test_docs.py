@@ -235,7 +235,9 @@ def test_the_reference_has_every_method(kind: type) -> None:
     }
     assert own - inherited, "a Channel has methods of its own"
     for name in own:
-        assert re.search(rf"`(await |async with )?{name}\b|, `{name}`", TEXTS["docs/reference.md"]), name
+        assert re.search(
+            rf"`(await |async with )?{name}\b|, `{name}`", TEXTS["docs/reference.md"]
+        ), name
 
 
 def test_the_reference_has_every_limit() -> None:

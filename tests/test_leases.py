@@ -318,3 +318,37 @@ async def test_random_slots_borrows_sends_and_receives(link: Link, chance: rando
             else:
                 assert await right.receive() == message(number)
         await sending
+
+
+@shm
+@pytest.mark.parametrize("codec", ["msgpack", "json", "text", "pickle"])
+async def test_long_messages_are_decoded_where_they_lie(link: Link, codec: str) -> None:
+    async with link(codec=codec) as (left, right):
+        for number in range(30):
+            text = str(number) * 14_000  # from 14 to 28 KB, in a ring of 64
+            receiving = asyncio.create_task(right.receive())
+            await left.send(text)
+            assert await receiving == text
+
+
+@shm
+async def test_who_collects_views_holds_nobody_up(link: Link) -> None:
+    """What `receive` returned is the caller's, also where it refers to its message."""
+    async with link(codec=aioipc.codecs.typed(memoryview)) as (left, right):
+        got = []
+        for number in range(10):
+            await left.send(memoryview(b"%d" % number * 16_000))
+            got.append(await right.receive())
+        assert [bytes(view[:1]) for view in got] == [b"%d" % number for number in range(10)]
+
+
+@shm
+async def test_a_message_that_does_not_decode_is_given_back(link: Link) -> None:
+    async with link(codec="json") as (left, right):
+        for _ in range(30):
+            async with left.reserve(16_384) as slot:
+                slot.view[:] = b"[" * 16_384
+            with pytest.raises(aioipc.DecodeError):
+                await right.receive()
+        await left.send("after")
+        assert await right.receive() == "after"

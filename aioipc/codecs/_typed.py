@@ -16,7 +16,11 @@ T = TypeVar("T")
 
 
 class Typed(Generic[T]):
-    """Decodes into one type. Its peer may use the plain msgpack codec."""
+    """Decodes into one type. Its peer may use the plain msgpack codec.
+
+    Fields of type memoryview or ``msgspec.Raw`` refer to the message, hence not ``in_place``:
+    whoever collects such objects would hold up the sender.
+    """
 
     name = msgpack.name
     format = "msgpack-any-key"

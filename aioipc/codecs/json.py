@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["decode", "encode", "format", "name"]
+__all__ = ["decode", "encode", "format", "in_place", "name"]
 
 name = "json"
 format = "json"  # noqa: A001 - the contract's word
+in_place = True
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder().decode

@@ -21,10 +21,11 @@ from typing import Any
 import msgspec
 from msgpack import Timestamp
 
-__all__ = ["decode", "encode", "format", "name"]
+__all__ = ["decode", "encode", "format", "in_place", "name"]
 
 name = "msgpack"
 format = "msgpack"  # noqa: A001 - the contract's word
+in_place = True
 
 _TIMESTAMP = -1
 

@@ -44,6 +44,7 @@ cdef class ChannelCore:
     cdef object c_take(self)
     cdef object c_take_borrowed(self)
     cdef object c_decode(self, object message)
+    cdef object c_decode_buffer(self, object message)
     cdef object c_encode(self, object obj)
     cdef int c_next_sender(self) except -1
     cdef int c_wake_from_loop(self, Operation operation) except -1

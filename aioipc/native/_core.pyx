@@ -207,6 +207,7 @@ cdef class ChannelCore:
         self.encode = None if codec.name == "raw" else codec.encode
         self.decode = None if codec.name == "raw" else codec.decode
         self.scan = scanner_of(codec.format)
+        port.may_lend = self.decode is not None and getattr(codec, "in_place", False)
         self.max_depth = max_depth
         self.max_elements = max_elements
         self.polling = POLLING[polling]
@@ -278,6 +279,19 @@ cdef class ChannelCore:
         return NOTHING if message is None else message
 
     cdef object c_decode(self, object message):
+        if PyBytes_CheckExact(message):
+            return self.c_decode_buffer(message)
+        view = memoryview(message)
+        try:
+            return self.c_decode_buffer(view)
+        finally:
+            try:
+                view.release()
+            except BufferError:
+                pass  # what was decoded refers to it all the same
+            message.end()
+
+    cdef object c_decode_buffer(self, object message):
         cdef int problem
         cdef Py_buffer view
         if self.scan != NULL:

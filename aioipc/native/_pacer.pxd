@@ -58,6 +58,7 @@ cdef class MessagePort:
     cdef uint64_t turn           # the pacer's turn in which this port last wrote
     cdef bint dirty              # gathered messages wait for the end of the turn
     cdef bint in_memory          # looking is one load, and changes nothing
+    cdef bint may_lend           # `c_receive` may answer with something `c_borrow` would
     cdef bint called_by_loop     # callbacks come from the loop, never from inside a task
 
     cdef object c_receive(self)

@@ -42,6 +42,8 @@ cdef extern from "ring.h" nogil:
     ctypedef struct RingFault:
         int reason
         uint64_t value
+    ctypedef struct RingLeases:
+        pass
     ctypedef struct RingProducer:
         Ring ring
         uint64_t cursor
@@ -55,6 +57,7 @@ cdef extern from "ring.h" nogil:
         uint64_t retired
         uint64_t tail_seen
         RingFault fault
+        RingLeases leases
     ctypedef struct RingRecord:
         const unsigned char* payload
         uint32_t length
@@ -66,6 +69,7 @@ cdef extern from "ring.h" nogil:
     uint32_t ring_tag(uint8_t, uint8_t, uint16_t)
     size_t ring_memory_bytes(uint64_t)
     uint64_t ring_max_record(const Ring*)
+    uint64_t ring_span(uint64_t)
     bint ring_attach_producer(RingProducer*, void*, uint64_t, uint64_t, uint64_t)
     bint ring_attach_consumer(RingConsumer*, void*, uint64_t, uint64_t)
     RingAnswer ring_claim(RingProducer*, uint32_t, size_t, unsigned char**)
@@ -79,6 +83,8 @@ cdef extern from "ring.h" nogil:
     RingAnswer ring_close(RingProducer*)
     RingAnswer ring_pop(RingConsumer*, RingRecord*)
     RingAnswer ring_retire(RingConsumer*)
+    bint ring_leases_are_out(const RingLeases*)
+    uint32_t ring_open_lease(RingLeases*, uint64_t, uint64_t)
     RingAnswer ring_borrow(RingConsumer*, RingRecord*, uint32_t*)
     RingAnswer ring_release(RingConsumer*, uint32_t)
     bint ring_readable(const RingConsumer*)
@@ -146,6 +152,7 @@ cdef class RingPort(MessagePort):
     cdef int c_retire(self) except -1
     cdef int c_retire_some(self) except -1
     cdef object c_copy(self, RingRecord* record)
+    cdef ReadLease c_lend(self, RingRecord* record, uint32_t ticket)
     cdef object c_find_ending(self)
     cdef object c_record(self, RingRecord* record)
     cdef object c_gather_part(self, RingRecord* record)

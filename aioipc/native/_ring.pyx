@@ -56,6 +56,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     FRAGMENT = 32768             # of a message that is too long for one record
+    IN_PLACE = 16384             # shorter messages are copied before they are decoded
     GATHER = 32768               # shown at the latest, even within a turn
     LONG = 8192                  # bytes that take a time worth looking at the clock
     MOST_RECORDS = 64            # without a message, before the clock is looked at
@@ -196,6 +197,17 @@ cdef class RingPort(MessagePort):
                     and self.greeted
                     and self.large is NULL
                 ):
+                    if (
+                        record.length >= IN_PLACE
+                        and self.may_lend
+                        and self.in_place
+                        and not ring_leases_are_out(&self.consumer.leases)
+                    ):
+                        return self.c_lend(&record, ring_open_lease(
+                            &self.consumer.leases,
+                            self.consumer.cursor - ring_span(record.length),
+                            self.consumer.cursor,
+                        ))
                     message = self.c_copy(&record)
                     self.counters.messages_received += 1
                     self.counters.bytes_received += record.length
@@ -223,7 +235,6 @@ cdef class RingPort(MessagePort):
         cdef RingRecord record
         cdef RingAnswer answer
         cdef uint32_t ticket
-        cdef ReadLease lease
         cdef int records
         for records in range(MOST_RECORDS):
             if (
@@ -233,7 +244,6 @@ cdef class RingPort(MessagePort):
                 or self.large is not NULL
             ):
                 break
-            lease = ReadLease.__new__(ReadLease)
             answer = ring_borrow(&self.consumer, &record, &ticket)
             if answer == RING_BUSY:
                 self.out_of_leases = True  # the next comes when one is given back
@@ -245,14 +255,7 @@ cdef class RingPort(MessagePort):
                 and self.greeted
                 and record.length <= self.max_receive_bytes
             ):
-                lease.port = self
-                lease.memory = self.memory
-                lease.payload = record.payload
-                lease.length = record.length
-                lease.ticket = ticket
-                self.counters.messages_received += 1
-                self.counters.bytes_received += record.length
-                return lease
+                return self.c_lend(&record, ticket)
             # Something else: it is taken as ever, and nothing of it is held back.
             try:
                 message = self.c_record(&record)
@@ -262,6 +265,19 @@ cdef class RingPort(MessagePort):
             if message is not None:
                 return message
         return self.c_receive()
+
+    cdef ReadLease c_lend(self, RingRecord* record, uint32_t ticket):
+        cdef ReadLease lease = ReadLease.__new__(ReadLease)
+        lease.port = self
+        lease.memory = self.memory
+        lease.payload = record.payload
+        lease.length = record.length
+        lease.ticket = ticket
+        self.counters.messages_received += 1
+        self.counters.bytes_received += record.length
+        if record.length >= LONG and self.pacer is not None:
+            self.pacer.look = True
+        return lease
 
     cdef int c_end_read(self, ReadLease lease) except -1:
         if lease.memory is None:
