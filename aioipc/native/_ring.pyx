@@ -748,6 +748,7 @@ cdef class RingPort(MessagePort):
         return 0
 
     cdef object c_gone(self):
+        ring_publish(&self.producer)  # what this turn gathered was accepted, so it counts
         return PeerCrashed(
             f"{self.transport.address}: the peer is gone",
             unconsumed=self.unconsumed_count(),
@@ -760,7 +761,10 @@ cdef class RingPort(MessagePort):
         return self.c_unconsumed(None)
 
     def unconsumed(self):
-        """The messages that the peer had not taken, as bytes, while the port is open."""
+        """The messages that the peer had not taken, as bytes, while the port is open.
+
+        Without one that is not in the ring as a whole.
+        """
         messages = []
         self.c_unconsumed(messages)
         return messages
@@ -790,6 +794,8 @@ cdef class RingPort(MessagePort):
                 if messages is not None:
                     messages.append(b"".join(parts))
                     parts = []
+        if more or self.rest is not None:  # the rest of it found no room yet
+            count += 1
         return count
 
     # Bells, and the end of the peer
