@@ -28,7 +28,9 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(patience_s(60))]
 KILLS = scaled(20, full=500)  # on each of two loops
 LONGEST_LIFE_S = 0.02
 
-transports = pytest.mark.parametrize("kind", ["unix", "unix-pair", "pipe", "tcp"])
+transports = pytest.mark.parametrize(
+    "kind", ["unix", "unix-pair", "pipe", "tcp", "shm", "shm-pair"]
+)
 
 
 @pytest.fixture
@@ -59,14 +61,15 @@ async def peer_process(
 ) -> AsyncIterator[tuple[Channel[bytes], int]]:
     """Yield a channel to a forked process, and the pid."""
     loop = other_loop()
-    if kind in ("pipe", "unix-pair"):
+    if kind in ("pipe", "unix-pair", "shm-pair"):
+        options |= {"scheme": "shm"} if kind == "shm-pair" else {}
         channel, theirs = aioipc.pair(kind.removesuffix("-pair"), codec="raw")
         _, fds = theirs.detach()
         pid = nursery.start(loop, role, fds=fds, **options)
         for fd in fds:
             os.close(fd)
     else:
-        address = {"unix": "unix:", "tcp": "tcp://127.0.0.1:0"}[kind]
+        address = {"tcp": "tcp://127.0.0.1:0"}.get(kind, f"{kind}:")
         async with aioipc.listen(address, codec="raw") as listener:
             pid = nursery.start(loop, role, address=listener.address, **options)
             async with asyncio.timeout(PATIENCE_S):

@@ -92,6 +92,32 @@ async def receive_for_ever(address: str) -> None:
         pass
 
 
+async def count_for_ever(address: str, *, counter: str) -> None:
+    """Receive until killed; count how many messages came."""
+    taken = Counter(counter)
+    channel = await aioipc.connect(address, codec="raw")
+    async for _ in channel:
+        taken.value += 1
+
+
+async def sleep_for_ever(address: str) -> None:
+    """Connect, and take nothing."""
+    channel = await aioipc.connect(address, codec="raw")
+    await asyncio.Event().wait()
+    await channel.aclose()
+
+
+async def fill_and_leave(address: str) -> None:
+    """Send until there is no room, and end cleanly."""
+    channel = await aioipc.connect(address, codec="raw")
+    number = 0
+    with contextlib.suppress(aioipc.WouldBlock):
+        while True:
+            channel.send_nowait(message(number, large=False))
+            number += 1
+    await channel.aclose()
+
+
 async def flood(address: str) -> None:
     """Send until the peer is gone, under the action that SIGPIPE has outside Python."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -105,6 +131,9 @@ async def flood(address: str) -> None:
 ROLES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "send": send_for_ever,
     "receive": receive_for_ever,
+    "count": count_for_ever,
+    "sleep": sleep_for_ever,
+    "fill_and_leave": fill_and_leave,
     "flood": flood,
 }
 
@@ -134,7 +163,10 @@ def main(control: socket.socket) -> None:
             answer = os.waitstatus_to_exitcode(status)
         else:
             if fds:
-                command["options"]["address"] = f"fd:{','.join(map(str, fds))}"
+                scheme = command["options"].pop("scheme", "")
+                numbers = ",".join(map(str, fds))
+                address = f"{scheme}:fd={numbers}" if scheme else f"fd:{numbers}"
+                command["options"]["address"] = address
             answer = os.fork()
             if answer == 0:
                 control.close()
@@ -158,7 +190,10 @@ class Nursery:
             self._peer: Peer = peers.module("tests.peers.nursery", fd, pass_fds=[fd])
 
     def start(self, loop: str, role: str, *, fds: tuple[int, ...] = (), **options: object) -> int:
-        """Fork a process and return its pid. With ``fds`` they are its address."""
+        """Fork a process and return its pid. With ``fds`` they are its address.
+
+        ``scheme`` says of which transport they are, if it is not ``fd:``.
+        """
         return self._ask({"loop": loop, "role": role, "options": options}, fds)
 
     def wait(self, pid: int) -> int:
