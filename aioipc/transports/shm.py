@@ -120,15 +120,16 @@ def _adopt(address: Address, allow: Allow | None) -> tuple[OwnedSocket, PeerCred
         raise AddressError(f"{address}: one descriptor is due, that of the socket")
     (fd,) = address.fds
     try:
-        kind = socket.socket(fileno=os.dup(fd))
+        view = socket.socket(fileno=fd)
     except OSError as error:
         raise AddressError(f"{address}: descriptor {fd}: {error.strerror}") from None
-    with kind:
-        if (kind.family, kind.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-            raise AddressError(f"{address}: descriptor {fd} is no Unix stream socket")
-        peer = peer_credentials(fd)
-        if allow is not None:
-            check_allowed(peer, allow, str(address))
+    kind = (view.family, view.type)
+    view.detach()
+    if kind != (socket.AF_UNIX, socket.SOCK_STREAM):
+        raise AddressError(f"{address}: descriptor {fd} is no Unix stream socket")
+    peer = peer_credentials(fd)
+    if allow is not None:
+        check_allowed(peer, allow, str(address))
     return OwnedSocket(socket.AF_UNIX, socket.SOCK_STREAM, fd), peer
 
 
