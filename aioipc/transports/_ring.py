@@ -256,7 +256,9 @@ class RingTransport:
 
     @property
     def poll_source(self) -> int | None:
-        return self._rings.bells[0].fileno() if self._rings is not None else None
+        if self._rings is None:
+            return None
+        return self._rings.bells[0].fileno() if self._rings.bells else self.socket_fd
 
     def take_fds(self) -> list[int]:
         return []
