@@ -218,6 +218,7 @@ class Contender:
         many_senders: Many clients can send to one server.
         many_echoes: A server can answer many clients.
         carries: What a message of it is.
+        hidden: Whether the work is done in processes that the harness cannot look into.
         refuses: Roles that its base class has, but it cannot play.
     """
 
@@ -230,6 +231,7 @@ class Contender:
     many_senders: bool = False
     many_echoes: bool = False
     carries: Carries = "bytes"
+    hidden: bool = False
     refuses: tuple[Role, ...] = ()
 
     def plays(self, *roles: Role) -> bool:

@@ -15,6 +15,10 @@ from benchmarks.results import ASYNCIO_REFERENCE, UVLOOP_REFERENCE, Results, com
 
 LOOPS = ("uvloop", "asyncio")
 WAKE_UP_BY_FD = ("unix", "pipe", "fifo", "tcp")
+RING_LIMIT = "ring limit (C)"
+MEMCPY_LIMIT = "memcpy limit (C)"
+PLACED = "shm in place"
+ICEORYX2 = "iceoryx2 (busy polling, zero copy)"
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def every_target() -> Iterator[Target]:
     """All rows, topic by topic."""
     yield from _round_trips()
     yield from _streams()
+    yield from _large_messages()
     yield from _manners()
 
 
@@ -104,6 +109,16 @@ def _round_trips() -> Iterator[Target]:
                 "p50_us",
                 UVLOOP_REFERENCE,
             )
+        yield Target(
+            "shm round trip, adaptive: ≥ 6 × faster than iceoryx2, which polls all the time",
+            "round_trip",
+            "64 B",
+            f"aioipc shm ({loop})",
+            "≤",
+            1 / 6,
+            "p50_us",
+            ICEORYX2,
+        )
     for scheme in (*WAKE_UP_BY_FD, "shm"):
         for loop, reference, bound in (
             ("uvloop", UVLOOP_REFERENCE, 1.25),
@@ -118,6 +133,22 @@ def _round_trips() -> Iterator[Target]:
                 bound,
                 "p50_us",
                 reference,
+            )
+
+
+def _large_messages() -> Iterator[Target]:
+    """How near shared memory comes to what the machine can do."""
+    for case, bound in {"64 KiB": 0.65, "1 MiB": 0.85}.items():
+        text = f"{case} over shm, copied: share of the ring in C"
+        yield from _rate(text, "one_way", case, "shm", bound, reference=RING_LIMIT)
+    for case in ("64 KiB", "1 MiB", "16 MiB"):
+        text = f"{case} over shm, in place"
+        for words, bound, reference in (
+            ("against iceoryx2", 1.0, ICEORYX2),
+            ("share of memcpy", 0.65, MEMCPY_LIMIT),
+        ):
+            yield from _rate(
+                f"{text}: {words}", "one_way", case, PLACED, bound, reference=reference
             )
 
 
@@ -147,17 +178,27 @@ def _streams() -> Iterator[Target]:
             )
 
 
-def _rate(text: str, workload: str, case: str, name: str, bound: float) -> Iterator[Target]:
+def _rate(
+    text: str,
+    workload: str,
+    case: str,
+    name: str,
+    bound: float,
+    *,
+    reference: str = UVLOOP_REFERENCE,
+) -> Iterator[Target]:
+    if reference == UVLOOP_REFERENCE:
+        text = f"{text}: against tuned"
     for loop in LOOPS:
         yield Target(
-            f"{text}: against tuned",
+            text,
             workload,
             case,
             f"aioipc {name} ({loop})",
             "≥",
             bound,
             "messages_per_second",
-            UVLOOP_REFERENCE,
+            reference,
         )
 
 

@@ -10,6 +10,10 @@
      stream          messages/s, published and retired in batches of at most 32 KiB
      memcpy          messages/s that one memcpy between two private buffers could do
 
+   `size=65536` is for this size alone, and `only=stream` for one of the four alone, as a number. With
+   `only=round_trips` the numbers are what single round trips took, in ns: of every 16 in a row the
+   mean, and of those the last 4,096.
+
    A message is copied twice, from a private buffer into the ring and from there into another one;
    one that is longer than 32 KiB goes in pieces of that length, so that both copies overlap. */
 
@@ -30,8 +34,15 @@
 
 static const size_t sizes[] = {16, 1024, 65536, 1048576};
 
+#define ROUNDS 16u    /* between two looks at the clock */
+#define SAMPLES 4096u
+
 static uint64_t milliseconds = 200;
+static uint64_t only_size;
+static char only[16];
 static int cpus[2] = {-1, -1};
+static double samples[SAMPLES];
+static uint64_t sampled;
 
 /* --- helpers --------------------------------------------------------------------------------- */
 
@@ -175,9 +186,11 @@ typedef struct {
     Receiver receiver;
 } End;
 
+/* What the channels have that run beside this program: benchmarks/peers/aioipc_channel.py. */
 static uint64_t capacity_for(size_t size)
 {
-    return size * 4 > 1u << 20 ? size * 4 : 1u << 20;
+    uint64_t least = size < 65536 ? 1u << 20 : 4u << 20;
+    return size * 4 > least ? size * 4 : least;
 }
 
 static void open_end(End *end, const Plan *plan, void *outgoing, void *incoming)
@@ -239,11 +252,16 @@ static double ping_pong(End *end, const Plan *plan)
         round_trip(end, plan);
     begun = now_ns();
     until = begun + milliseconds * 1000000;
+    uint64_t now = begun;
+    sampled = 0;
     do {
-        for (int i = 0; i < 16; i++, rounds++)
+        uint64_t before = now;
+        for (unsigned i = 0; i < ROUNDS; i++, rounds++)
             round_trip(end, plan);
-    } while (now_ns() < until);
-    double ns = (double)(now_ns() - begun) / (double)rounds;
+        now = now_ns();
+        samples[sampled++ % SAMPLES] = (double)(now - before) / ROUNDS;
+    } while (now < until);
+    double ns = (double)(now - begun) / (double)rounds;
     say_goodbye(&end->sender, plan);
     return ns;
 }
@@ -309,16 +327,54 @@ static void report(size_t size, bool is_last)
            is_last ? "" : ",");
 }
 
+/* One figure, or the samples. Returns false if there is none of that name. */
+static bool report_only(size_t size)
+{
+    const Plan each = {size, 1}, batches = {size, PIECE};
+    if (strcmp(only, "round_trips") == 0) {
+        run(&batches, echo, ping_pong);
+        for (uint64_t i = 0; i < sampled && i < SAMPLES; i++)
+            printf("%s%.1f", i == 0 ? "[" : ", ", samples[i]);
+        printf("]\n");
+    } else if (strcmp(only, "round_trip_ns") == 0)
+        printf("%.1f\n", run(&batches, echo, ping_pong));
+    else if (strcmp(only, "stream_each") == 0)
+        printf("%.0f\n", 1e9 / run(&each, sink, stream));
+    else if (strcmp(only, "stream") == 0)
+        printf("%.0f\n", 1e9 / run(&batches, sink, stream));
+    else if (strcmp(only, "memcpy") == 0)
+        printf("%.0f\n", 1e9 / copy(size));
+    else
+        return false;
+    return true;
+}
+
+static int usage(const char *program)
+{
+    fprintf(stderr,
+            "usage: %s [milliseconds=200] [cpus=0,1] [size=BYTES [only=round_trips|round_trip_ns|"
+            "stream_each|stream|memcpy]]\n", program);
+    return 2;
+}
+
 int main(int count, char **words)
 {
     choose_cpus();
     for (int i = 1; i < count; i++)
         if (sscanf(words[i], "milliseconds=%lu", &milliseconds) != 1
-            && sscanf(words[i], "cpus=%d,%d", &cpus[0], &cpus[1]) != 2) {
-            fprintf(stderr, "usage: %s [milliseconds=200] [cpus=0,1]\n", words[0]);
-            return 2;
-        }
+            && sscanf(words[i], "cpus=%d,%d", &cpus[0], &cpus[1]) != 2
+            && sscanf(words[i], "size=%lu", &only_size) != 1
+            && sscanf(words[i], "only=%15s", only) != 1)
+            return usage(words[0]);
     pin(cpus[0]);
+    if (only[0] != 0)
+        return only_size != 0 && report_only(only_size) ? 0 : usage(words[0]);
+    if (only_size != 0) {
+        printf("{\n");
+        report(only_size, true);
+        printf("}\n");
+        return 0;
+    }
     size_t last = sizeof sizes / sizeof *sizes - 1;
     printf("{\n  \"cpus\": [%d, %d],\n", cpus[0], cpus[1]);
     for (size_t i = 0; i <= last; i++)

@@ -22,6 +22,7 @@ ADAPTERS = (
     "faster_fifo",
     "iceoryx2",
     "bare_decoder",
+    "ring_limit",
 )
 
 

@@ -15,11 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import aioipc
-from benchmarks.contender import BATCH_MESSAGES, Contender, Flow, Gauge, Loop, Plan, Seat, Wiring
+from benchmarks.contender import (
+    BATCH_MESSAGES,
+    Contender,
+    Flow,
+    Gauge,
+    Loop,
+    Plan,
+    Role,
+    Seat,
+    Wiring,
+)
 from benchmarks.probe import Ticker
 
-_QUICK = {("unix", "block"), *((name, "adaptive") for name in ("unix", "pipe", "fifo", "shm"))}
+_QUICK = {
+    *((name, "block") for name in ("unix", "shm")),
+    *((name, "adaptive") for name in ("unix", "pipe", "fifo", "shm")),
+}
 """Transports and ways to wait that take part in a quick run."""
+
+LARGE_BYTES = 64 * 1024
+MANY_CLIENTS = 100
+MIB = 1024 * 1024
 
 Channel = aioipc.Channel[Any]
 Ends = tuple[Channel, Channel]
@@ -168,7 +185,8 @@ class AioipcChannel(Contender):
             async with channel:
                 await handler(channel, channel)
 
-        async with self.listen(seat.wiring) as listener, asyncio.TaskGroup() as tasks:
+        limits = self.limits(seat.plan)
+        async with self.listen(seat.wiring, limits) as listener, asyncio.TaskGroup() as tasks:
             seat.announce("listening")
             for _ in range(seat.plan.clients):
                 tasks.create_task(handle(await listener.accept()))
@@ -179,9 +197,17 @@ class AioipcChannel(Contender):
         async with self.connect(seat.wiring) as channel:
             yield channel, channel
 
-    def listen(self, address: str) -> Any:
+    def limits(self, plan: Plan) -> aioipc.Limits:
+        """Rings as a user would choose them: room for large messages, little where many are."""
+        if plan.clients >= MANY_CLIENTS:
+            return aioipc.Limits(ring_bytes=LARGE_BYTES)
+        if plan.size >= LARGE_BYTES:
+            return aioipc.Limits(ring_bytes=4 * MIB)
+        return aioipc.Limits()
+
+    def listen(self, address: str, limits: aioipc.Limits | None = None) -> Any:
         """aioipc.listen with this contender's options."""
-        return aioipc.listen(address, codec=self._codec, polling=self._polling)
+        return aioipc.listen(address, codec=self._codec, polling=self._polling, limits=limits)
 
     def connect(self, address: str) -> Any:
         """aioipc.connect with this contender's options."""
@@ -232,6 +258,46 @@ class Batches(AioipcChannel):
             messages = await channel.receive_many(min(count, BATCH_MESSAGES))
             count -= len(messages)
         return messages[-1]
+
+
+class InPlace(AioipcChannel):
+    """Large messages by ``reserve`` and ``borrow``: copied in once, and read where they lie."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__("shm", loop)
+        self.name = f"aioipc shm in place ({loop})"
+        self.refuses = ("ping", "hold", "paced_ping", "paced_source")
+        self.many_senders = False
+
+    def plays(self, *roles: Role) -> bool:
+        return hasattr(aioipc.Channel, "reserve") and super().plays(*roles)
+
+    async def flood(self, channel: Channel, messages: Iterator[Any], plan: Plan) -> None:
+        for message in messages:
+            async with channel.reserve(plan.size) as slot:
+                slot.view[:] = message
+        await channel.flush()
+
+    async def receive(self, channel: Channel, count: int) -> Any:
+        last = b""
+        while count:
+            count -= 1
+            async with channel.borrow() as view:
+                if not count:
+                    last = bytes(view)
+        return last
+
+    async def drain(self, gauge: Gauge, channel: Channel) -> None:
+        plan = gauge.seat.plan
+        await self.receive(channel, plan.warmup)
+        gauge.warm()
+        await self.receive(channel, 1)
+        gauge.start()
+        gauge.stop(await self.receive(channel, plan.messages - 1))
+
+    def limits(self, plan: Plan) -> aioipc.Limits:
+        """A message in place takes at most a quarter of the ring."""
+        return aioipc.Limits(ring_bytes=max(MIB, 4 * plan.size))
 
 
 @dataclass(frozen=True)
@@ -405,6 +471,7 @@ def _contenders() -> Iterator[Contender]:
             yield Batches(scheme, loop)
             yield AioipcChannel(scheme, loop, codec="msgpack")
         yield SingleFifos(loop)
+        yield InPlace(loop)
         yield OneProcess(loop)
 
 

@@ -38,7 +38,7 @@ class Counts:
 
     def accepts(self, contender: Contender, case: Case) -> bool:
         """Everyone, where strace is installed."""
-        playable = contender.plays("echo", "ping", "sink", "source")
+        playable = contender.plays("echo", "ping", "sink", "source") and not contender.hidden
         return carries_bytes(contender, case) and playable and shutil.which("strace") is not None
 
     def measure(self, contender: Contender, case: Case) -> Measurement:
