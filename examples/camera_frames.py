@@ -1,10 +1,11 @@
-"""Frames from a camera process, over shared memory: every pixel arrives, and how many per second.
+"""Frames from a camera process, over shared memory: each one arrives, and how many per second.
 
 python camera_frames.py            over shared memory
 python camera_frames.py unix       the same program over a Unix socket, to compare
 """
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -20,21 +21,24 @@ LIMITS = aioipc.Limits(ring_bytes=4 * 1024 * 1024)  # some frames on their way
 async def camera(address: str) -> None:
     """The child: send frame after frame, as fast as they are taken."""
     async with aioipc.connect(address, codec="raw") as channel:
-        frame = bytearray(os.urandom(FRAME_BYTES))  # this camera looks at snow
+        snow = os.urandom(FRAME_BYTES - 8)
         for number in range(FRAMES):
-            frame[:8] = number.to_bytes(8, "little")
-            await channel.send(frame)  # waits while there is no room; then the frame is ours again
+            async with channel.reserve(FRAME_BYTES) as slot:  # waits while there is no room
+                slot.view[:8] = number.to_bytes(8, "little")
+                slot.view[8:] = snow  # into shared memory: the only copy that is made
 
 
 async def watch(channel: aioipc.Channel[bytes]) -> None:
     """The parent: look at every frame."""
     seen = 0
     started = 0.0
-    async for frame in channel:  # ends when the camera does
-        started = started or time.perf_counter()
-        number = int.from_bytes(frame[:8], "little")
-        assert (number, len(frame)) == (seen, FRAME_BYTES), "a frame is missing, or not whole"
-        seen += 1
+    with contextlib.suppress(aioipc.EndOfStream):  # the camera has finished
+        while True:
+            async with channel.borrow() as frame:  # looked at where it lies
+                started = started or time.perf_counter()
+                number = int.from_bytes(frame[:8], "little")
+                assert (number, len(frame)) == (seen, FRAME_BYTES), "a frame is missing or torn"
+                seen += 1
     elapsed = time.perf_counter() - started
     print(f"{seen} of {FRAMES} frames of {WIDTH} x {HEIGHT} pixels, each whole and in order")
     per_s = (seen - 1) / elapsed
