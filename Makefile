@@ -119,6 +119,6 @@ $(VENV)/.native: $(VENV)/.installed $(NATIVE) $(UNBUILT)
 	@$(SETUP) --quiet build_ext --inplace
 	@touch $@
 
-$(VENV)/.test $(VENV)/.bench $(VENV)/.docs: $(VENV)/.%: $(VENV)/.installed
+$(VENV)/.test $(VENV)/.bench $(VENV)/.bench-shm $(VENV)/.docs: $(VENV)/.%: $(VENV)/.installed
 	@$(REQUIRES) $* | $(PIP) install --requirement /dev/stdin
 	@touch $@
