@@ -46,6 +46,7 @@ from aioipc.kernel.credentials import same_user, same_user_or_root
 from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
 from aioipc.loop.run import new_event_loop, run
+from aioipc.stream import ByteStream, StreamListener, connect_stream, listen_stream
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ __all__ = [
     "BadArguments",
     "BrokenBarrierError",
     "BusyError",
+    "ByteStream",
     "Capability",
     "Channel",
     "ChannelStatistics",
@@ -85,14 +87,17 @@ __all__ = [
     "RemoteError",
     "ResourceExhausted",
     "RingCorrupted",
+    "StreamListener",
     "TruncatedFrame",
     "VersionMismatch",
     "WorkerDied",
     "WouldBlock",
     "codecs",
     "connect",
+    "connect_stream",
     "errors",
     "listen",
+    "listen_stream",
     "new_event_loop",
     "pair",
     "run",

@@ -195,6 +195,9 @@ class PortTransport(Transport, Protocol):
             max_message_bytes: Limit in both directions.
         """
 
+    def open_stream(self) -> ByteTransport:
+        """Make a byte stream instead."""
+
     def refuse(self, error: BaseException) -> None:
         """Tell the peer why there will be no port, and close."""
 

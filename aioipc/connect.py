@@ -82,7 +82,7 @@ def connect(
         # Connecting may need no wait. Who opens many channels in a row gives others a turn, in
         # which the HELLOs of the earlier ones leave.
         await asyncio.sleep(0)
-        transport = await _transport(family, where, options.limits, allow)
+        transport = await open_transport(family, where, options.limits, allow)
         try:
             channel = options.open_channel(options.open_port(transport))
         except BaseException:
@@ -134,7 +134,8 @@ def pair(
     )
 
 
-async def _transport(family: Any, address: Address, limits: Limits, allow: Allow | None) -> Any:
+async def open_transport(family: Any, address: Address, limits: Limits, allow: Allow | None) -> Any:
+    """Connect within the deadline of ``limits``, with the exceptions of `aioipc.errors`."""
     try:
         async with asyncio.timeout(limits.connect_s):
             return await family.connect(address, limits=limits, allow=allow)

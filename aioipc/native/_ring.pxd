@@ -175,3 +175,13 @@ cdef class RingPort(MessagePort):
     cdef int c_arm(self) except -1
     cdef object c_gone(self)
     cdef object c_unconsumed(self, list messages)
+
+
+cdef class RingStream:
+    cdef readonly RingPort port
+    cdef readonly object capabilities
+    cdef object record           # what is being read, from offset on
+    cdef Py_ssize_t offset
+
+    cdef int c_drop_record(self) except -1
+    cdef Py_ssize_t c_put(self, const char* data, Py_ssize_t size) except -1

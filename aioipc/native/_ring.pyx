@@ -7,7 +7,14 @@ becomes of the other side.
 """
 
 cimport cython
-from cpython.buffer cimport Py_buffer, PyBuffer_FillInfo, PyBuffer_Release
+from cpython.buffer cimport (
+    PyBUF_SIMPLE,
+    PyBUF_WRITABLE,
+    Py_buffer,
+    PyBuffer_FillInfo,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.object cimport PyObject
@@ -962,3 +969,132 @@ cdef class RingPort(MessagePort):
         """Forget the memory, which a forked child does not have."""
         self.is_open = False
         self.memory = None
+
+
+cdef class RingStream:
+    """A ByteTransport over a ring: each write is records, each read a part of one.
+
+    Args:
+        port: Takes care of HELLO, GOODBYE and the peer's death.
+        capabilities: What this transport can do.
+    """
+
+    def __init__(self, RingPort port, capabilities):
+        self.port = port
+        self.capabilities = capabilities
+
+    @property
+    def address(self):
+        return self.port.transport.address
+
+    @property
+    def peer(self):
+        return self.port.transport.peer
+
+    @property
+    def watch(self):
+        """What binds it to its loop."""
+        return self.port.transport.watch
+
+    @property
+    def poll_source(self):
+        return None
+
+    def try_read_into(self, buffer):
+        cdef Py_buffer into, record
+        cdef Py_ssize_t size
+        if not self.port.is_open and self.port.ending is None:
+            raise ClosedError(f"{self.address} is closed")
+        PyObject_GetBuffer(buffer, &into, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            while self.record is None:
+                try:
+                    self.record = self.port.c_borrow()
+                except EndOfStream:
+                    return 0
+                if self.record is None:
+                    return None
+                self.offset = 0
+            get_buffer(self.record, &record)
+            size = min(into.len, record.len - self.offset)
+            memcpy(into.buf, <char*>record.buf + self.offset, size)
+            self.offset += size
+            is_read = self.offset == record.len
+            PyBuffer_Release(&record)
+        finally:
+            PyBuffer_Release(&into)
+        if is_read:
+            self.c_drop_record()
+            if size == 0 and into.len:
+                return self.try_read_into(buffer)  # a record of nothing
+        return size
+
+    cdef int c_drop_record(self) except -1:
+        record, self.record = self.record, None
+        if record is not None and not PyBytes_CheckExact(record):
+            record.end()
+        return 0
+
+    def try_write(self, parts, fds=()):
+        cdef Py_buffer view
+        cdef Py_ssize_t written = 0, sent = 0
+        cdef bint is_all = True
+        if fds:
+            raise AddressError(f"{self.address} carries no descriptors with a stream")
+        self.port.c_check_sending()
+        if self.port.controls and not self.port.c_flush():
+            return 0
+        if isinstance(parts, (bytes, bytearray, memoryview)):
+            parts = (parts,)
+        for part in parts:
+            get_buffer(part, &view)
+            try:
+                sent = self.c_put(<char*>view.buf, view.len)
+                is_all = sent == view.len
+            finally:
+                PyBuffer_Release(&view)
+            written += sent
+            if not is_all:
+                break
+        self.port.c_publish()
+        return written
+
+    cdef Py_ssize_t c_put(self, const char* data, Py_ssize_t size) except -1:
+        cdef RingAnswer answer
+        cdef Py_ssize_t start = 0, length
+        while start < size:
+            length = min(size - start, <Py_ssize_t>FRAGMENT, <Py_ssize_t>ring_max_record(&self.port.producer.ring))
+            answer = ring_put(&self.port.producer, RING_DATA, data + start, length)
+            if answer != RING_QUEUED:
+                self.port.c_no_room(answer)
+                break
+            start += length
+            if self.port.producer.cursor - self.port.producer.published >= GATHER:
+                self.port.c_publish()
+        self.port.counters.bytes_sent += start
+        return start
+
+    def on_readable(self, callback):
+        if callback is not None and self.record is not None:
+            self.port.c_call_back(callback)
+        else:
+            self.port.on_readable(callback)
+
+    def on_writable(self, callback):
+        self.port.on_writable(callback)
+
+    def try_flush(self):
+        """Show what is left, the end of the stream: True when all of it is in the ring."""
+        return self.port.c_flush() == 1
+
+    def take_fds(self):
+        return []
+
+    def close_write(self):
+        if self.port.is_open and not self.port.write_ended:
+            self.port.say_goodbye()
+            self.port.flush_quietly()
+
+    def close(self):
+        self.c_drop_record()
+        self.port.close()

@@ -20,7 +20,7 @@ from aioipc.kernel.memory import create_memory, what_is_wrong
 from aioipc.kernel.owned import OwnedFd, abandon_in_child, above_stdio
 from aioipc.loop.fd import FdWatch
 from aioipc.native._memory import Mapping
-from aioipc.native._ring import RingPort
+from aioipc.native._ring import RingPort, RingStream
 from aioipc.transports._session import Session
 from aioipc.wire.hello import Hello, goodbye_for
 from aioipc.wire.offer import Offer, pack_refusal
@@ -34,6 +34,10 @@ CAPABILITIES = (
     | Capability.BACKPRESSURE
     | Capability.CREDENTIALS
 )
+_STREAM_CAPABILITIES = CAPABILITIES & ~Capability.MESSAGE | Capability.STREAM
+_STREAM_CODEC = "stream"
+"""What a HELLO calls bytes without boundaries."""
+_MOST_RECORD_BYTES = 2**28
 _RING_HEAD_BYTES = 4096
 
 
@@ -174,6 +178,18 @@ class RingTransport:
             self._rings = self._offer_rings()
         self._port = RingPeerPort(self, self._rings, codec, max_message_bytes)
         return self._port
+
+    def open_stream(self) -> RingStream:
+        """A byte stream over the rings instead; both sides need the same.
+
+        Raises:
+            ResourceExhausted: There is not enough memory.
+            ConnectError: The peer is gone already.
+        """
+        port = self.open_port(_STREAM_CODEC, _MOST_RECORD_BYTES)
+        port.hear_hello()
+        port.flush_quietly()
+        return RingStream(port, _STREAM_CAPABILITIES)
 
     def _offer_rings(self) -> Rings:
         foreign = self.peer is None or self.peer.uid != os.geteuid()

@@ -1,0 +1,289 @@
+"""connect_stream and listen_stream: bytes without boundaries, as anyio has them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+import aioipc
+from aioipc import (
+    AddressError,
+    BusyError,
+    ByteStream,
+    Capability,
+    ClosedError,
+    EndOfStream,
+    IPCAttribute,
+    Limits,
+    PeerCrashed,
+)
+from tests.children import PATIENCE_S, Peers
+from tests.links import SMALL_RING
+
+pytestmark = pytest.mark.asyncio
+
+LIMITS = Limits(ring_bytes=SMALL_RING)
+ADDRESSES = ["unix:", "tcp://127.0.0.1:0", "shm:", "memory:"]
+
+Ends = tuple[ByteStream, ByteStream]
+Streams = Callable[[], AbstractAsyncContextManager[Ends]]
+
+
+@pytest.fixture(params=ADDRESSES)
+def streams(request: pytest.FixtureRequest) -> Streams:
+    """``async with streams() as (left, right)``: two connected streams."""
+
+    @contextlib.asynccontextmanager
+    async def connected() -> AsyncIterator[Ends]:
+        async with aioipc.listen_stream(request.param, limits=LIMITS) as listener:
+            accepting = asyncio.create_task(listener.accept())
+            left = await aioipc.connect_stream(listener.address, limits=LIMITS)
+            right = await accepting
+        async with left, right:
+            yield left, right
+
+    return connected
+
+
+async def read_all(stream: ByteStream) -> bytes:
+    return b"".join([chunk async for chunk in stream])
+
+
+async def test_bytes_both_ways(streams: Streams) -> None:
+    async with streams() as (left, right):
+        await left.send(b"hello")
+        assert await right.receive() == b"hello"
+        await right.send(b"and back")
+        assert await left.receive(3) == b"and"
+        assert await left.receive() == b" back"
+        await left.send(b"")
+        await left.send(b"x")
+        assert await right.receive() == b"x"
+
+
+@pytest.mark.parametrize("size", [1, 65_535, 65_536, 65_537, 3_000_000])
+async def test_every_byte_once_and_in_order(
+    streams: Streams, size: int, chance: random.Random
+) -> None:
+    data = random.Random(size).randbytes(size)
+
+    async def send_all(stream: ByteStream) -> None:
+        start = 0
+        while start < size:
+            length = chance.choice([1, 7, 8, 1_000, 32_768, 200_000])
+            await stream.send(data[start : start + length])
+            start += length
+        await stream.send_eof()
+
+    async def receive_all(stream: ByteStream) -> bytes:
+        got = bytearray()
+        while True:
+            try:
+                got += await stream.receive(chance.choice([1, 8, 1_000, 65_536]))
+            except EndOfStream:
+                return bytes(got)
+
+    async with streams() as (left, right), asyncio.timeout(PATIENCE_S):
+        tasks = [asyncio.create_task(send_all(end)) for end in (left, right)]
+        assert await receive_all(right) == data
+        assert await receive_all(left) == data
+        await asyncio.gather(*tasks)
+
+
+async def test_the_end_after_everything(streams: Streams) -> None:
+    async with streams() as (left, right):
+        await left.send(b"last words")
+        await left.send_eof()
+        await left.send_eof()
+        with pytest.raises(ClosedError, match="ended its sending direction"):
+            await left.send(b"more")
+        assert await read_all(right) == b"last words"
+        with pytest.raises(EndOfStream):
+            await right.receive()
+        await right.send(b"still")
+        assert await left.receive() == b"still"
+
+
+async def test_a_close_delivers_what_was_sent(streams: Streams) -> None:
+    async with streams() as (left, right):
+        await left.send(b"y" * 30_000)
+        await left.aclose()
+        await left.aclose()
+        assert await read_all(right) == b"y" * 30_000
+        with pytest.raises(ClosedError):
+            await left.receive()
+        with pytest.raises(ClosedError):
+            await left.send(b"x")
+
+
+async def test_a_peer_that_closed_receives_no_more(streams: Streams) -> None:
+    async with streams() as (left, right):
+        await right.aclose()
+
+        async def send_until_refused() -> None:
+            while True:
+                await left.send(b"x" * 10_000)
+                await asyncio.sleep(0)
+
+        with pytest.raises(PeerCrashed):
+            await asyncio.wait_for(send_until_refused(), PATIENCE_S)
+
+
+async def test_one_task_at_a_time_in_each_direction(streams: Streams) -> None:
+    async with streams() as (left, right):
+        receiving = asyncio.create_task(left.receive())
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError):
+            await left.receive()
+        sending = asyncio.create_task(left.send(b"z" * 20_000_000))
+        await asyncio.sleep(0.01)
+        with pytest.raises(BusyError):
+            await left.send(b"x")
+        with pytest.raises(BusyError):
+            await left.send_eof()
+        sending.cancel()
+        receiving.cancel()
+        await asyncio.wait([sending, receiving])
+        assert sending.cancelled()
+        assert receiving.cancelled()
+        right.transport.close()
+
+
+async def test_a_cancelled_receive_loses_nothing(streams: Streams) -> None:
+    async with streams() as (left, right):
+        for number in range(20):
+            receiving = asyncio.create_task(right.receive())
+            await asyncio.sleep(0)
+            await left.send(b"%d" % number)
+            receiving.cancel()
+            await asyncio.wait([receiving])
+            got = b"" if receiving.cancelled() else receiving.result()
+            if not got:
+                got = await right.receive()
+            assert got == b"%d" % number
+
+
+async def test_wrong_use(streams: Streams) -> None:
+    async with streams() as (left, _):
+        with pytest.raises(ValueError, match="at least 1, not 0"):
+            await left.receive(0)
+
+
+async def test_it_is_what_anyio_calls_a_byte_stream(streams: Streams) -> None:
+    async with streams() as (left, right):
+        assert isinstance(left, anyio.abc.ByteStream)
+        await left.send(b"one\ntwo\n")
+        lines = BufferedByteReceiveStream(right)
+        assert await lines.receive_until(b"\n", 100) == b"one"
+        assert await lines.receive_exactly(3) == b"two"
+        assert left.extra(IPCAttribute.address) == left.address
+        assert left.extra(IPCAttribute.peer) == left.peer
+        assert left.extra(IPCAttribute.limits) == LIMITS
+        assert Capability.STREAM in left.extra(IPCAttribute.capabilities)
+
+
+async def test_a_server(streams: Streams) -> None:
+    async def echo(stream: anyio.abc.ByteStream) -> None:
+        async with stream:
+            async for chunk in stream:
+                await stream.send(chunk)
+
+    async with aioipc.listen_stream("unix:") as listener:
+        serving = asyncio.create_task(listener.serve(echo))
+        connectable = aioipc.connect_stream(listener.address)
+        assert isinstance(connectable, anyio.abc.ByteStreamConnectable)
+        for _ in range(3):
+            async with await connectable.connect() as stream:
+                await stream.send(b"echo")
+                assert await stream.receive() == b"echo"
+        serving.cancel()
+        await asyncio.wait([serving])
+    with pytest.raises(ClosedError):
+        await listener.accept()
+
+
+async def test_what_has_only_messages_or_no_server_is_refused() -> None:
+    with pytest.raises(AddressError, match="has no listen"):
+        await aioipc.listen_stream("exec:cat")
+    with pytest.raises(AddressError, match="no transport is called"):
+        await aioipc.connect_stream("pigeon:post")
+
+
+async def test_a_child_and_inherited_descriptors() -> None:
+    async with aioipc.connect_stream("exec:cat") as stream:
+        await stream.send(b"meow")
+        assert await stream.receive() == b"meow"
+        await stream.send_eof()
+        with pytest.raises(EndOfStream):
+            await stream.receive()
+    read_fd, write_fd = os.pipe()
+    async with (
+        await aioipc.connect_stream(f"fd:{write_fd}") as writer,
+        await aioipc.connect_stream(f"fd:{read_fd}") as reader,
+    ):
+        await writer.send(b"through a pipe")
+        assert await reader.receive() == b"through a pipe"
+
+
+async def test_through_a_fifo(tmp_path: Path) -> None:
+    address = f"fifo:{tmp_path}/fifo"
+    async with (
+        aioipc.listen_stream(address) as listener,
+        aioipc.connect_stream(address) as writer,
+        await listener.accept() as reader,
+    ):
+        await writer.send(b"one way")
+        assert await reader.receive() == b"one way"
+
+
+@pytest.mark.parametrize("address", ["unix:", "shm:"])
+async def test_a_peer_that_is_killed(address: str, peers: Peers) -> None:
+    async with aioipc.listen_stream(address) as listener:
+        peer = peers.script(
+            """
+            import asyncio, sys, aioipc
+            async def main():
+                stream = await aioipc.connect_stream(sys.argv[1])
+                await stream.send(b"before")
+                await stream.receive()
+            asyncio.run(main())
+            """,
+            listener.address,
+        )
+        async with await listener.accept() as stream:
+            assert await stream.receive() == b"before"
+            peer.kill()
+            with pytest.raises((PeerCrashed, EndOfStream)) as caught:
+                await asyncio.wait_for(stream.receive(), PATIENCE_S)
+            # Without messages only the ring knows whether that was a clean end.
+            assert isinstance(caught.value, PeerCrashed) == (address == "shm:")
+
+
+async def test_a_channel_and_a_stream_do_not_mix() -> None:
+    async with aioipc.listen("shm:") as listener:
+        accepting = asyncio.create_task(listener.accept())
+        async with aioipc.connect_stream(listener.address) as stream:
+            with pytest.raises(aioipc.CodecMismatch):
+                await asyncio.wait_for(stream.receive(), PATIENCE_S)
+        accepting.cancel()
+        await asyncio.wait([accepting])
+
+
+async def test_dropped_open_it_warns_and_is_closed() -> None:
+    async with aioipc.listen_stream("unix:") as listener:
+        stream = await aioipc.connect_stream(listener.address)
+        await (await listener.accept()).aclose()
+    dropped = [stream]
+    del stream
+    with pytest.warns(ResourceWarning, match="unclosed <ByteStream unix:"):
+        dropped.clear()
