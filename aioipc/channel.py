@@ -260,6 +260,16 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         text = getattr(stream, "detached_as", "fd:{}")
         return text.format(",".join(map(str, fds))), fds
 
+    def unconsumed(self) -> list[T]:
+        """The objects that were sent and that a peer which is gone did not take, oldest first.
+
+        For sending them again, over another channel, after a send raised PeerCrashed and before
+        this one is closed. Over shared memory only; elsewhere nobody knows, and there are none.
+        The peer may have worked on the first of them: it gives back what it took in batches.
+        """
+        messages: list[bytes] = getattr(self.port, "unconsumed", list)()
+        return [self.codec.decode(message) for message in messages]
+
     def is_ending(self, error: BaseException) -> bool:
         """Whether ``error`` is how this channel ended, and not another one."""
         port = self.port

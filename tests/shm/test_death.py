@@ -97,7 +97,7 @@ async def test_what_a_killed_receiver_left_is_known(
             nursery.kill(pid)
             async with asyncio.timeout(PATIENCE_S):
                 crash = await sending
-            left = channel.port.unconsumed()
+            left = channel.unconsumed()
             assert crash.unconsumed == len(left)
             retired = len(accepted) - len(left)
             assert left == accepted[retired:]
@@ -132,7 +132,7 @@ async def test_nothing_that_was_gathered_is_forgotten(kind: str, nursery: Nurser
         nursery.kill(pid)
         with pytest.raises(PeerCrashed) as raised:
             await sent_to_the_end(channel)
-        left = channel.port.unconsumed()
+        left = channel.unconsumed()
         assert left[:6] == [b"shown at once", *(b"%d" % number for number in range(5))]
         assert set(left[6:]) <= {b"more"}
         assert raised.value.unconsumed == len(left)
@@ -156,7 +156,7 @@ async def test_a_large_message_that_was_not_taken(kind: str, large: int, nursery
         with pytest.raises(PeerCrashed) as raised:
             await sent_to_the_end(channel)
         assert raised.value.unconsumed is not None
-        more = channel.port.unconsumed().count(b"more")
+        more = channel.unconsumed().count(b"more")
         assert raised.value.unconsumed == 2 + more
 
 
