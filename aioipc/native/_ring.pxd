@@ -123,6 +123,8 @@ cdef class RingPort(MessagePort):
     cdef bint started            # the loop watches bell and socket
     cdef bint dead               # the peer is gone: what it published is still received
     cdef bint closed_by_peer     # it said that there will be no more
+    cdef bint was_late           # the tripwire found somebody asleep who could go on,
+    cdef uint64_t late_at        # and where the rings were
     # Receiving
     cdef PyObject* large         # the parts of a message that came so far
     cdef Py_ssize_t large_filled

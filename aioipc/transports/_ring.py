@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -124,7 +125,32 @@ def take_rings(offer: Offer, fds: list[OwnedFd]) -> Rings:
     return Rings(memory, offer, tuple(bells))
 
 
+class _Tripwire:
+    """Looks now and then at a ring whose users sleep, for `ChannelStatistics.lost_wakeups`.
+
+    Args:
+        port: The port over the ring; not kept alive.
+    """
+
+    interval_s = 1.0
+
+    def __init__(self, port: _Listening) -> None:
+        self._port = weakref.ref(port)
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(self.interval_s, self._look)
+
+    def _look(self) -> None:
+        port = self._port()
+        if port is not None:
+            port.look_for_lost_wakeup()
+            self._timer = self._loop.call_later(self.interval_s, self._look)
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+
 class _Listening(Protocol):
+    def look_for_lost_wakeup(self) -> None: ...
     def _rung(self) -> None: ...
     def _lifeline(self) -> None: ...
 
@@ -163,6 +189,7 @@ class RingTransport:
         self._socket = OwnedFd(above_stdio(sock.detach()))
         self._bell = FdWatch()
         self._lifeline = FdWatch()
+        self._tripwire: _Tripwire | None = None
         abandon_in_child(self)
 
     # The port
@@ -254,6 +281,8 @@ class RingTransport:
         self._lifeline.watch_reading(self.socket_fd, port._lifeline)
         if self._rings is not None and self._rings.bells:
             self._bell.watch_reading(self._rings.bells[0].fileno(), port._rung)
+        if os.environ.get("AIOIPC_DEBUG") == "1":
+            self._tripwire = _Tripwire(port)
 
     def _drop_offer(self) -> None:
         """Forget the offer that nobody took; the kernel closes the descriptors in it."""
@@ -301,6 +330,8 @@ class RingTransport:
 
     def close(self) -> None:
         """Release everything at once. Idempotent."""
+        if self._tripwire is not None:
+            self._tripwire.close()
         self._bell.close()
         self._lifeline.close()
         if self._rings is not None:
