@@ -27,7 +27,7 @@ from tests.shm.bare import CAPACITY, OPTIONS
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(patience_s(60))]
 
-KILLS = scaled(20, full=500)  # on each of two loops
+KILLS = scaled(10, full=500)  # on each of two loops
 LONGEST_LIFE_S = 0.02
 
 
