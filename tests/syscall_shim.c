@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -131,6 +133,8 @@ ssize_t send(int fd, const void *buffer, size_t size, int flags)
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
     NEXT(sendmsg);
+    if (flags == MSG_NOSIGNAL && fails("sendmsg with descriptors"))
+        return -1;
     if (!(flags & MSG_DONTWAIT))
         return next(fd, message, flags);
     if (fails("sendmsg"))
@@ -139,6 +143,44 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
         if (message->msg_iov[i].iov_len)
             return send(fd, message->msg_iov[i].iov_base, cut(message->msg_iov[i].iov_len), flags);
     return next(fd, message, flags);
+}
+
+ssize_t recvmsg(int fd, struct msghdr *message, int flags)
+{
+    NEXT(recvmsg);
+    return flags & MSG_CMSG_CLOEXEC && fails("recvmsg") ? -1 : next(fd, message, flags);
+}
+
+int memfd_create(const char *name, unsigned flags)
+{
+    NEXT(memfd_create);
+    return fails("memfd_create") ? -1 : next(name, flags);
+}
+
+int ftruncate64(int fd, off64_t size)
+{
+    NEXT(ftruncate64);
+    return fails("ftruncate") ? -1 : next(fd, size);
+}
+
+int posix_fallocate64(int fd, off64_t from, off64_t size)
+{
+    NEXT(posix_fallocate64);
+    return fails("posix_fallocate") ? errno : next(fd, from, size);
+}
+
+int eventfd(unsigned count, int flags)
+{
+    NEXT(eventfd);
+    return flags & EFD_CLOEXEC && fails("eventfd") ? -1 : next(count, flags);
+}
+
+void *mmap64(void *at, size_t size, int protection, int flags, int fd, off64_t from)
+{
+    NEXT(mmap64);
+    if (flags & MAP_SHARED && fd >= 0 && fails("mmap"))
+        return MAP_FAILED;
+    return next(at, size, protection, flags, fd, from);
 }
 
 ssize_t read(int fd, void *buffer, size_t size)

@@ -50,6 +50,13 @@ FAILURES: dict[str, tuple[str, ...]] = {
     "recv": (*RETRIED, "ENOMEM", "ECONNRESET"),
     "send": (*RETRIED, "ENOMEM", "ENOBUFS", "EPIPE", "ECONNRESET"),
     "sendmsg": (*RETRIED, "ENOMEM", "ENOBUFS", "EPIPE", "ECONNRESET"),
+    "sendmsg with descriptors": (*NO_MORE, "ENOBUFS", "EPIPE", "ECONNRESET", "ETOOMANYREFS"),
+    "recvmsg": (*RETRIED, "ENOMEM", "ECONNRESET"),
+    "memfd_create": NO_MORE,
+    "ftruncate": ("EINTR", "EFBIG", "ENOSPC", "ENOMEM"),
+    "posix_fallocate": ("EINTR", "ENOSPC", "ENOMEM", "EFBIG"),
+    "eventfd": NO_MORE,
+    "mmap": ("ENOMEM", "EAGAIN", "ENFILE"),
     "read": (*RETRIED, "EIO"),
     "write": (*RETRIED, "EPIPE", "ENOMEM"),
     "writev": (*RETRIED, "EPIPE", "ENOMEM"),
@@ -65,7 +72,7 @@ FAILURES: dict[str, tuple[str, ...]] = {
 }
 """The functions, and what each can answer: the ERRORS of their man pages."""
 
-FINAL = {("lock", "EAGAIN"), ("posix_spawnp", "EAGAIN")}
+FINAL = {("lock", "EAGAIN"), ("posix_spawnp", "EAGAIN"), ("mmap", "EAGAIN")}
 """Answers that are not to be tried again although they sound like it."""
 
 
@@ -130,6 +137,14 @@ async def pair(kind: str) -> None:
 
     left, right = aioipc.pair(kind, **OPTIONS)
     await both(closing(talk(left), left), closing(echo(right), right))
+
+
+async def shm(directory: Path) -> None:
+    await served(f"shm:{directory}/socket")
+
+
+async def shm_pair(directory: Path) -> None:
+    await pair("shm")
 
 
 async def unix_pair(directory: Path) -> None:
@@ -203,6 +218,8 @@ async def fds(directory: Path) -> None:
 
 SCENARIOS: dict[str, Callable[[Path], Awaitable[None]]] = {
     "unix": unix,
+    "shm": shm,
+    "shm-pair": shm_pair,
     "tcp": tcp,
     "unix-pair": unix_pair,
     "pipe": pipe,
