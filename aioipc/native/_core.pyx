@@ -14,7 +14,7 @@ from cpython.buffer cimport (
     PyObject_CheckBuffer,
     PyObject_GetBuffer,
 )
-from cpython.bytes cimport PyBytes_CheckExact
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
@@ -292,17 +292,29 @@ cdef class ChannelCore:
             message.end()
 
     cdef object c_decode_buffer(self, object message):
-        cdef int problem
+        cdef int problem = 0
+        cdef Py_ssize_t size
         cdef Py_buffer view
-        if self.scan != NULL:
+        if PyBytes_CheckExact(message):
+            size = PyBytes_GET_SIZE(message)
+            if self.scan != NULL:
+                problem = self.scan(
+                    <const unsigned char*>PyBytes_AS_STRING(message),
+                    size,
+                    self.max_depth,
+                    self.max_elements,
+                )
+        else:
             PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
-            problem = self.scan(
-                <const unsigned char*>view.buf, view.len, self.max_depth, self.max_elements
-            )
+            size = view.len
+            if self.scan != NULL:
+                problem = self.scan(
+                    <const unsigned char*>view.buf, size, self.max_depth, self.max_elements
+                )
             PyBuffer_Release(&view)
-            if problem != 0:
-                raise error_of(problem, self.max_depth, self.max_elements)
-        if len(message) >= LONG:
+        if problem != 0:
+            raise error_of(problem, self.max_depth, self.max_elements)
+        if size >= LONG:
             self.pacer.look = True
         try:
             return self.decode(message)

@@ -64,6 +64,7 @@ cdef extern from "Python.h":
 cdef enum:
     FRAGMENT = 32768             # of a message that is too long for one record
     IN_PLACE = 16384             # shorter messages are copied before they are decoded
+    RETIRE = 32768               # given back at the latest, so that a sender who waits can go on
     GATHER = 32768               # shown at the latest, even within a turn
     LONG = 8192                  # bytes that take a time worth looking at the clock
     MOST_RECORDS = 64            # without a message, before the clock is looked at
@@ -396,6 +397,7 @@ cdef class RingPort(MessagePort):
         cdef uint64_t taken = self.consumer.cursor - self.consumer.retired
         if (
             self.consumer.cursor == self.consumer.tail_seen
+            or taken >= RETIRE
             or taken >= self.consumer.ring.capacity // 4
         ):
             return self.c_retire()
