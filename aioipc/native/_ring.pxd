@@ -128,6 +128,7 @@ cdef class RingPort(MessagePort):
     # Receiving
     cdef PyObject* large         # the parts of a message that came so far
     cdef Py_ssize_t large_filled
+    cdef Py_ssize_t last_large   # how long the last such message was
     cdef readonly object ending
     cdef public bint greeted
     cdef object read_callback

@@ -348,11 +348,11 @@ cdef class RingPort(MessagePort):
         return None
 
     cdef object c_gather_part(self, RingRecord* record):
-        """Add a part of a message; memory follows what really came."""
+        """Add a part of a message; memory follows what really came, or came last time."""
         cdef Py_ssize_t filled = self.large_filled + record.length
         cdef bint more = (record.tag >> 8) & RING_MORE
         if self.large is NULL:
-            self.large = PyBytes_New(NULL, 4 * filled if more else filled)
+            self.large = PyBytes_New(NULL, max(4 * filled, self.last_large) if more else filled)
         elif filled > PyBytes_Size(self.large):
             _PyBytes_Resize(&self.large, max(filled, 2 * PyBytes_Size(self.large)))
         memcpy(PyBytes_Data(self.large) + self.large_filled, record.payload, record.length)
@@ -366,6 +366,7 @@ cdef class RingPort(MessagePort):
             _PyBytes_Resize(&self.large, filled)
         message = <object>self.large
         self.c_drop_large()
+        self.last_large = filled
         self.counters.messages_received += 1
         self.counters.bytes_received += filled
         return message
@@ -718,10 +719,10 @@ cdef class RingPort(MessagePort):
         self.armed = False
         if self.send_failure is None:
             try:
-                if not self.c_flush():
-                    return
+                self.c_flush()
             except IPCError:
                 pass  # each send raises it
+        # Also where something is left: who waits may poll for more room, and need not sleep again.
         callback, self.write_callback = self.write_callback, None
         if callback is not None:
             callback()

@@ -18,6 +18,7 @@ cdef class StreamPort(MessagePort):
     cdef PyObject* large
     cdef Py_ssize_t large_filled
     cdef Py_ssize_t large_length
+    cdef Py_ssize_t last_large   # how long the last of them was
     cdef uint32_t large_word
     cdef bytearray pieces        # of a message whose frames had the flag MORE
     cdef int read_errno          # met while polling without the GIL

@@ -207,6 +207,7 @@ cdef class StreamPort(MessagePort):
             if self.large is not NULL and self.large_filled == self.large_length:
                 payload = <object>self.large
                 self.c_drop_large()
+                self.last_large = self.large_length
                 message = self.c_dispatch(self.large_word, payload)
                 if message is not None:
                     return message
@@ -365,7 +366,7 @@ cdef class StreamPort(MessagePort):
         """Gather a frame that no block can hold in a bytes object that grows as it comes."""
         cdef Py_ssize_t unread = self.end - self.start - HEADER
         # After a look ahead, more than two blocks may be there already.
-        self.large = PyBytes_New(NULL, max(unread, min(length, 2 * BLOCK)))
+        self.large = PyBytes_New(NULL, max(unread, min(length, max(2 * BLOCK, self.last_large))))
         memcpy(PyBytes_Data(self.large), self.block + self.start + HEADER, unread)
         self.large_filled = unread
         self.large_length = length
@@ -382,7 +383,7 @@ cdef class StreamPort(MessagePort):
         cdef Py_ssize_t size = PyBytes_Size(self.large)
         cdef Py_ssize_t n
         if self.large_filled == size:
-            # Memory follows what really came, never what was announced.
+            # Memory follows what really came, now or last time, never what was announced.
             size = min(self.large_length, 2 * size)
             _PyBytes_Resize(&self.large, size)
         n = self.c_read(PyBytes_Data(self.large) + self.large_filled, size - self.large_filled)
