@@ -138,6 +138,8 @@ cdef class RingPort(MessagePort):
     cdef list rest               # views of a message that did not fit yet, from rest_offset on
     cdef Py_ssize_t rest_offset
     cdef Py_ssize_t rest_bytes
+    cdef bint rest_is_new        # nothing of it was put yet
+    cdef list larges             # [begin, end] of messages in fragments, where they lie
     cdef list controls           # (tag, payload) that did not fit yet
     cdef bint armed              # `_drain` will be called
     cdef bint write_ended
@@ -169,6 +171,8 @@ cdef class RingPort(MessagePort):
     cdef int c_push_rest(self) except -1
     cdef int c_fill(self, unsigned char* payload, Py_ssize_t size) except -1
     cdef int c_push_controls(self) except -1
+    cdef int c_note_large(self, uint64_t begin) except -1
+    cdef bint c_is_inside_large(self, uint64_t position) except -1
     cdef int c_block(self) except -1
     cdef int c_no_room(self, RingAnswer answer) except -1
     cdef int c_fail(self, object error) except -1

@@ -561,6 +561,7 @@ cdef class RingPort(MessagePort):
         self.rest = [hold(part) for part in parts]
         self.rest_offset = 0
         self.rest_bytes = size
+        self.rest_is_new = True
         if not self.c_push_rest():
             if self.producer.cursor == before:
                 # Nothing of it was put: it was not accepted, and the caller waits.
@@ -626,11 +627,36 @@ cdef class RingPort(MessagePort):
             except BaseException:
                 self.producer.cursor = before  # nobody saw it
                 raise
+            if self.rest_is_new:
+                self.rest_is_new = False
+                self.c_note_large(self.producer.cursor - RING_HEADER - ((size + 7) & ~7))
             self.c_publish()
             if self.rest_bytes and self.pacer is not None and self.pacer.c_overdue():
                 return 0
+        self.larges[len(self.larges) - 1][1] = self.producer.cursor  # wraparound is off
         self.rest = None
         return 1
+
+    cdef int c_note_large(self, uint64_t begin) except -1:
+        """Remember where a message in fragments begins, until its end was taken."""
+        cdef uint64_t end
+        if self.larges is None:
+            self.larges = []
+        while self.larges:
+            end = self.larges[0][1]
+            if self.producer.head_seen - end >= <uint64_t>1 << 63:  # not taken yet
+                break
+            self.larges.pop(0)
+        self.larges.append([begin, begin - 1])
+        return 0
+
+    cdef bint c_is_inside_large(self, uint64_t position) except -1:
+        """Whether a position lies between the fragments of one message."""
+        cdef uint64_t begin, end
+        for begin, end in self.larges or ():
+            if 0 < position - begin <= self.producer.cursor - begin and position - begin < end - begin:
+                return True
+        return False
 
     cdef int c_fill(self, unsigned char* payload, Py_ssize_t size) except -1:
         """Copy the next bytes of the rest."""
@@ -785,8 +811,10 @@ cdef class RingPort(MessagePort):
         cdef RingAnswer answer = RING_RECORD
         cdef Py_ssize_t count = 0
         cdef bint more = False
+        cdef bint torn
         if not self.is_open or not ring_unconsumed(&self.producer, &left):
             return 0
+        torn = self.c_is_inside_large(self.producer.head_seen)
         parts = []
         while True:
             answer = ring_pop(&left, &record)
@@ -802,8 +830,10 @@ cdef class RingPort(MessagePort):
             if not more:
                 count += 1
                 if messages is not None:
-                    messages.append(b"".join(parts))
+                    if not torn:
+                        messages.append(b"".join(parts))
                     parts = []
+                torn = False
         if more or self.rest is not None:  # the rest of it found no room yet
             count += 1
         return count

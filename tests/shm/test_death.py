@@ -23,7 +23,7 @@ from tests.children import PATIENCE_S, Peers
 from tests.peers.nursery import COUNTER, Counter, Nursery, message
 from tests.programs import program
 from tests.scale import patience_s, scaled
-from tests.shm.bare import CAPACITY, OPTIONS
+from tests.shm.bare import CAPACITY, OPTIONS, BareEnd, played_server
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(patience_s(60))]
 
@@ -158,6 +158,32 @@ async def test_a_large_message_that_was_not_taken(kind: str, large: int, nursery
         assert raised.value.unconsumed is not None
         more = channel.unconsumed().count(b"more")
         assert raised.value.unconsumed == 2 + more
+
+
+@pytest.mark.parametrize("fragments", [1, 2, 3])
+async def test_a_message_that_was_taken_in_part_is_not_given_back(
+    fragments: int, runtime_dir: Path
+) -> None:
+    """The end of a message is no message; one that begins where the ring does is."""
+    async with played_server(runtime_dir) as (opening, sock):
+        with BareEnd.offering(sock.dup()) as end:
+            sock.close()
+            async with await opening as channel:
+                end.greet()
+                large = bytes(3 * CAPACITY // 4 + 4096)  # four fragments, the last a short one
+                channel.send_nowait(large)
+                channel.send_nowait(b"whole")
+                await channel.flush()
+                taken = end.reads.take()
+                for _ in range(1 + fragments):  # a HELLO comes first
+                    next(taken)
+                end.sock.close()
+                with pytest.raises(PeerCrashed) as raised:
+                    await sent_to_the_end(channel)
+                left = channel.unconsumed()
+                assert left[0] == b"whole"
+                assert set(left[1:]) <= {b"more"}
+                assert raised.value.unconsumed == 1 + len(left)
 
 
 @kinds
