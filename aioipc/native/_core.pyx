@@ -19,7 +19,7 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
 
-from aioipc.native._pacer cimport ACCEPTED, MessagePort, NO_ROOM, Pacer, clock_ns
+from aioipc.native._pacer cimport ACCEPTED, Borrowed, MessagePort, NO_ROOM, Pacer, clock_ns
 from aioipc.native._scan cimport scanner_of
 
 import os
@@ -289,7 +289,7 @@ cdef class ChannelCore:
                 view.release()
             except BufferError:
                 pass  # what was decoded refers to it all the same
-            message.end()
+            (<Borrowed>message).c_end()
 
     cdef object c_decode_buffer(self, object message):
         cdef int problem = 0
@@ -943,7 +943,7 @@ cdef class Borrow(Receive):
                 memory.release()
             except BufferError:
                 pass  # another object looks at it
-            if not PyBytes_CheckExact(message) and not message.end():
+            if not PyBytes_CheckExact(message) and not (<Borrowed>message).c_end():
                 PyErr_WarnEx(
                     ResourceWarning, "a view of a borrowed message is kept beyond its block", 1
                 )
@@ -1258,6 +1258,54 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
     return self.c_step(result)
 
 
+cdef int step_borrow(PyObject* operation, PyObject* value, PyObject** result) except -1:
+    cdef Borrow self = <Borrow>operation
+    cdef ChannelCore core = self.core
+    result[0] = NULL
+    if (
+        self.state == NEW
+        and core.closed_with is None
+        and core.thread == PyThread_get_thread_ident()
+        and core.generation == fork_generation
+        and core.receiver is None
+        and core.deferred is None
+        and not core.pacer.c_must_yield()
+    ):
+        message = core.port.c_borrow()
+        if message is not None:
+            self.message = message
+            self.memory = memoryview(message)
+            return self.c_return(self.memory, result)
+        return self.c_wait_first(result)
+    return self.c_step(result)
+
+
+cdef int step_slot(PyObject* operation, PyObject* value, PyObject** result) except -1:
+    cdef Slot self = <Slot>operation
+    cdef ChannelCore core = self.core
+    result[0] = NULL
+    if (
+        self.state == NEW
+        and self.phase == RESERVING
+        and core.closed_with is None
+        and core.thread == PyThread_get_thread_ident()
+        and core.generation == fork_generation
+        and core.queued == 0
+        and not core.pacer.c_must_yield()
+    ):
+        self.state = DONE  # also where this raises
+        core.port.c_check_size(self.size)
+        lease = core.port.c_reserve(self.size)
+        if lease is not None and lease is not False:
+            self.lease = lease
+            self.memory = memoryview(lease)
+            self.in_port = True
+            self.phase = RESERVED
+            return self.c_return(self, result)
+        self.state = NEW
+    return self.c_step(result)
+
+
 def iterated_natively(cls):
     """A class decorator: ``async for`` calls the native method without looking it up.
 
@@ -1277,8 +1325,8 @@ aioipc_set_am_send(<PyTypeObject*>SendOperation, &tables[4], <void*>step)
 aioipc_set_am_send(<PyTypeObject*>Send, &tables[5], <void*>step_send)
 aioipc_set_am_send(<PyTypeObject*>SendMany, &tables[6], <void*>step)
 aioipc_set_am_send(<PyTypeObject*>Flush, &tables[7], <void*>step)
-aioipc_set_am_send(<PyTypeObject*>Slot, &tables[8], <void*>step)
-aioipc_set_am_send(<PyTypeObject*>Borrow, &tables[9], <void*>step)
+aioipc_set_am_send(<PyTypeObject*>Slot, &tables[8], <void*>step_slot)
+aioipc_set_am_send(<PyTypeObject*>Borrow, &tables[9], <void*>step_borrow)
 aioipc_set_am_send(<PyTypeObject*>Finished, &tables[10], <void*>step)
 
 

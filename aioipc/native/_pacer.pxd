@@ -52,6 +52,10 @@ cdef class PollBudget:
     cdef void c_blocked(self, int64_t ns) noexcept
 
 
+cdef class Borrowed:
+    cdef bint c_end(self) except -1
+
+
 cdef class MessagePort:
     cdef Counters counters
     cdef Pacer pacer

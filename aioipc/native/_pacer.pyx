@@ -95,6 +95,14 @@ cdef class PollBudget:
         self.c_blocked(ns)
 
 
+cdef class Borrowed:
+    """A message that still lies where it arrived, as a buffer."""
+
+    cdef bint c_end(self) except -1:
+        """Give it back once no view of it is left: whether that is now."""
+        return True
+
+
 cdef class MessagePort:
     """What `ChannelCore` drives: the native form of the MessageTransport contract."""
 
@@ -146,8 +154,7 @@ cdef class MessagePort:
         raise NotImplementedError
 
     cdef object c_borrow(self):
-        """The next message where it lies, or None: something with a buffer, and perhaps a
-        method ``end`` by which it is given back. Raises the ending."""
+        """The next message where it lies (`Borrowed`), or as bytes, or None. Raises the ending."""
         return self.c_receive()
 
     def on_readable(self, callback):

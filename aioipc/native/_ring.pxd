@@ -3,7 +3,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from aioipc.native._memory cimport Mapping
-from aioipc.native._pacer cimport MessagePort
+from aioipc.native._pacer cimport Borrowed, MessagePort
 
 cdef extern from "ring.h" nogil:
     ctypedef enum RingAnswer:
@@ -100,8 +100,8 @@ cdef class WriteLease:
     cdef bint is_open
 
 
-cdef class ReadLease:
-    """A message that is read where it lies, until `end` and until no view of it is left."""
+cdef class ReadLease(Borrowed):
+    """A message that is read where it lies, until `c_end` and until no view of it is left."""
     cdef RingPort port
     cdef Mapping memory
     cdef const unsigned char* payload

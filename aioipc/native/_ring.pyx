@@ -84,7 +84,7 @@ cdef class WriteLease:
                 self.port.c_ring_bell()
 
 
-cdef class ReadLease:
+cdef class ReadLease(Borrowed):
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, <void*>self.payload, self.length, True, flags)
@@ -99,8 +99,7 @@ cdef class ReadLease:
         if not self.ended and self.port is not None:
             self.port.c_end_read(self)
 
-    def end(self):
-        """Give the message back once no view of it is left: True if that is now."""
+    cdef bint c_end(self) except -1:
         if not self.ended:
             self.ended = True
             if self.views == 0:
@@ -1085,8 +1084,8 @@ cdef class RingStream:
 
     cdef int c_drop_record(self) except -1:
         record, self.record = self.record, None
-        if record is not None and not PyBytes_CheckExact(record):
-            record.end()
+        if isinstance(record, ReadLease):
+            (<ReadLease>record).c_end()
         return 0
 
     def try_write(self, parts, fds=()):
