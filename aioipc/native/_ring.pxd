@@ -88,6 +88,7 @@ cdef extern from "ring.h" nogil:
     RingAnswer ring_borrow(RingConsumer*, RingRecord*, uint32_t*)
     RingAnswer ring_release(RingConsumer*, uint32_t)
     bint ring_readable(const RingConsumer*)
+    uint64_t ring_backlog(const RingConsumer*)
     RingAnswer ring_arm(RingConsumer*)
     bint ring_unconsumed(RingProducer*, RingConsumer*)
 
@@ -132,6 +133,9 @@ cdef class RingPort(MessagePort):
     cdef readonly object ending
     cdef public bint greeted
     cdef object read_callback
+    cdef int patience            # how often a poll may still pass over what is there
+    cdef bint answers            # something was sent since the poll before: a peer waits for it
+    cdef uint64_t sent_before
     cdef bint out_of_leases      # a borrow waits until one is given back
     cdef public Py_ssize_t max_receive_bytes
     # Sending

@@ -11,7 +11,8 @@
      ring_put         a record of a batch           ring_retire    give back what was popped
      ring_claim       the same, the caller fills    ring_borrow    pop, and keep for a while
      ring_publish     show the batch                ring_release   give back what was kept
-     ring_reserve     a lease to write into         ring_readable  look, for polling
+     ring_reserve     a lease to write into         ring_readable  look, for polling; also
+                                                    ring_backlog
      ring_commit      show it, perhaps shorter      ring_arm       before going to sleep
      ring_abort       drop it                       ring_allow     flags and fds agreed on
      ring_writable    look, for polling
@@ -662,6 +663,13 @@ static inline RingAnswer ring_release(RingConsumer *consumer, uint32_t ticket)
 static inline bool ring_readable(const RingConsumer *consumer)
 {
     return RING_LOAD(&consumer->ring.shared->tail) != consumer->cursor;
+}
+
+/* How many bytes of records and PADs ring_pop may find: the same load, for polling with patience.
+   Not to be trusted with anything else, since nothing is validated. */
+static inline uint64_t ring_backlog(const RingConsumer *consumer)
+{
+    return RING_LOAD(&consumer->ring.shared->tail) - consumer->cursor;
 }
 
 /* Before sleeping after RING_EMPTY: say so, then look again (rule 3). Retires first, since a
