@@ -134,8 +134,9 @@ cdef class RingPort(MessagePort):
     cdef public bint greeted
     cdef object read_callback
     cdef int patience            # how often a poll may still pass over what is there
-    cdef bint answers            # something was sent since the poll before: a peer waits for it
+    cdef bint answers            # something was sent since the last receive: an answer is awaited
     cdef uint64_t sent_before
+    cdef uint64_t received_before
     cdef bint out_of_leases      # a borrow waits until one is given back
     cdef public Py_ssize_t max_receive_bytes
     # Sending

@@ -154,7 +154,7 @@ cdef class RingPort(MessagePort):
         self.in_place = not bells_are_sockets
         self.max_receive_bytes = max_message_bytes
         self.max_send_bytes = max_message_bytes
-        self.in_memory = True
+        self.in_memory = self.answers = True
         self.is_open = True
 
     def __dealloc__(self):
@@ -996,8 +996,10 @@ cdef class RingPort(MessagePort):
         if self.out_of_leases and not for_room:
             return 0
         self.patience = PATIENCE
-        self.answers = self.counters.messages_sent != self.sent_before
-        self.sent_before = self.counters.messages_sent
+        if self.counters.messages_received != self.received_before:
+            self.answers = self.counters.messages_sent != self.sent_before
+            self.sent_before = self.counters.messages_sent
+            self.received_before = self.counters.messages_received
         return self.is_open and not self.dead and self.ending is None
 
     cdef bint c_poll_look(self, bint for_room) noexcept nogil:
