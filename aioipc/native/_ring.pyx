@@ -206,7 +206,7 @@ cdef class RingPort(MessagePort):
                     and self.large is NULL
                 ):
                     if (
-                        record.length >= IN_PLACE
+                        <Py_ssize_t>record.length >= IN_PLACE
                         and self.may_lend
                         and self.in_place
                         and not ring_leases_are_out(&self.consumer.leases)
@@ -219,7 +219,7 @@ cdef class RingPort(MessagePort):
                     message = self.c_copy(&record)
                     self.counters.messages_received += 1
                     self.counters.bytes_received += record.length
-                    if record.length >= LONG and self.pacer is not None:
+                    if <Py_ssize_t>record.length >= LONG and self.pacer is not None:
                         self.pacer.look = True
                     self.c_retire_some()
                     return message
@@ -283,7 +283,7 @@ cdef class RingPort(MessagePort):
         lease.ticket = ticket
         self.counters.messages_received += 1
         self.counters.bytes_received += record.length
-        if record.length >= LONG and self.pacer is not None:
+        if <Py_ssize_t>record.length >= LONG and self.pacer is not None:
             self.pacer.look = True
         return lease
 
@@ -332,7 +332,7 @@ cdef class RingPort(MessagePort):
                     FrameTooLarge(record.length + self.large_filled, self.max_receive_bytes)
                 )
             return self.c_gather_part(record)
-        if record.length > CONTROL_LIMIT:
+        if <Py_ssize_t>record.length > CONTROL_LIMIT:
             self.c_refuse(ProtocolError(
                 f"a control record of kind {kind} has {record.length:,} bytes, "
                 f"over the limit of {CONTROL_LIMIT:,}"
@@ -441,7 +441,7 @@ cdef class RingPort(MessagePort):
             answer = ring_pop(&left, &record)
             if answer == RING_RECORD and record.tag == RING_GOODBYE:
                 return PyBytes_FromStringAndSize(
-                    <const char*>record.payload, min(record.length, CONTROL_LIMIT)
+                    <const char*>record.payload, min(<Py_ssize_t>record.length, <Py_ssize_t>CONTROL_LIMIT)
                 )
         return None
 
