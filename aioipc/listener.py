@@ -47,7 +47,7 @@ from aioipc.transports._framed import PeerPort
 from aioipc.transports._session import Session
 from aioipc.wire.hello import HandshakeTimeout
 
-__all__ = ["Listener", "listen"]
+__all__ = ["Listener", "is_allowed", "listen"]
 
 log = logging.getLogger("aioipc.listener")
 
@@ -279,7 +279,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
             )
         if peer is None:
             return
-        if not self._is_allowed(peer):
+        if not is_allowed(self._allow, peer, self.address):
             raise AccessDenied(errno.EACCES, f"{self.address}: uid {peer.uid} may not connect")
         quota = limits.max_connections_per_foreign_uid
         if peer.uid != os.geteuid() and self._open[peer.uid] >= quota:
@@ -287,13 +287,6 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
                 errno.EDQUOT,
                 f"{self.address} holds {quota:,} connections of uid {peer.uid}, its limit",
             )
-
-    def _is_allowed(self, peer: PeerCredentials) -> bool:
-        try:
-            return self._allow(peer)
-        except Exception:  # whatever it is, it is no yes
-            log.exception("%s: allow= failed for %s", self.address, peer)
-            return False
 
     def _turn_away(self, transport: AnyTransport, error: IPCError) -> None:
         log.warning("%s", error)
@@ -409,6 +402,15 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<Listener {self.address} {self._options.codec.name} {state}>"
+
+
+def is_allowed(allow: Allow, peer: PeerCredentials, address: str) -> bool:
+    """Whether a peer may connect; an ``allow`` that fails says no."""
+    try:
+        return allow(peer)
+    except Exception:  # whatever it is, it is no yes
+        log.exception("%s: allow= failed for %s", address, peer)
+        return False
 
 
 def _is_ending(error: Exception, channel: Channel[Any]) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import errno
+import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -30,12 +32,17 @@ from aioipc.errors import (
 )
 from aioipc.kernel.credentials import same_user
 from aioipc.limits import Limits
-from aioipc.loop.waiting import wait_readable, wait_writable
+from aioipc.listener import is_allowed
+from aioipc.loop.waiting import Waits, wait_writable
 from aioipc.transports import family_of
 
 __all__ = ["ByteStream", "StreamListener", "connect_stream", "listen_stream"]
 
+log = logging.getLogger("aioipc.stream")
+
 _READ_BYTES = 65536
+_WRITE_BYTES = 256 * 1024
+"""At most so much in one go, so that the loop turns while a large item leaves."""
 _OPERATIONS_PER_TURN = 64
 _RETRY_S = 0.25
 
@@ -54,6 +61,7 @@ class ByteStream(anyio.abc.ByteStream):
         self._receiving = False
         self._sending = False
         self._operations = 0
+        self._waits = Waits()
         self._write_ended = False
         self._closed = False
         self._pid = os.getpid()
@@ -113,7 +121,7 @@ class ByteStream(anyio.abc.ByteStream):
                     return bytes(into[:count])
                 if count == 0:
                     raise EndOfStream(f"{self.address}: the peer finished")
-                await wait_readable(self.transport)
+                await self._waits.readable(self.transport)
                 self._check()
         finally:
             self._receiving = False
@@ -142,7 +150,7 @@ class ByteStream(anyio.abc.ByteStream):
                 count = self.transport.try_write((rest[:_WRITE_BYTES],))
                 rest = rest[count:]
                 if count == 0:
-                    await wait_writable(self.transport)
+                    await self._waits.writable(self.transport)
                     self._check()
                 elif rest:
                     await self._pace()
@@ -167,12 +175,15 @@ class ByteStream(anyio.abc.ByteStream):
     async def aclose(self) -> None:
         """Close the stream; the peer receives what was sent, and then the end. Idempotent.
 
+        Pending operations raise ClosedError.
+
         Cancellation:
             Closes at once.
         """
         if self._closed:
             return
         self._closed = True
+        self._waits.end()
         try:
             if not self._is_forked and not self._write_ended:
                 with contextlib.suppress(IPCError, OSError, TimeoutError):
@@ -221,10 +232,6 @@ class ByteStream(anyio.abc.ByteStream):
         return f"<ByteStream {self.address} {'closed' if self._closed else 'open'}>"
 
 
-_WRITE_BYTES = 256 * 1024
-"""At most so much in one go, so that the loop turns while a large item leaves."""
-
-
 class StreamListener(anyio.abc.Listener[ByteStream]):
     """Yields a stream for each peer that connected and was allowed."""
 
@@ -232,8 +239,14 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
         self._acceptor = acceptor
         self._limits = limits
         self._allow = allow
+        self._ready: collections.deque[ByteStream] = collections.deque()
+        self._waits = Waits()
         self._accepting = False
+        self._exhausted = False
         self._closed = False
+        self._retry: asyncio.TimerHandle | None = None
+        if getattr(acceptor, "speaks_first", False):
+            self._take_in()  # or who connects would wait for somebody to ask for streams
 
     @property
     def address(self) -> str:
@@ -263,38 +276,48 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
             raise BusyError(f"another task is waiting for connections on {self.address}")
         self._accepting = True
         try:
-            while not self._closed:
-                stream = await self._try_accept()
-                if stream is not None:
-                    return stream
-            raise ClosedError(f"this side closed the listener on {self.address}")
+            while not self._ready:
+                if self._closed:
+                    raise ClosedError(f"this side closed the listener on {self.address}")
+                if self._exhausted:
+                    raise EndOfStream(f"{self.address} has no other connection")
+                self._take_in()
+                if not self._ready and not self._exhausted:
+                    await self._waits.until_end()
+            return self._ready.popleft()
         finally:
             self._accepting = False
 
-    async def _try_accept(self) -> ByteStream | None:
-        try:
-            transport = self._acceptor.try_accept()
-        except EOFError:
-            raise EndOfStream(f"{self.address} has no other connection") from None
-        except IPCError:
-            await asyncio.sleep(_RETRY_S)  # no descriptors; who is there waits in the backlog
-            return None
-        if transport is None:
-            await wait_readable(self._acceptor)
-            return None
+    def _take_in(self) -> None:
+        """Take in whoever is there, as far as the limits allow."""
+        while not self._closed and len(self._ready) < self._limits.max_handshakes:
+            try:
+                transport = self._acceptor.try_accept()
+            except EOFError:
+                self._exhausted = True
+                break
+            except IPCError as error:
+                log.warning("%s: cannot accept for now: %s", self.address, error)
+                self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._take_in)
+                break
+            if transport is None:
+                self._acceptor.on_readable(self._take_in)
+                break
+            self._admit(transport)
+        self._waits.end()
+
+    def _admit(self, transport: AnyTransport) -> None:
         peer = transport.peer
-        if peer is not None and not self._allow(peer):
+        try:
+            if peer is not None and not is_allowed(self._allow, peer, self.address):
+                raise AccessDenied(errno.EACCES, f"{self.address}: uid {peer.uid} may not connect")
+            self._ready.append(ByteStream(_byte_transport(transport), self._limits))
+        except IPCError as error:  # or it is gone already, or there is no memory for it
+            log.warning("%s: %s", self.address, error)
             if has_own_port(transport):
-                denied = f"{self.address}: uid {peer.uid} may not connect"
-                transport.refuse(AccessDenied(errno.EACCES, denied))
+                transport.refuse(error)
             else:
                 transport.close()
-            return None
-        try:
-            return ByteStream(_byte_transport(transport), self._limits)
-        except IPCError:
-            transport.close()  # it is gone already, or there is no memory for it
-            return None
 
     async def serve(
         self, handler: Callable[[ByteStream], Any], task_group: TaskGroup | None = None
@@ -313,7 +336,22 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
 
     async def aclose(self) -> None:
         """Stop listening. Streams stay open. Idempotent."""
-        if not self._closed:
+        if self._closed:
+            return
+        self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+        self._acceptor.close()
+        while self._ready:
+            await self._ready.popleft().aclose()
+        self._waits.end()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True):
+            return
+        try:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        finally:  # a warning may be an error
             self._closed = True
             self._acceptor.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import itertools
@@ -159,3 +160,9 @@ def fill(channel: Channel[Any]) -> list[bytes]:
                 break
             sent.append(message)
     return sent
+
+
+async def steps(count: int) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from aioipc import Channel, WouldBlock
-from tests.links import DUPLEX, FRAMED, Link, fill
+from tests.links import DUPLEX, FRAMED, Link, fill, steps
 from tests.scale import patience_s, scaled
 
 pytestmark = pytest.mark.asyncio
@@ -28,12 +28,6 @@ framed = pytest.mark.parametrize(("link", "framing"), FRAMED, indirect=["link"])
 MARKER = b"marker"
 STEPS = 8
 CANCELS = scaled(400, full=20_000)
-
-
-async def steps(count: int) -> None:
-    """Let the loop turn."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def until_marker(channel: Channel[Any]) -> list[bytes]:

@@ -14,7 +14,7 @@ import pytest
 
 import aioipc
 from aioipc import Channel, ClosedError, EndOfStream, FrameTooLarge, Limits, PeerCrashed
-from tests.links import DUPLEX, SMALL_RING, Link, fill
+from tests.links import DUPLEX, SMALL_RING, Link, fill, steps
 
 pytestmark = pytest.mark.asyncio
 duplex = pytest.mark.parametrize("link", DUPLEX, indirect=True)
@@ -74,7 +74,7 @@ async def test_what_is_sent_meanwhile_comes_after_it(link: Link) -> None:
     async with link(codec="raw") as (left, right):
         async with left.reserve(5) as slot:
             later = [asyncio.create_task(left.send(b"later %d" % n)) for n in range(3)]
-            await asyncio.sleep(0.001)
+            await steps(5)
             with pytest.raises(aioipc.WouldBlock):
                 right.receive_nowait()
             slot.view[:] = b"first"
@@ -222,7 +222,7 @@ async def test_many_out_at_a_time_and_given_back_in_any_order(
         views = [await borrow.__aenter__() for borrow in borrows]
         assert [int(bytes(view)) for view in views] == list(range(MOST_BORROWS))
         waiting = asyncio.create_task(take(right))
-        await asyncio.sleep(0.001)
+        await steps(5)
         assert not waiting.done()
         later = borrows[1:]
         chance.shuffle(later)
@@ -238,9 +238,9 @@ async def test_a_full_ring_goes_on_when_what_was_borrowed_is_given_back(link: Li
         async with right.borrow() as view:
             rest = [await right.receive() for _ in sent[1:]]
             sending = asyncio.create_task(left.send(b"x" * (SMALL_RING // 4)))
-            await asyncio.sleep(0.001)
+            await steps(5)
             filled = [asyncio.create_task(left.send(b"y" * (SMALL_RING // 4))) for _ in range(8)]
-            await asyncio.sleep(0.001)
+            await steps(5)
             assert not all(task.done() for task in filled)
             assert [bytes(view), *rest] == sent
         got = [await right.receive() for _ in range(9)]

@@ -28,7 +28,7 @@ from aioipc import (
     PeerCrashed,
 )
 from tests.children import PATIENCE_S, Peers
-from tests.links import SMALL_RING
+from tests.links import SMALL_RING, steps
 
 pytestmark = pytest.mark.asyncio
 
@@ -146,7 +146,7 @@ async def test_one_task_at_a_time_in_each_direction(streams: Streams) -> None:
         with pytest.raises(BusyError):
             await left.receive()
         sending = asyncio.create_task(left.send(b"z" * 20_000_000))
-        await asyncio.sleep(0.01)
+        await steps(5)
         with pytest.raises(BusyError):
             await left.send(b"x")
         with pytest.raises(BusyError):
@@ -287,3 +287,75 @@ async def test_dropped_open_it_warns_and_is_closed() -> None:
     del stream
     with pytest.warns(ResourceWarning, match="unclosed <ByteStream unix:"):
         dropped.clear()
+
+
+async def test_a_close_tells_who_waits(streams: Streams) -> None:
+    async with streams() as (left, _):
+        receiving = asyncio.create_task(left.receive())
+        sending = asyncio.create_task(left.send(bytes(20_000_000)))
+        await steps(5)
+        closing = asyncio.create_task(left.aclose())
+        for pending in (receiving, sending):
+            with pytest.raises(ClosedError):
+                await asyncio.wait_for(pending, PATIENCE_S)
+        await closing
+    async with aioipc.listen_stream("unix:") as listener:
+        accepting = asyncio.create_task(listener.accept())
+        await steps(2)
+        await listener.aclose()
+        with pytest.raises(ClosedError):
+            await asyncio.wait_for(accepting, PATIENCE_S)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+async def test_who_connects_first_is_accepted_later(address: str) -> None:
+    async with (
+        aioipc.listen_stream(address) as listener,
+        await aioipc.connect_stream(listener.address) as left,
+        await listener.accept() as right,
+    ):
+        await left.send(b"in one task")
+        assert await right.receive() == b"in one task"
+
+
+def fails(_: aioipc.PeerCredentials) -> bool:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("address", ["unix:", "shm:"])
+async def test_an_allow_that_fails_says_no(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with aioipc.listen_stream(address) as listener:
+        listener._allow = fails
+        accepting = asyncio.create_task(listener.accept())
+        with pytest.raises((aioipc.AccessDenied, PeerCrashed, EndOfStream)):
+            async with aioipc.connect_stream(listener.address) as stream:
+                await asyncio.wait_for(stream.receive(), PATIENCE_S)
+        assert not accepting.done()
+        assert "allow= failed" in caplog.text
+        accepting.cancel()
+        await asyncio.wait([accepting])
+
+
+class Nothing:
+    """A codec that calls itself what byte streams call themselves."""
+
+    name = "stream"
+    format = None
+
+    def encode(self, obj: bytes) -> bytes:
+        return obj
+
+    decode = encode
+
+
+async def test_records_of_nothing_are_passed_over() -> None:
+    """As many as a ring holds: neither the stack nor the loop may mind."""
+    async with (
+        aioipc.listen_stream("shm:") as listener,
+        aioipc.connect(listener.address, codec=Nothing()) as left,
+        await listener.accept() as right,
+    ):
+        for _ in range(100_000):
+            left.send_nowait(b"")
+        await left.send(b"at last")
+        assert await asyncio.wait_for(right.receive(), PATIENCE_S) == b"at last"

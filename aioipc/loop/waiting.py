@@ -16,7 +16,7 @@ from typing import Protocol
 from aioipc.loop.fd import FdWatch
 from aioipc.native._pacer import Pacer
 
-__all__ = ["pacer_of", "polling_pays", "wait_fd", "wait_readable", "wait_writable"]
+__all__ = ["Waits", "pacer_of", "polling_pays", "wait_fd", "wait_readable", "wait_writable"]
 
 _LEAST_CPUS = 1.5
 
@@ -85,6 +85,31 @@ async def wait_writable(target: _Writable) -> None:
     await _wait(target.on_writable)
 
 
+class Waits:
+    """The plain waits of one object: for readiness, or until all of them are ended."""
+
+    def __init__(self) -> None:
+        self._pending: set[asyncio.Future[None]] = set()
+
+    async def readable(self, source: _Readable) -> None:
+        """As `wait_readable`; or until `end`."""
+        await _wait(source.on_readable, self._pending)
+
+    async def writable(self, target: _Writable) -> None:
+        """As `wait_writable`; or until `end`."""
+        await _wait(target.on_writable, self._pending)
+
+    async def until_end(self) -> None:
+        """Wait for `end`."""
+        await _wait(lambda _: None, self._pending)
+
+    def end(self) -> None:
+        """Let everybody who waits look again."""
+        for ready in self._pending:
+            if not ready.done():
+                ready.set_result(None)
+
+
 async def wait_fd(fd: int, *, writing: bool = False) -> None:
     """Wait until a descriptor can be read, or written.
 
@@ -99,7 +124,10 @@ async def wait_fd(fd: int, *, writing: bool = False) -> None:
         watch.close()
 
 
-async def _wait(register: Callable[[Callable[[], object] | None], None]) -> None:
+async def _wait(
+    register: Callable[[Callable[[], object] | None], None],
+    pending: set[asyncio.Future[None]] | None = None,
+) -> None:
     ready = asyncio.get_running_loop().create_future()
 
     def look_again() -> None:
@@ -107,8 +135,12 @@ async def _wait(register: Callable[[Callable[[], object] | None], None]) -> None
             ready.set_result(None)
 
     register(look_again)
+    if pending is not None:
+        pending.add(ready)
     try:
         await ready
     finally:
+        if pending is not None:
+            pending.discard(ready)
         if not ready.done() or ready.cancelled():
             register(None)

@@ -180,6 +180,15 @@ cdef class Waiter:
             self.cancelled_future.exception()
 
 
+cdef inline bint is_usable(ChannelCore core) noexcept:
+    """Whether it is open, and this is its thread, and not a forked child."""
+    return (
+        core.closed_with is None
+        and core.thread == PyThread_get_thread_ident()
+        and core.generation == fork_generation
+    )
+
+
 cdef class ChannelCore:
     """A message port, a codec, and the operations on both.
 
@@ -228,13 +237,7 @@ cdef class ChannelCore:
     # The gate before each operation
 
     cdef inline int c_enter(self) except -1:
-        if (
-            self.closed_with is None
-            and self.thread == PyThread_get_thread_ident()
-            and self.generation == fork_generation
-        ):
-            return 0
-        return self.c_enter_slow()
+        return 0 if is_usable(self) else self.c_enter_slow()
 
     cdef int c_enter_slow(self) except -1:
         if self.generation != fork_generation:
@@ -1196,9 +1199,7 @@ cdef int step_receive(PyObject* operation, PyObject* value, PyObject** result) e
     result[0] = NULL
     if (
         self.state == NEW
-        and core.closed_with is None
-        and core.thread == PyThread_get_thread_ident()
-        and core.generation == fork_generation
+        and is_usable(core)
         and core.receiver is None
         and core.deferred is None
         and not core.pacer.c_must_yield()
@@ -1231,9 +1232,7 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
     result[0] = NULL
     if (
         self.state == NEW
-        and core.closed_with is None
-        and core.thread == PyThread_get_thread_ident()
-        and core.generation == fork_generation
+        and is_usable(core)
         and core.queued == 0
         and (core.encode is not None or PyBytes_CheckExact(self.parts))
         and not core.pacer.c_must_yield()
@@ -1264,9 +1263,7 @@ cdef int step_borrow(PyObject* operation, PyObject* value, PyObject** result) ex
     result[0] = NULL
     if (
         self.state == NEW
-        and core.closed_with is None
-        and core.thread == PyThread_get_thread_ident()
-        and core.generation == fork_generation
+        and is_usable(core)
         and core.receiver is None
         and core.deferred is None
         and not core.pacer.c_must_yield()
@@ -1287,9 +1284,7 @@ cdef int step_slot(PyObject* operation, PyObject* value, PyObject** result) exce
     if (
         self.state == NEW
         and self.phase == RESERVING
-        and core.closed_with is None
-        and core.thread == PyThread_get_thread_ident()
-        and core.generation == fork_generation
+        and is_usable(core)
         and core.queued == 0
         and not core.pacer.c_must_yield()
     ):

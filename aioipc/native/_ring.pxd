@@ -195,5 +195,6 @@ cdef class RingStream:
     cdef object record           # what is being read, from offset on
     cdef Py_ssize_t offset
 
+    cdef Py_ssize_t c_take(self, char* data, Py_ssize_t size) except -1
     cdef int c_drop_record(self) except -1
     cdef Py_ssize_t c_put(self, const char* data, Py_ssize_t size) except -1

@@ -73,6 +73,7 @@ cdef enum:
     CONTROL_LIMIT = 4096
 
 
+@cython.no_gc_clear               # its end needs the port
 cdef class WriteLease:
 
     def __getbuffer__(self, Py_buffer* view, int flags):
@@ -85,6 +86,7 @@ cdef class WriteLease:
                 self.port.c_ring_bell()
 
 
+@cython.no_gc_clear
 cdef class ReadLease(Borrowed):
 
     def __getbuffer__(self, Py_buffer* view, int flags):
@@ -1071,32 +1073,38 @@ cdef class RingStream:
         return None
 
     def try_read_into(self, buffer):
-        cdef Py_buffer into, record
-        cdef Py_ssize_t size
+        cdef Py_buffer into
+        cdef int records
         if not self.port.is_open and self.port.ending is None:
             raise ClosedError(f"{self.address} is closed")
         PyObject_GetBuffer(buffer, &into, PyBUF_SIMPLE | PyBUF_WRITABLE)
         try:
-            while self.record is None:
-                try:
+            for records in range(MOST_RECORDS):  # of nothing: they must not keep the loop
+                if self.record is None:
                     self.record = self.port.c_borrow()
-                except EndOfStream:
-                    return 0
+                    self.offset = 0
                 if self.record is None:
                     return None
-                self.offset = 0
-            get_buffer(self.record, &record)
-            size = min(into.len, record.len - self.offset)
-            memcpy(into.buf, <char*>record.buf + self.offset, size)
-            self.offset += size
-            is_read = self.offset == record.len
-            PyBuffer_Release(&record)
+                size = self.c_take(<char*>into.buf, into.len)
+                if size or into.len == 0:
+                    return size
+            return None
+        except EndOfStream:
+            return 0
         finally:
             PyBuffer_Release(&into)
+
+    cdef Py_ssize_t c_take(self, char* data, Py_ssize_t size) except -1:
+        """Copy the next bytes of the record, and give it back when that was its end."""
+        cdef Py_buffer record
+        get_buffer(self.record, &record)
+        size = min(size, record.len - self.offset)
+        memcpy(data, <char*>record.buf + self.offset, size)
+        self.offset += size
+        is_read = self.offset == record.len
+        PyBuffer_Release(&record)
         if is_read:
             self.c_drop_record()
-            if size == 0 and into.len:
-                return self.try_read_into(buffer)  # a record of nothing
         return size
 
     cdef int c_drop_record(self) except -1:

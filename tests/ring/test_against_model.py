@@ -63,12 +63,12 @@ class Record(ctypes.Structure):
 class Pair:
     """Both sides of one ring, called by name."""
 
-    def __init__(self, library: ctypes.CDLL, capacity: int, start: int) -> None:
-        self._library = library
-        self._pair = library.pair_open(ctypes.c_uint64(capacity), ctypes.c_uint64(start))
+    def __init__(self, functions: ctypes.CDLL, capacity: int, start: int) -> None:
+        self._functions = functions
+        self._pair = functions.pair_open(ctypes.c_uint64(capacity), ctypes.c_uint64(start))
 
     def __call__(self, verb: str, *arguments: Any) -> Any:
-        value = getattr(self._library, f"pair_{verb}")(self._pair, *arguments)
+        value = getattr(self._functions, f"pair_{verb}")(self._pair, *arguments)
         return value if verb in _PLAIN else ANSWERS[value]
 
 
@@ -87,14 +87,14 @@ _PLAIN = {
 }
 
 
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(program("library.c", shared=True)))
-    library.pair_open.restype = library.pair_data.restype = ctypes.c_void_p
+def _load() -> ctypes.CDLL:
+    functions = ctypes.CDLL(str(program("library.c", shared=True)))
+    functions.pair_open.restype = functions.pair_data.restype = ctypes.c_void_p
     for name in ("needed", "count_unconsumed", "head", "tail"):
-        getattr(library, f"pair_{name}").restype = ctypes.c_uint64
+        getattr(functions, f"pair_{name}").restype = ctypes.c_uint64
     for name in (*_PLAIN, *_VERBS):
-        getattr(library, f"pair_{name}").argtypes = [ctypes.c_void_p, *_VERBS.get(name, ())]
-    return library
+        getattr(functions, f"pair_{name}").argtypes = [ctypes.c_void_p, *_VERBS.get(name, ())]
+    return functions
 
 
 _VERBS: dict[str, tuple[Any, ...]] = {
@@ -214,7 +214,7 @@ STARTS = st.sampled_from([0, 2**32, 2**64]).flatmap(
 class RingMachine(RuleBasedStateMachine):
     """Hypothesis chooses the calls; the model says what they must answer."""
 
-    library: ctypes.CDLL
+    functions: ctypes.CDLL
 
     reservations = Bundle("reservations")
     borrows = Bundle("borrows")
@@ -223,7 +223,7 @@ class RingMachine(RuleBasedStateMachine):
     def open(self, shift: int, start: int) -> None:
         self.capacity = 1 << shift
         self.most = self.capacity // 4
-        self.pair = Pair(self.library, self.capacity, start & MASK)
+        self.pair = Pair(self.functions, self.capacity, start & MASK)
         self.model = Model(self.capacity, start, start, start, start)
         self.read_to = self.tail_seen = start
         self.number = 0
@@ -421,7 +421,7 @@ class RingMachine(RuleBasedStateMachine):
 @pytest.fixture(scope="module", autouse=True)
 def _compiled() -> None:
     try:
-        RingMachine.library = _library()
+        RingMachine.functions = _load()
     except Unavailable as error:
         pytest.skip(str(error))
 
@@ -451,7 +451,7 @@ def fill(pair: Pair, lengths: Sequence[int]) -> list[str]:
 
 @pytest.mark.parametrize("start", [0, 2**32 - 64, 2**64 - 64])
 def test_a_ring_can_be_filled_to_the_last_byte(start: int) -> None:
-    pair = Pair(RingMachine.library, 4096, start)
+    pair = Pair(RingMachine.functions, 4096, start)
     lengths = [64 - HEADER_BYTES] * (4096 // 64)
     assert fill(pair, lengths) == ["RING_QUEUED"] * len(lengths)
     assert fill(pair, [0]) == ["RING_FULL"]
@@ -467,7 +467,7 @@ def test_a_ring_can_be_filled_to_the_last_byte(start: int) -> None:
 
 
 def test_a_flood_of_pads_is_taken_in_portions() -> None:
-    pair = Pair(RingMachine.library, 4096, 0)
+    pair = Pair(RingMachine.functions, 4096, 0)
     leases = [Lease() for _ in range(MAX_LEASES)]
     for lease in leases:
         assert pair("reserve", 8, ctypes.byref(lease)) == "RING_QUEUED"
@@ -485,7 +485,7 @@ def test_a_flood_of_pads_is_taken_in_portions() -> None:
 
 
 def test_the_end_comes_after_the_last_record() -> None:
-    pair = Pair(RingMachine.library, 4096, 0)
+    pair = Pair(RingMachine.functions, 4096, 0)
     assert pair("arm") == "RING_SLEEP"
     assert fill(pair, [1]) == ["RING_QUEUED"]
     assert pair("publish") == "RING_WAKE"
@@ -497,7 +497,7 @@ def test_the_end_comes_after_the_last_record() -> None:
 
 
 def test_closing_wakes_a_sleeper() -> None:
-    pair = Pair(RingMachine.library, 4096, 0)
+    pair = Pair(RingMachine.functions, 4096, 0)
     assert pair("arm") == "RING_SLEEP"
     assert pair("close_stream") == "RING_WAKE"
     assert pair("arm") == "RING_END"
@@ -512,7 +512,7 @@ PAGE = (HEADER.parents[2] / "docs" / "ring.md").read_text()
 def test_the_page_shows_the_bytes() -> None:
     (block,) = re.findall(r"<!-- dump: ring -->\n```text\n(.*?)```", PAGE, re.DOTALL)
     shown = bytes.fromhex("".join(line[10:58] for line in block.splitlines()))
-    pair = Pair(RingMachine.library, 64, 0)
+    pair = Pair(RingMachine.functions, 64, 0)
     for message in (b"one message", b"another one"):
         assert pair("put", DATA, message, len(message)) == "RING_QUEUED"
     pair("publish")
