@@ -45,6 +45,7 @@ from aioipc.errors import (
 from aioipc.kernel.credentials import same_user, same_user_or_root
 from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
+from aioipc.loop.deadline import timeout
 from aioipc.loop.run import new_event_loop, run
 from aioipc.stream import ByteStream, StreamListener, connect_stream, listen_stream
 

@@ -210,7 +210,22 @@ class BadArguments(RPCError):
 
 
 class RemoteError(RPCError):
-    """The method raised on the far side. The connection goes on."""
+    """The method raised on the far side. The connection goes on.
+
+    To a caller of the same user a note tells the traceback of the far side.
+
+    Attributes:
+        type: The name of the exception's type there.
+        text: Its message there.
+    """
+
+    type: str
+    text: str
+
+    def __init__(self, message: str = "", *, type: str = "", text: str = "") -> None:  # noqa: A002
+        super().__init__(message)
+        self.type = type
+        self.text = text
 
 
 class RemoteCancelled(RPCError):

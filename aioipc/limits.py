@@ -38,6 +38,8 @@ class Limits:
     """How long making a connection may take."""
     linger_s: float = 5.0
     """How long a close may take to deliver what was already accepted."""
+    max_calls: int = 128
+    """Remote calls that one side of a connection has open at once; more of them wait."""
     ring_bytes: int = 1 * MIB
     """Size of one direction of a shared-memory ring, a power of two."""
 
@@ -61,5 +63,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("handshake_s", 0.001, 3600),
     ("connect_s", 0.001, 3600),
     ("linger_s", 0, 3600),
+    ("max_calls", 1, 2**20),
     ("ring_bytes", 64 * KIB, 1024 * MIB),
 )

@@ -49,9 +49,9 @@ def _plain(obj: Any) -> Any:
     raise TypeError(f"msgpack has no type for {type(obj).__qualname__!r} objects")
 
 
-def _refuse_ext(code: int, _data: memoryview) -> Any:
+def refuse_ext(code: int, _data: memoryview) -> Any:
     raise ValueError(f"ext type {code} is not known here")
 
 
 encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
-decode = msgspec.msgpack.Decoder(ext_hook=_refuse_ext).decode
+decode = msgspec.msgpack.Decoder(ext_hook=refuse_ext).decode

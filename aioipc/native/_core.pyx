@@ -1027,6 +1027,11 @@ cdef class SendOperation(Operation):
 cdef class Send(SendOperation):
     """``await channel.send(obj)``"""
 
+    @property
+    def is_accepted(self):
+        """Whether the message leaves, even if the caller was cancelled meanwhile."""
+        return self.begun
+
     cdef int c_claim(self) except -1:
         if not self.encoded:
             self.parts = self.core.c_encode(self.parts)

@@ -12,7 +12,7 @@ from typing import Any
 from aioipc.address import Address
 from aioipc.errors import AddressError
 
-__all__ = ["ENTRY_POINTS", "FAMILIES", "family_of"]
+__all__ = ["ENTRY_POINTS", "FAMILIES", "can_listen", "family_of"]
 
 FAMILIES = {
     "exec": "aioipc.transports.exec",
@@ -44,6 +44,15 @@ def family_of(address: Address, *, able_to: str) -> Any:
             f"address '{address}': {address.scheme}: has no {able_to}, only {' and '.join(able)}"
         )
     return family
+
+
+def can_listen(address: Address) -> bool:
+    """Whether peers connect to such an address; else there is one peer at most.
+
+    Raises:
+        AddressError: There is no such scheme.
+    """
+    return hasattr(_load(address), "listen")
 
 
 def _load(address: Address) -> Any:

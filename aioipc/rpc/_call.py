@@ -1,0 +1,179 @@
+"""A call, seen from the side where its method runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aioipc.abc import PeerCredentials
+from aioipc.wire.rpc import Call, Incoming, Notify
+
+if TYPE_CHECKING:
+    from aioipc.rpc._connection import Connection
+    from aioipc.rpc._streams import Upload
+
+__all__ = ["CallInfo", "Steps", "current_call", "metadata", "metadata_to_send"]
+
+T = TypeVar("T")
+
+_current: ContextVar[CallInfo] = ContextVar("aioipc_call")
+_metadata: ContextVar[Mapping[str, str] | None] = ContextVar("aioipc_metadata", default=None)
+
+
+class CallInfo(Incoming):
+    """The call that a method runs for: `aioipc.rpc.current_call`.
+
+    Attributes:
+        connection: Over which it came.
+    """
+
+    __slots__ = ("connection", "deadline_s", "is_late", "room_waiter", "task", "timer", "upload")
+
+    connection: Connection
+
+    def __init__(self, message: Call | Notify, connection: Connection) -> None:
+        super().__init__(message)  # type: ignore[arg-type]  # a notification has no number, and is not asked for it
+        self.connection = connection
+        self.task: asyncio.Task[Any] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.deadline_s = math.inf
+        self.is_late = False
+        self.upload: Upload | None = None
+        self.room_waiter: asyncio.Future[None] | None = None
+
+    @property
+    def method(self) -> str:
+        """The name of the method."""
+        return self.message.method
+
+    @property
+    def peer(self) -> PeerCredentials | None:
+        """Who calls, where the kernel tells."""
+        return self.connection.channel.peer
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What travelled beside the arguments."""
+        return self.message.metadata or {}
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the caller gives up, ``inf`` if it did not say; then this is cancelled."""
+        if self.deadline_s == math.inf:
+            return math.inf
+        return max(self.deadline_s - asyncio.get_running_loop().time(), 0.0)
+
+    def wake(self) -> None:
+        """Let what runs for this call look again at its streams."""
+        if self.upload is not None:
+            self.upload.wake()
+        if self.room_waiter is not None and not self.room_waiter.done():
+            self.room_waiter.set_result(None)
+
+    def lose(self, error: BaseException) -> None:
+        """The caller is gone."""
+        if self.upload is not None:
+            self.upload.error = error
+        if self.task is not None:
+            self.task.cancel()
+
+    def client(self, interface: Callable[..., T]) -> T:
+        """What the caller serves (``rpc.connect(..., serve=...)``), to call it back.
+
+        Args:
+            interface: A class or Protocol, as for `aioipc.rpc.connect`.
+        """
+        return self.connection.proxy(interface)
+
+    def __repr__(self) -> str:
+        return f"<CallInfo {self.method} from {self.peer}>"
+
+
+def current_call() -> CallInfo:
+    """The call that the running method was called by.
+
+    Raises:
+        RuntimeError: This does not run for a call.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise RuntimeError("this code does not run for a call of another process") from None
+
+
+@contextlib.contextmanager
+def metadata(**values: str) -> Iterator[None]:
+    """Let the calls inside carry ``values``, beside what an outer block gives.
+
+    The far side sees them in ``rpc.current_call().metadata``.
+    """
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise TypeError(f"metadata are str: {name} is {type(value).__name__}")
+    token = _metadata.set({**(_metadata.get() or {}), **values})
+    try:
+        yield
+    finally:
+        _metadata.reset(token)
+
+
+metadata_to_send = _metadata.get
+
+
+def _first_step(coroutine: Coroutine[Any, Any, None], call: CallInfo) -> Any:
+    _current.set(call)
+    return coroutine.send(None)
+
+
+class Steps:
+    """Awaits a coroutine in a context of its own, and tells when it suspends first.
+
+    One that never suspends costs no task, and what it does to context variables ends with it. One
+    that does goes on in the task that awaits this, so that ``asyncio.current_task``, timeouts and
+    cancel scopes mean what they say: whoever was to do something else in that task has to go on
+    in another.
+
+    Args:
+        coroutine: What to await.
+        call: What `current_call` tells inside.
+        suspended: Called at the first suspension.
+    """
+
+    __slots__ = ("_call", "_coroutine", "_suspended")
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        call: CallInfo,
+        suspended: Callable[[CallInfo], object],
+    ) -> None:
+        self._coroutine = coroutine
+        self._call = call
+        self._suspended = suspended
+
+    def __await__(self) -> Generator[Any, Any, bool]:
+        """Return whether it suspended."""
+        coroutine = self._coroutine
+        run = self._call.connection.context.copy().run
+        try:
+            waits_for = run(_first_step, coroutine, self._call)
+        except StopIteration:
+            return False
+        self._suspended(self._call)
+        step: Callable[[Any], Any]
+        while True:
+            try:
+                value = yield waits_for
+                step = coroutine.send
+            except BaseException as error:  # noqa: BLE001 - it is the coroutine's
+                value = error
+                step = coroutine.throw
+            try:
+                waits_for = run(step, value)
+            except StopIteration:
+                return True
+

@@ -1,0 +1,262 @@
+"""The called side of a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from aioipc.abc import Capability
+from aioipc.errors import (
+    DeadlineExceeded,
+    EncodeError,
+    FrameTooLarge,
+    IPCError,
+    MethodNotFound,
+    QuotaExceeded,
+    RemoteCancelled,
+)
+from aioipc.kernel.credentials import same_user
+from aioipc.rpc._call import CallInfo, Steps
+from aioipc.rpc._faults import fault_of, unsendable
+from aioipc.rpc._interface import Method, Shape
+from aioipc.rpc._streams import Upload
+from aioipc.wire.rpc import Call, Cancel, Code, Item, Message, Notify, Raise, Return
+
+if TYPE_CHECKING:
+    from aioipc.rpc._connection import Connection
+
+__all__ = ["Callee", "Handlers"]
+
+log = logging.getLogger("aioipc.rpc")
+
+Handlers = Mapping[str, tuple[Method, Callable[..., Any]]]
+"""What the peer may call, by name: the declaration and the implementation."""
+
+
+class Callee:
+    """Runs the methods that the peer calls over a connection."""
+
+    def __init__(self, connection: Connection, handlers: Handlers) -> None:
+        self._connection = connection
+        self._channel = connection.channel
+        self._session = connection.session
+        self._handlers = handlers
+        self._running: set[CallInfo] = set()
+        self._idle: asyncio.Future[None] | None = None
+        self._is_closing = False
+        peer = connection.channel.peer
+        remote = Capability.REMOTE in connection.channel.capabilities
+        self._is_trusted = not remote and (peer is None or same_user(peer))
+
+    def incoming(self, message: Call) -> CallInfo:
+        """What stands for a call of the peer."""
+        return CallInfo(message, self._connection)
+
+    # Answering
+
+    async def answer(self, message: Call | Notify) -> bool:
+        """Run a method; whether it became the business of this task, which then reads no more."""
+        call = self._admit(message)
+        if call is None:
+            return False
+        return await Steps(self._run(call), call, self._suspended)
+
+    async def answer_aside(self, message: Call | Notify) -> None:
+        """Run a method in this task, which does not read."""
+        call = self._admit(message)
+        if call is not None:
+            await Steps(self._run(call), call, self._waits)
+
+    def _admit(self, message: Call | Notify) -> CallInfo | None:
+        """Take in a call; None if it was refused."""
+        if type(message) is Notify:
+            return CallInfo(message, self._connection)
+        try:
+            call, _ = self._session.receive(message)
+        except QuotaExceeded as error:
+            self._connection.tell(fault_of(message.id, error, None, trusted=False))
+            return None
+        if self._is_closing:
+            self._finish(call, Raise(message.id, Code.CANCELLED, message="this side is closing"))
+            return None
+        if message.remaining_ns is not None:
+            call.deadline_s = self._connection.loop.time() + message.remaining_ns / 1e9
+        return call
+
+    def _suspended(self, call: CallInfo) -> None:
+        """A method waits: this task is its own from here on, and another one reads."""
+        self._waits(call)
+        self._connection.read_on()
+
+    def _waits(self, call: CallInfo) -> None:
+        call.task = asyncio.current_task()
+        self._running.add(call)
+        if call.message.remaining_ns is not None:
+            call.timer = self._connection.loop.call_at(call.deadline_s, self._late, call)
+
+    def _late(self, call: CallInfo) -> None:
+        call.is_late = True
+        if call.task is not None:
+            call.task.cancel()
+
+    async def _run(self, call: CallInfo) -> None:
+        """Run the method of a call and send its outcome."""
+        message = call.message
+        method: Method | None = None
+        try:
+            try:
+                method, function = self._handlers[message.method]
+            except KeyError:
+                raise MethodNotFound(f"no method {message.method[:64]!r} is served here") from None
+            result = await self._invoke(call, method, function)
+        except asyncio.CancelledError:
+            if not self._cancelled(call):
+                raise
+        except Exception as error:  # noqa: BLE001 - it goes to the caller
+            self._failed(call, method, error)
+        else:
+            self._done(call)
+            if type(message) is Call:
+                await self._return(message.id, result, method)
+
+    async def _invoke(self, call: CallInfo, method: Method, function: Callable[..., Any]) -> Any:
+        args = method.decode_args(call.message.args)
+        if method.upload is not None:
+            call.is_uploading = True
+            call.upload = Upload(call, method)
+            args = (*args[: method.upload], call.upload, *args[method.upload + 1 :])
+        result = method.invoke(function, args)
+        if method.shape is Shape.STREAM:
+            call.is_streaming = True
+            return await self._stream(call, result)
+        if inspect.isawaitable(result):
+            return await result
+        return result
+
+    async def _stream(self, call: CallInfo, result: Any) -> None:
+        """Send the items of a stream, one for each that the caller has room for."""
+        items: AsyncIterator[Any] = aiter(result)
+        try:
+            while True:
+                if not call.room:
+                    await self._wait_for_room(call)
+                    continue
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    return
+                call.room -= 1
+                await self._channel.send(Item(call.message.id, item))
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _wait_for_room(self, call: CallInfo) -> None:
+        call.room_waiter = self._connection.loop.create_future()
+        try:
+            await call.room_waiter
+        finally:
+            call.room_waiter = None
+
+    # Outcomes
+
+    def _done(self, call: CallInfo) -> None:
+        """The method has ended: forget about it."""
+        if call.task is not None:
+            self._running.discard(call)
+            if call.timer is not None:
+                call.timer.cancel()
+        if type(call.message) is Call:
+            self._session.finish(call)
+        if self._idle is not None and not self._session.served and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def _return(self, number: int, result: Any, method: Method) -> None:
+        try:
+            await self._channel.send(Return(number, result))
+        except (EncodeError, FrameTooLarge) as error:
+            log.warning("%s: the result of %s: %s", self._channel.address, method, error)
+            self._connection.tell(unsendable(number, error, method))
+        except IPCError:
+            pass  # the caller is gone, as who reads will find
+
+    def _finish(self, call: CallInfo, last: Raise) -> None:
+        self._done(call)
+        self._connection.tell(last)
+
+    def _cancelled(self, call: CallInfo) -> bool:
+        """The method was cancelled; False if that is meant for this whole task."""
+        task = asyncio.current_task()
+        assert task is not None, "methods run in tasks"
+        if call.is_late:
+            error: Exception = DeadlineExceeded(f"{call.method} was cancelled at its deadline")
+        elif call.is_cancelled:
+            error = RemoteCancelled(f"{call.method} was cancelled by its caller")
+        elif self._is_closing:
+            error = RemoteCancelled(f"{call.method} was cancelled: this side is closing")
+        elif task.cancelling():
+            self._done(call)
+            return False
+        else:
+            error = RemoteCancelled(f"{call.method} was cancelled")
+        while task.cancelling():
+            task.uncancel()
+        self._failed(call, None, error)
+        return True
+
+    def _failed(self, call: CallInfo, method: Method | None, error: Exception) -> None:
+        message = call.message
+        if type(message) is Notify:
+            self._done(call)
+            name = message.method[:64]
+            log.error("%s: notification %s failed", self._channel.address, name, exc_info=error)
+            return
+        fault = fault_of(message.id, error, method, trusted=self._is_trusted)
+        if fault.code == Code.RAISED:
+            log.error("%s: %s failed", self._channel.address, method, exc_info=error)
+        self._finish(call, fault)
+
+    # What comes in about a call that runs
+
+    def take(self, call: CallInfo, message: Message) -> None:
+        """Take in what the caller says about a call that runs here."""
+        if type(message) is Cancel:
+            if call.task is not None:
+                call.task.cancel()
+            return
+        if type(message) is Item:
+            call.upload.items.arrived.append(message.value)
+        call.wake()
+
+    def end(self, error: BaseException) -> None:
+        """The caller is gone, and so is the reason for what runs here."""
+        for call in list(self._running):
+            call.lose(error)
+
+    # Closing
+
+    async def finish(self, grace_s: float) -> None:
+        """Refuse further calls, and wait for those that run.
+
+        Args:
+            grace_s: How long, in seconds.
+        """
+        self._is_closing = True
+        if not self._session.served:
+            return
+        self._idle = self._connection.loop.create_future()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._idle
+
+    def cancel_all(self) -> None:
+        """Cancel what still runs."""
+        self._is_closing = True
+        for call in list(self._running):
+            if call.task is not None:
+                call.task.cancel()

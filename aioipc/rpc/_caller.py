@@ -1,0 +1,314 @@
+"""The calling side of a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING, Any, Final
+
+from aioipc.errors import (
+    BadArguments,
+    ClosedError,
+    DeadlineExceeded,
+    EncodeError,
+    EndOfStream,
+    PeerCrashed,
+)
+from aioipc.loop.deadline import remaining_s
+from aioipc.rpc._call import metadata_to_send
+from aioipc.rpc._faults import raised
+from aioipc.rpc._interface import Method, Shape
+from aioipc.rpc._streams import Items, ResultStream
+from aioipc.wire.rpc import Call, Code, Credit, End, Item, Message, Notify, Outgoing, Raise, Return
+
+if TYPE_CHECKING:
+    from aioipc.rpc._connection import Connection
+
+__all__ = ["Caller", "OwnCall"]
+
+_LONGEST_S: Final = 1e9
+"""Deadlines beyond this (thirty years) are none."""
+
+_CLOCK_SLACK_S: Final = 0.1
+
+
+class OwnCall(Outgoing):
+    """A call of this side, and what is known about its outcome."""
+
+    __slots__ = ("error", "feeding", "items", "last", "method", "room_waiter", "waiter")
+
+    def __init__(self, method: Method) -> None:
+        is_streaming = method.shape is Shape.STREAM
+        super().__init__(is_streaming=is_streaming, is_uploading=method.upload is not None)
+        self.method = method
+        self.items = Items() if is_streaming else None
+        self.last: Return | Raise | None = None
+        self.error: BaseException | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        self.room_waiter: asyncio.Future[None] | None = None
+        self.feeding: asyncio.Task[None] | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the outcome is known."""
+        return self.last is not None or self.error is not None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something that whoever waits for this call wants."""
+        if self.last is not None or self.error is not None:
+            return True
+        return self.items is not None and bool(self.items.arrived)
+
+    def result(self) -> Any:
+        """The result of a call that is done; None of one that gave a stream.
+
+        Raises:
+            Exception: How it failed.
+        """
+        if self.error is not None:
+            raise self.error
+        last = self.last
+        if type(last) is Return:
+            return self.method.decode_result(last.value) if self.items is None else None
+        assert type(last) is Raise, "asked for only when it is done"
+        raise raised(last, self.method)
+
+    def fail(self, error: BaseException) -> None:
+        """Give it an outcome that did not come from the peer."""
+        if not self.is_done:
+            self.error = error
+            self.is_uploading = False
+            self.wake()
+
+    def wake(self) -> None:
+        """Let whoever waits for this call look again."""
+        for waiter in (self.waiter, self.room_waiter):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+
+class Caller:
+    """Makes calls over a connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._channel = connection.channel
+        self._session = connection.session
+        self._max_calls = connection.channel.limits.max_calls
+        self._slots: collections.deque[asyncio.Future[None]] = collections.deque()
+
+    async def call(self, method: Method, args: tuple[Any, ...]) -> Any:
+        """Call a method and wait for its result.
+
+        Args:
+            method: What the far side declares.
+            args: All arguments, in the order of the declaration.
+
+        Raises:
+            RPCError: The call failed; its kinds say how.
+            DeadlineExceeded: The deadline passed on the far side.
+            PeerCrashed: The far side is gone. The method may have run.
+            ClosedError: This side closed the connection.
+
+        Cancellation:
+            Cancels the method on the far side.
+        """
+        call = await self.open(method, args)
+        try:
+            while not call.is_done:
+                await self.connection.news(call)
+        except BaseException:
+            self.cancel(call)
+            raise
+        finally:
+            if call.feeding is not None:
+                call.feeding.cancel()
+                await asyncio.wait([call.feeding])
+        if type(call.last) is Raise and call.last.code == Code.DEADLINE:
+            await self._reach_deadline()
+        return call.result()
+
+    async def _reach_deadline(self) -> None:
+        """Let the deadline pass first where it was set: that scope knows what it means."""
+        left_s = remaining_s(self.connection.loop)
+        if left_s < _LONGEST_S:
+            await asyncio.sleep(max(left_s, 0.0) + _CLOCK_SLACK_S)
+
+    def stream(self, method: Method, args: tuple[Any, ...]) -> ResultStream[Any]:
+        """Call a method that gives a stream, once its first item is asked for."""
+        return ResultStream(self, method, args)
+
+    async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
+        """Call a method whose result nobody wants.
+
+        Raises:
+            BadArguments: They cannot be encoded.
+            PeerCrashed: The far side is gone.
+
+        Cancellation:
+            All or nothing, as ``channel.send``.
+        """
+        self._check_open(method)
+        try:
+            await self._channel.send(Notify(method.name, args, metadata_to_send()))
+        except EncodeError as error:
+            raise BadArguments(f"{method}: {error.__cause__ or error}") from error
+
+    async def open(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
+        """Make a call, and do not wait for its outcome."""
+        while len(self._session.calls) >= self._max_calls:
+            await self._wait_for_slot()
+        self._check_open(method)
+        left_s = remaining_s(self.connection.loop)
+        if left_s <= 0:
+            await self._reach_deadline()
+            raise DeadlineExceeded(f"the deadline passed before {method} was called")
+        call = OwnCall(method)
+        stream = None
+        if method.upload is not None:
+            stream = args[method.upload]
+            args = (*args[: method.upload], None, *args[method.upload + 1 :])
+        number = self._session.open(call)
+        remaining_ns = int(left_s * 1e9) if left_s < _LONGEST_S else None
+        sending = self._channel.send(
+            Call(number, method.name, args, remaining_ns, metadata_to_send())
+        )
+        try:
+            await sending
+        except BaseException as error:
+            if sending.is_accepted:
+                self.cancel(call)
+            else:
+                self._session.withdraw(call)
+                self._free_slot()
+            if isinstance(error, EncodeError):
+                raise BadArguments(f"{method}: {error.__cause__ or error}") from error
+            raise
+        if stream is not None:
+            call.feeding = self.connection.start(self._feed(call, stream))
+        return call
+
+    def cancel(self, call: OwnCall) -> None:
+        """Give a call up. Idempotent."""
+        message = self._session.cancel(call)
+        if message is not None:
+            call.items = None
+            self.connection.tell(message)
+
+    def cancel_soon(self, call: OwnCall) -> None:
+        """As `cancel`, from any thread and from within anything."""
+        if not self.connection.loop.is_closed():
+            self.connection.loop.call_soon_threadsafe(self.cancel, call)
+
+    # What comes back
+
+    def take(self, call: OwnCall, message: Message) -> None:
+        """Take in what the peer says about a call of this side."""
+        kind = type(message)
+        if kind is Return or kind is Raise:
+            call.last = message
+            call.is_uploading = False
+            if self._slots:
+                self._free_slot()
+        elif kind is Item:
+            assert call.items is not None, "the session lets no other items through"
+            call.items.arrived.append(message.value)
+        else:
+            assert kind is Credit, "the session lets nothing else through"
+        call.wake()
+
+    def dropped(self, message: Message) -> None:
+        """A message came too late to matter; if it was the last of its call, that has ended."""
+        if type(message) in (Return, Raise):
+            self._free_slot()
+
+    def end(self, error: BaseException) -> None:
+        """Nothing more comes back: every call fails."""
+        for call in list(self._session.calls.values()):
+            call.fail(_lost(error, call.method))
+        self._session.calls.clear()
+        while self._slots:
+            self._free_slot()
+
+    def _check_open(self, method: Method) -> None:
+        ending = self.connection.ending
+        if ending is not None:
+            if isinstance(ending, ClosedError):
+                raise ClosedError(str(ending))
+            raise PeerCrashed(f"{method} was not called: {_reason(ending)}")
+
+    # As many calls at once as the peer takes
+
+    async def _wait_for_slot(self) -> None:
+        free = self.connection.loop.create_future()
+        self._slots.append(free)
+        try:
+            await self.connection.follow(free)
+        except BaseException:
+            if free.done() and not free.cancelled():
+                self._free_slot()  # it was this one's turn; let it be the next one's
+            raise
+        finally:
+            with contextlib.suppress(ValueError):
+                self._slots.remove(free)
+
+    def _free_slot(self) -> None:
+        while self._slots:
+            free = self._slots.popleft()
+            if not free.done():
+                free.set_result(None)
+                return
+
+    # The stream among the arguments
+
+    async def _feed(self, call: OwnCall, stream: AsyncIterable[Any]) -> None:
+        """Send its items, one for each that the far side has room for."""
+        items = aiter(stream)
+        try:
+            while call.is_uploading:
+                if not call.room:
+                    await self._wait_for_room(call)
+                    continue
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    break
+                if call.is_uploading:
+                    call.room -= 1
+                    await self._channel.send(Item(call.id, item))
+            if call.is_uploading:
+                call.is_uploading = False
+                await self._channel.send(End(call.id))
+        except Exception as error:  # noqa: BLE001 - the caller raises it
+            self.cancel(call)
+            call.fail(error)
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _wait_for_room(self, call: OwnCall) -> None:
+        call.room_waiter = self.connection.loop.create_future()
+        try:
+            await call.room_waiter
+        finally:
+            call.room_waiter = None
+
+
+def _lost(error: BaseException, method: Method) -> Exception:
+    """What a call raises whose outcome will never be known."""
+    if isinstance(error, ClosedError):
+        return ClosedError(f"{error}; {method} may have run")
+    status = getattr(error, "status", None)
+    lost = PeerCrashed(f"{method} may have run: {_reason(error)}", status=status)
+    lost.__cause__ = error
+    return lost
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, EndOfStream):
+        return "the far side closed the connection"
+    return str(error)

@@ -1,0 +1,107 @@
+"""Exceptions on their way from the called side to the caller."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any, Final
+
+import msgspec
+
+from aioipc.errors import (
+    BadArguments,
+    DeadlineExceeded,
+    EncodeError,
+    FrameTooLarge,
+    MethodNotFound,
+    QuotaExceeded,
+    RemoteCancelled,
+    RemoteError,
+)
+from aioipc.rpc._codec import decoder, encode
+from aioipc.rpc._interface import Method
+from aioipc.wire.rpc import Code, Raise
+
+__all__ = ["fault_of", "raised", "unsendable"]
+
+MOST_TEXT: Final = 1024
+_MOST_TRACEBACK: Final = 16 * 1024
+_CODES: Final = (
+    (MethodNotFound, Code.NOT_FOUND),
+    (BadArguments, Code.BAD_ARGUMENTS),
+    (QuotaExceeded, Code.QUOTA),
+    (DeadlineExceeded, Code.DEADLINE),
+    (RemoteCancelled, Code.CANCELLED),
+)
+_PLAIN: Final[dict[str, type[Exception]]] = {
+    Code.NOT_FOUND: MethodNotFound,
+    Code.BAD_ARGUMENTS: BadArguments,
+    Code.CANCELLED: RemoteCancelled,
+    Code.DEADLINE: DeadlineExceeded,
+}
+_decode_args = decoder(list[Any])
+
+
+def fault_of(number: int, error: Exception, method: Method | None, *, trusted: bool) -> Raise:
+    """What to send for an exception of a method, or of the call before the method ran.
+
+    Args:
+        number: The number of the call.
+        error: What was raised.
+        method: The method that was called, if it is known.
+        trusted: Whether the caller may see the traceback.
+    """
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return Raise(number, code, message=str(error)[:MOST_TEXT])
+    name = type(error).__qualname__
+    declared = method is not None and method.raises.get(name) is type(error)
+    fault = Raise(
+        number, Code.DECLARED if declared else Code.RAISED, name, str(error)[:MOST_TEXT]
+    )
+    if declared:
+        try:
+            fault.args = msgspec.Raw(encode(error.args))
+        except (TypeError, ValueError, OverflowError):
+            fault.code = Code.RAISED  # it cannot travel as itself
+    if trusted and fault.code == Code.RAISED:
+        fault.traceback = _traceback_of(error)
+    return fault
+
+
+def _traceback_of(error: Exception) -> str:
+    """From where the method begins; how it came to be called is our business."""
+    step = error.__traceback__
+    while step is not None and step.tb_frame.f_globals.get("__package__") == __package__:
+        step = step.tb_next
+    lines = traceback.format_exception(type(error), error, step)
+    return "".join(lines)[-_MOST_TRACEBACK:]
+
+
+def unsendable(number: int, error: EncodeError | FrameTooLarge, method: Method) -> Raise:
+    """What to send instead of a result that cannot be sent."""
+    code = Code.TOO_LARGE if isinstance(error, FrameTooLarge) else Code.BAD_RESULT
+    reason = error.__cause__ or error
+    return Raise(number, code, type(error).__name__, f"the result of {method}: {reason}"[:MOST_TEXT])
+
+
+def raised(fault: Raise, method: Method) -> Exception:
+    """The exception that the caller gets."""
+    plain = _PLAIN.get(fault.code)
+    if plain is not None:
+        return plain(fault.message or f"{method} was {fault.code}")
+    if fault.code == Code.QUOTA:
+        return QuotaExceeded(fault.message)
+    if fault.code == Code.DECLARED and (declared := method.raises.get(fault.kind)) is not None:
+        try:
+            return declared(*_decode_args(fault.args))
+        except Exception:  # noqa: BLE001 - whatever its __init__ makes of foreign arguments
+            pass
+    return _remote_error(fault, method)
+
+
+def _remote_error(fault: Raise, method: Method) -> RemoteError:
+    what = f"{fault.kind}: {fault.message}" if fault.kind else fault.message
+    error = RemoteError(f"{method} failed: {what}", type=fault.kind, text=fault.message)
+    if fault.traceback:
+        error.add_note(f"On the far side:\n{fault.traceback.rstrip()}")
+    return error

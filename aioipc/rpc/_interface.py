@@ -1,0 +1,334 @@
+"""What an interface declares: which methods there are, and what goes in and out of them."""
+
+from __future__ import annotations
+
+import collections.abc
+import enum
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import msgspec
+
+from aioipc.errors import BadArguments, RemoteError
+from aioipc.rpc._codec import decoder
+
+__all__ = ["Interface", "Method", "Shape", "describe", "idempotent", "notification", "raises"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_STREAMS: Final = (
+    collections.abc.AsyncIterator,
+    collections.abc.AsyncIterable,
+    collections.abc.AsyncGenerator,
+)
+_NOT_OURS: Final = (object, Protocol, Generic)
+_PLACE = re.compile(r" - at `\$\[(\d+)\](.*)`$")
+_MARKS: Final = "__aioipc_rpc__"
+
+
+class Shape(enum.Enum):
+    """What a call gives back."""
+
+    CALL = "call"
+    STREAM = "stream"
+    NOTIFICATION = "notification"
+
+
+# Marks on the methods of an interface
+
+
+def raises(*errors: type[Exception]) -> Callable[[F], F]:
+    """Declare exceptions that come back to the caller as themselves.
+
+    They are rebuilt from their ``args``, which have to be plain values. Any other exception of the
+    method becomes a RemoteError.
+
+    Args:
+        errors: Exception types, known to both sides.
+    """
+    for error in errors:
+        if not (isinstance(error, type) and issubclass(error, Exception)):
+            raise TypeError(f"rpc.raises takes exception types, not {error!r}")
+    return lambda function: _mark(function, raises=errors)
+
+
+def idempotent(function: F) -> F:
+    """Declare that a method may run twice, so that a reconnecting client repeats it."""
+    return _mark(function, idempotent=True)
+
+
+def notification(function: F) -> F:
+    """Declare that nobody waits for a method: awaiting it only hands it over.
+
+    What it raises is logged where it runs. It returns None.
+    """
+    return _mark(function, notification=True)
+
+
+def _mark(function: F, **marks: Any) -> F:
+    known = getattr(function, _MARKS, {})
+    setattr(function, _MARKS, known | marks)
+    return function
+
+
+class Method:
+    """One method of an interface.
+
+    Attributes:
+        name: What it is called by.
+        owner: The name of the interface.
+        signature: As declared, without ``self``, annotations resolved.
+        shape: What a call gives back.
+        upload: The position of the parameter that is a stream; None if there is none.
+        raises: The declared exceptions, by name.
+        is_idempotent: Whether it may run twice.
+        is_positional: Whether all parameters can be passed by position.
+        doc: Its docstring.
+    """
+
+    def __init__(self, owner: str, name: str, function: Callable[..., Any]) -> None:
+        marks: Mapping[str, Any] = getattr(function, _MARKS, {})
+        self.owner = owner
+        self.name = name
+        self.doc = inspect.getdoc(function)
+        self.is_idempotent: bool = marks.get("idempotent", False)
+        self.raises: Mapping[str, type[Exception]] = {
+            error.__qualname__: error for error in marks.get("raises", ())
+        }
+        self.signature, self.shape, self._result = self._read(function, marks)
+        parameters = self.signature.parameters
+        self.names = tuple(parameters)
+        self.count = len(self.names)
+        self.types = tuple(_plain(each.annotation) for each in parameters.values())
+        self.upload = self._find_upload()
+        self._keywords = tuple(
+            each.name for each in parameters.values() if each.kind is each.KEYWORD_ONLY
+        )
+        self.is_positional = not self._keywords
+        self._defaults = tuple(each.default for each in parameters.values())
+        self._least = sum(each is inspect.Parameter.empty for each in self._defaults)
+
+    def __str__(self) -> str:
+        return f"{self.owner}.{self.name}"
+
+    def _read(
+        self, function: Callable[..., Any], marks: Mapping[str, Any]
+    ) -> tuple[inspect.Signature, Shape, Any]:
+        """The signature, the shape, and the type of the result or of its items."""
+        try:
+            hints = typing.get_type_hints(function, include_extras=True)
+        except Exception as error:
+            raise TypeError(f"{self}: its annotations cannot be resolved: {error}") from error
+        declared = inspect.signature(function)
+        _, *parameters = declared.parameters.values()
+        for each in parameters:
+            if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                raise TypeError(f"{self}: {each} cannot be sent; name the parameters one by one")
+        result = hints.pop("return", Any)
+        signature = declared.replace(
+            parameters=[each.replace(annotation=hints.get(each.name, Any)) for each in parameters],
+            return_annotation=result,
+        )
+        shape, item = self._shape(function, result, marks)
+        return signature, shape, item
+
+    def _shape(
+        self, function: Callable[..., Any], result: Any, marks: Mapping[str, Any]
+    ) -> tuple[Shape, Any]:
+        item = _stream_of(result)
+        if inspect.iscoroutinefunction(function):
+            if item is not None:
+                raise TypeError(
+                    f"{self}: an `async def` with this return type gives an iterator only after it "
+                    f"was awaited; declare it `def {self.name}(...) -> AsyncIterator[...]`"
+                )
+            if marks.get("notification"):
+                return Shape.NOTIFICATION, None
+            return Shape.CALL, _plain(result)
+        if item is not None:
+            return Shape.STREAM, _plain(item[0])
+        raise TypeError(
+            f"{self}: a call takes time, so declare it `async def {self.name}(...)`; "
+            "what is not to be called from outside has a name with an underscore"
+        )
+
+    def _find_upload(self) -> int | None:
+        found = [
+            position
+            for position, each in enumerate(self.signature.parameters.values())
+            if _stream_of(each.annotation) is not None
+        ]
+        if len(found) > 1:
+            raise TypeError(f"{self}: one parameter may be a stream, not {len(found)}")
+        return found[0] if found else None
+
+    # The calling side
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """All arguments in the order of the declaration, defaults filled in.
+
+        Raises:
+            BadArguments: They do not fit the signature.
+        """
+        if not kwargs and self.is_positional and self._least <= len(args) <= self.count:
+            return args + self._defaults[len(args) :]
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise BadArguments(f"{self}: {error}") from None
+        bound.apply_defaults()
+        return tuple(bound.arguments.values())
+
+    def decode_result(self, raw: msgspec.Raw) -> Any:
+        """The result of a call, or one item of its stream.
+
+        Raises:
+            RemoteError: The far side broke the declaration.
+        """
+        try:
+            return self._decode_result(raw)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise RemoteError(f"{self} gave what it does not declare: {error}") from error
+
+    @functools.cached_property
+    def _decode_result(self) -> Callable[[Any], Any]:
+        return decoder(self._result)
+
+    # The called side
+
+    def decode_args(self, raw: msgspec.Raw) -> Any:
+        """The arguments, checked against their annotations.
+
+        Raises:
+            BadArguments: They do not fit; the message has the parameter's name.
+        """
+        try:
+            return self._decode_args(raw)
+        except (msgspec.DecodeError, ValueError) as error:
+            return self._decode_fewer(raw, error)
+
+    @functools.cached_property
+    def _decode_args(self) -> Callable[[Any], Any]:
+        return self._decoder_of(self.count)
+
+    def _decoder_of(self, count: int) -> Callable[[Any], Any]:
+        types = list(self.types[:count])
+        if self.upload is not None and self.upload < count:
+            types[self.upload] = None
+        return decoder(tuple[tuple(types)])  # type: ignore[misc]
+
+    def _decode_fewer(self, raw: msgspec.Raw, error: Exception) -> Any:
+        """As `decode_args`, for a caller who knows an older declaration, or who is wrong."""
+        place = _PLACE.search(str(error))
+        if place is not None:
+            name = self.names[int(place[1])]
+            reason = str(error)[: place.start()]
+            raise BadArguments(f"{self}: argument {name + place[2]!r}: {reason}") from None
+        count = _length(raw)
+        if count is None or count > self.count:
+            raise BadArguments(
+                f"{self} takes {self.count} arguments, not {'none' if count is None else count}"
+            ) from None
+        if count == self.count:
+            raise BadArguments(f"{self}: {error}") from None
+        missing = [
+            name
+            for name, default in zip(self.names[count:], self._defaults[count:], strict=True)
+            if default is inspect.Parameter.empty
+        ]
+        if missing:
+            raise BadArguments(f"{self}: argument {missing[0]!r} is missing") from None
+        return self._decoder_of(count)(raw) + self._defaults[count:]
+
+    def invoke(self, function: Callable[..., Any], args: Any) -> Any:
+        """Call the implementation with arguments in the order of the declaration."""
+        if self.is_positional:
+            return function(*args)
+        split = self.count - len(self._keywords)
+        return function(*args[:split], **dict(zip(self._keywords, args[split:], strict=True)))
+
+    def decode_item(self, raw: msgspec.Raw) -> Any:
+        """One item of the caller's stream.
+
+        Raises:
+            BadArguments: It is not of the declared type.
+        """
+        try:
+            return self._decode_item(raw)
+        except (msgspec.DecodeError, ValueError) as error:
+            assert self.upload is not None, "else there are no items"
+            name = self.names[self.upload]
+            raise BadArguments(f"{self}: an item of {name!r}: {error}") from None
+
+    @functools.cached_property
+    def _decode_item(self) -> Callable[[Any], Any]:
+        assert self.upload is not None, "asked for only where there is one"
+        annotation = self.signature.parameters[self.names[self.upload]].annotation
+        (item,) = _stream_of(annotation) or (Any,)
+        return decoder(_plain(item))
+
+
+class Interface:
+    """The methods that can be called, by name.
+
+    Attributes:
+        name: The name of the class.
+        methods: By name, in the order of their declaration.
+        doc: The docstring of the class.
+    """
+
+    def __init__(self, name: str, methods: Mapping[str, Method], doc: str | None) -> None:
+        self.name = name
+        self.methods = methods
+        self.doc = doc
+
+
+@functools.lru_cache(maxsize=256)
+def describe(interface: type) -> Interface:
+    """Look an interface over: a ``typing.Protocol`` or any class.
+
+    Its public methods can be called, and nothing else: not what begins with an underscore, no
+    attribute, no property.
+
+    Raises:
+        TypeError: It is no class, or one of its methods cannot be called remotely; the message
+            says what to declare instead.
+    """
+    if not isinstance(interface, type):
+        raise TypeError(f"an interface is a class, not {interface!r}")
+    methods: dict[str, Method] = {}
+    for base in reversed(interface.__mro__):
+        if base in _NOT_OURS:
+            continue
+        for name, value in vars(base).items():
+            if name.startswith("_"):
+                continue
+            methods.pop(name, None)
+            if inspect.isfunction(value):
+                methods[name] = Method(interface.__name__, name, value)
+    if not methods:
+        raise TypeError(f"{interface.__name__} declares no public method")
+    return Interface(interface.__name__, methods, inspect.getdoc(interface))
+
+
+def _stream_of(annotation: Any) -> tuple[Any, ...] | None:
+    """The type of the items, in a tuple, if the annotation is that of a stream."""
+    origin = typing.get_origin(annotation) or annotation
+    if origin not in _STREAMS:
+        return None
+    return typing.get_args(annotation)[:1] or (Any,)
+
+
+def _plain(annotation: Any) -> Any:
+    return Any if annotation is inspect.Parameter.empty else annotation
+
+
+def _length(raw: msgspec.Raw) -> int | None:
+    try:
+        return len(decoder(list[msgspec.Raw])(raw))
+    except msgspec.DecodeError:
+        return None

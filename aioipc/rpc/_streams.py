@@ -1,0 +1,173 @@
+"""Streams that belong to calls: what the near end iterates over."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+import msgspec
+
+from aioipc.errors import BusyError
+from aioipc.wire.rpc import WINDOW, Credit
+
+if TYPE_CHECKING:
+    from aioipc.rpc._call import CallInfo
+    from aioipc.rpc._caller import Caller, OwnCall
+    from aioipc.rpc._interface import Method
+
+__all__ = ["ResultStream", "Upload"]
+
+T = TypeVar("T")
+_REFILL: Final = WINDOW // 2
+"""Credit is granted for so many items at once."""
+
+
+class Items:
+    """Items that arrived and were not taken yet; there is room for `WINDOW` of them."""
+
+    __slots__ = ("_taken", "arrived")
+
+    def __init__(self) -> None:
+        self.arrived: collections.deque[msgspec.Raw] = collections.deque()
+        self._taken = 0
+
+    def take(self) -> tuple[msgspec.Raw, int]:
+        """The oldest item, and how much credit to grant for it."""
+        item = self.arrived.popleft()
+        self._taken += 1
+        if self._taken < _REFILL:
+            return item, 0
+        granted, self._taken = self._taken, 0
+        return item, granted
+
+
+class ResultStream(AsyncIterator[T], Generic[T]):
+    """The items of a call that gives a stream: ``async for item in store.watch("a/")``.
+
+    The call is made when the first item is asked for. Leaving the loop early leaves the method
+    running on the far side until this object is gone; ``async with store.watch("a/") as changes``
+    and `aclose` close it there at once.
+    """
+
+    def __init__(self, caller: Caller, method: Method, args: tuple[Any, ...]) -> None:
+        self._caller = caller
+        self._method = method
+        self._args = args
+        self._call: OwnCall | None = None
+        self._is_over = False
+        self._is_taken = False
+
+    async def __anext__(self) -> T:
+        """Wait for the next item.
+
+        Raises:
+            StopAsyncIteration: The method is done.
+            BusyError: Another task is waiting for an item.
+            RPCError: The call failed; further kinds as for any call.
+
+        Cancellation:
+            Safe: the next call gets the item. While the first one is being made, it gives the
+            call up.
+        """
+        if self._is_over:
+            raise StopAsyncIteration
+        if self._is_taken:
+            raise BusyError(f"another task is receiving from this stream of {self._method}")
+        self._is_taken = True
+        try:
+            return await self._next()
+        finally:
+            self._is_taken = False
+
+    async def _next(self) -> T:
+        if self._call is None:
+            self._call = await self._caller.open(self._method, self._args)
+        call = self._call
+        items = call.items
+        assert items is not None, "it is the call of a stream"
+        while not items.arrived:
+            if call.is_done:
+                self._is_over = True
+                call.result()
+                raise StopAsyncIteration
+            await self._caller.connection.news(call)
+        item, granted = items.take()
+        if granted and not call.is_done:
+            call.credit += granted
+            self._caller.connection.tell(Credit(call.id, granted))
+        value: T = self._method.decode_result(item)
+        return value
+
+    async def aclose(self) -> None:
+        """Give the rest of the stream up; the method is closed on the far side. Idempotent."""
+        self._give_up()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._give_up()
+
+    def _give_up(self) -> None:
+        self._is_over = True
+        if self._call is not None:
+            self._caller.cancel(self._call)
+
+    def __del__(self) -> None:
+        if self._call is not None and not self._is_over and not self._call.is_done:
+            # Whoever collects this may be another thread, or in the middle of anything.
+            self._caller.cancel_soon(self._call)
+
+
+class Upload(AsyncIterator[Any]):
+    """The stream that a caller passes as an argument, where the method runs."""
+
+    def __init__(self, call: CallInfo, method: Method) -> None:
+        self._call = call
+        self._method = method
+        self.items = Items()
+        self.error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def __anext__(self) -> Any:
+        """Wait for the next item.
+
+        Raises:
+            StopAsyncIteration: The caller sent all of them.
+            BadArguments: The item is not of the declared type.
+            BusyError: Another task is waiting for an item.
+            PeerCrashed: The caller is gone.
+
+        Cancellation:
+            Safe: the next call gets the item.
+        """
+        if self._waiter is not None:
+            raise BusyError(f"another task is receiving from the stream of {self._call.method}")
+        while not self.items.arrived:
+            if self.error is not None:
+                raise self.error
+            if not self._call.is_uploading:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        item, granted = self.items.take()
+        if granted and self._call.is_uploading:
+            self._call.credit += granted
+            self._call.connection.tell(Credit(self._call.message.id, granted))
+        return self._method.decode_item(item)
+
+    def wake(self) -> None:
+        """There is news: an item, the end, or an error."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,357 @@
+"""Remote calls, as a state machine: messages in, events out.
+
+Either side may call the other. A side numbers its own calls, upwards and with gaps if it likes:
+the one that connected with odd numbers, the one that was connected to with even ones, so a number
+means one call. Every call gets exactly one last message, a `Return` or a `Raise`, also when it was
+cancelled; nothing follows that one from the side that sent it.
+
+A stream belongs to a call: its items go from the callee as its result, or from the caller as an
+argument. Each starts with a credit of `WINDOW` items, and the receiver grants more as it goes.
+
+docs/rpc-wire.md describes the bytes; tests/wire/test_rpc.py walks every state and event.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from aioipc.errors import ProtocolError, QuotaExceeded
+
+__all__ = [
+    "ASK_INTERFACE",
+    "DROP",
+    "WINDOW",
+    "Call",
+    "Cancel",
+    "Code",
+    "Credit",
+    "End",
+    "Incoming",
+    "Item",
+    "Message",
+    "Notify",
+    "Outgoing",
+    "Raise",
+    "Return",
+    "Session",
+]
+
+WINDOW: Final = 32
+"""Items of one stream that may be under way before the receiver grants more."""
+
+ASK_INTERFACE: Final = "rpc.interface"
+"""The method that every server has; no interface can declare one with a dot."""
+
+
+class Code:
+    """Why a call failed: `Raise.code`."""
+
+    NOT_FOUND: Final = "not_found"
+    BAD_ARGUMENTS: Final = "bad_arguments"
+    RAISED: Final = "raised"
+    DECLARED: Final = "declared"
+    CANCELLED: Final = "cancelled"
+    DEADLINE: Final = "deadline"
+    TOO_LARGE: Final = "too_large"
+    BAD_RESULT: Final = "bad_result"
+    QUOTA: Final = "quota"
+
+
+class Call(msgspec.Struct, array_like=True, tag=1, gc=False):
+    """Call a method: there will be a `Return` or a `Raise` of the same number.
+
+    Attributes:
+        id: The number of the call.
+        method: A name that the interface declares.
+        args: An array of all arguments, in the order of the declaration; a stream is nil.
+        remaining_ns: How long the caller will wait, if it said so.
+        metadata: What travels beside the arguments, such as ``traceparent``.
+    """
+
+    id: int
+    method: str
+    args: msgspec.Raw
+    remaining_ns: int | None = None
+    metadata: dict[str, str] | None = None
+
+
+class Return(msgspec.Struct, array_like=True, tag=2, gc=False):
+    """The call is done. For a stream of results: it is complete, and ``value`` is nil."""
+
+    id: int
+    value: msgspec.Raw
+
+
+class Raise(msgspec.Struct, array_like=True, tag=3, gc=False):
+    """The call failed.
+
+    Attributes:
+        id: The number of the call.
+        code: One of `Code`.
+        kind: The name of the exception's type.
+        message: Its text, of at most 1,024 characters.
+        traceback: Where it was raised; to the same user only.
+        args: The arguments of an exception that the interface declares, as an array.
+    """
+
+    id: int
+    code: str
+    kind: str = ""
+    message: str = ""
+    traceback: str | None = None
+    args: msgspec.Raw = msgspec.Raw(b"\x90")
+
+
+class Item(msgspec.Struct, array_like=True, tag=4, gc=False):
+    """One item of the stream that belongs to a call."""
+
+    id: int
+    value: msgspec.Raw
+
+
+class End(msgspec.Struct, array_like=True, tag=5, gc=False):
+    """The caller's stream is complete."""
+
+    id: int
+
+
+class Credit(msgspec.Struct, array_like=True, tag=6, gc=False):
+    """So many more items may be sent on the stream towards the sender of this."""
+
+    id: int
+    items: int
+
+
+class Cancel(msgspec.Struct, array_like=True, tag=7, gc=False):
+    """The caller no longer waits; the `Return` or `Raise` is still to come."""
+
+    id: int
+
+
+class Notify(msgspec.Struct, array_like=True, tag=8, gc=False):
+    """Call a method whose result nobody wants."""
+
+    method: str
+    args: msgspec.Raw
+    metadata: dict[str, str] | None = None
+
+
+Message = Call | Return | Raise | Item | End | Credit | Cancel | Notify
+
+DROP: Final = None
+"""What `Session.receive` answers when the message came too late to matter."""
+
+
+class Outgoing:
+    """A call that this side made; the floor above adds what it needs.
+
+    Attributes:
+        id: The number, once it was opened.
+        is_streaming: Whether items may come back.
+        is_uploading: Whether this side still sends items.
+        is_cancelled: Whether this side no longer waits.
+        credit: How many more items the callee may send.
+        room: How many more items this side may send.
+    """
+
+    __slots__ = ("credit", "id", "is_cancelled", "is_streaming", "is_uploading", "room")
+
+    def __init__(self, *, is_streaming: bool = False, is_uploading: bool = False) -> None:
+        self.id = 0
+        self.is_streaming = is_streaming
+        self.is_uploading = is_uploading
+        self.is_cancelled = False
+        self.credit = self.room = WINDOW
+
+
+class Incoming:
+    """A call that the peer made; the floor above adds what it needs.
+
+    Attributes:
+        message: The call, as it came.
+        is_streaming: Whether this side sends items back.
+        is_uploading: Whether the caller still sends items.
+        is_cancelled: Whether the caller no longer waits.
+        credit: How many more items the caller may send.
+        room: How many more items this side may send.
+    """
+
+    __slots__ = ("credit", "is_cancelled", "is_streaming", "is_uploading", "message", "room")
+
+    def __init__(self, message: Call) -> None:
+        self.message = message
+        self.is_streaming = self.is_uploading = False
+        self.is_cancelled = False
+        self.credit = self.room = WINDOW
+
+
+Event = tuple[Outgoing | Incoming, Message]
+
+
+class Session:
+    """Both sides' calls over one connection.
+
+    Args:
+        connected: Whether this side made the connection, and so has the odd numbers.
+        max_calls: How many calls the peer may have open at once.
+        incoming: Makes the object for a call of the peer.
+    """
+
+    __slots__ = ("_last_id", "_max_calls", "_new_incoming", "_peer_last_id", "calls", "served")
+
+    def __init__(
+        self,
+        *,
+        connected: bool,
+        max_calls: int,
+        incoming: Callable[[Call], Incoming] = Incoming,
+    ) -> None:
+        self._last_id = -1 if connected else 0
+        self._peer_last_id = 0 if connected else -1
+        self._max_calls = max_calls
+        self._new_incoming = incoming
+        self.calls: dict[int, Outgoing] = {}
+        """The calls that this side made and that have no last message yet."""
+        self.served: dict[int, Incoming] = {}
+        """The calls that the peer made and that this side has not finished."""
+
+    # This side's calls
+
+    def open(self, call: Outgoing) -> int:
+        """Give a call its number. Send the `Call` next, or `withdraw` it."""
+        self._last_id = call.id = self._last_id + 2
+        self.calls[call.id] = call
+        return call.id
+
+    def withdraw(self, call: Outgoing) -> None:
+        """The `Call` was not sent after all."""
+        del self.calls[call.id]
+
+    def cancel(self, call: Outgoing) -> Cancel | None:
+        """Give a call up: what to send for it, if anything."""
+        if call.is_cancelled or call.id not in self.calls:
+            return None
+        call.is_cancelled = True
+        call.is_uploading = False
+        return Cancel(call.id)
+
+    # The peer's calls
+
+    def finish(self, call: Incoming) -> None:
+        """This side sends the last message of a call."""
+        self.served.pop(call.message.id, None)
+
+    # Messages
+
+    def receive(self, message: Message) -> Event | Notify | None:
+        """Take in a message.
+
+        Returns:
+            What it is about and the message; `DROP` if it came too late to matter.
+
+        Raises:
+            ProtocolError: It makes no sense. The connection is of no more use.
+            QuotaExceeded: The peer has too many calls open. Refuse this one.
+        """
+        return _RULES[type(message)](self, message)
+
+    def _on_call(self, message: Call) -> Event:
+        number = message.id
+        if number <= self._peer_last_id or (number - self._peer_last_id) & 1:
+            raise ProtocolError(
+                f"call {number} of {message.method!r} is out of order: the last one was "
+                f"{max(self._peer_last_id, 0)}"
+            )
+        self._peer_last_id = number
+        call = self._new_incoming(message)
+        self.served[number] = call
+        if len(self.served) > self._max_calls:
+            del self.served[number]
+            raise QuotaExceeded(
+                errno.EDQUOT, f"{self._max_calls} calls of this peer are open, its limit"
+            )
+        return call, message
+
+    def _on_last(self, message: Return | Raise) -> Event | None:
+        call = self.calls.pop(message.id, None)
+        if call is None:
+            raise ProtocolError(f"the peer answered call {message.id}, which is not open")
+        return DROP if call.is_cancelled else (call, message)
+
+    def _on_item(self, message: Item) -> Event | None:
+        call = self._one(message)
+        if call is None or call.is_cancelled:
+            return DROP
+        expected = call.is_streaming if isinstance(call, Outgoing) else call.is_uploading
+        if not expected:
+            raise ProtocolError(f"call {message.id} has no stream in this direction")
+        if call.credit <= 0:
+            raise ProtocolError(f"the stream of call {message.id} is beyond its credit")
+        call.credit -= 1
+        return call, message
+
+    def _on_end(self, message: End) -> Event | None:
+        call = self._served(message)
+        if call is None or call.is_cancelled:
+            return DROP
+        if not call.is_uploading:
+            raise ProtocolError(f"call {message.id} has no stream to end")
+        call.is_uploading = False
+        return call, message
+
+    def _on_credit(self, message: Credit) -> Event | None:
+        call = self._one(message)
+        if not 1 <= message.items <= WINDOW:
+            raise ProtocolError(
+                f"a credit is 1 to {WINDOW} items, not {message.items:,}"
+            )
+        if call is None or call.is_cancelled:
+            return DROP
+        if call.room + message.items > WINDOW:
+            raise ProtocolError(f"more credit for call {message.id} than was used")
+        call.room += message.items
+        return call, message
+
+    def _on_cancel(self, message: Cancel) -> Event | None:
+        call = self._served(message)
+        if call is None or call.is_cancelled:
+            return DROP
+        call.is_cancelled = True
+        call.is_uploading = False
+        return call, message
+
+    def _on_notify(self, message: Notify) -> Notify:
+        return message
+
+    def _one(self, message: Item | Credit) -> Outgoing | Incoming | None:
+        """The call of either side; None for one of the peer's that is finished here."""
+        if (message.id - self._last_id) & 1:
+            return self._served(message)
+        call = self.calls.get(message.id)
+        if call is None:
+            raise ProtocolError(f"call {message.id} is not open")
+        return call
+
+    def _served(self, message: Item | End | Credit | Cancel) -> Incoming | None:
+        call = self.served.get(message.id)
+        if call is None and (
+            not 0 < message.id <= self._peer_last_id or not (message.id - self._last_id) & 1
+        ):
+            raise ProtocolError(f"call {message.id} was never made")
+        return call
+
+
+_RULES: Final[dict[type, Callable[[Session, Any], Event | Notify | None]]] = {
+    Call: Session._on_call,
+    Return: Session._on_last,
+    Raise: Session._on_last,
+    Item: Session._on_item,
+    End: Session._on_end,
+    Credit: Session._on_credit,
+    Cancel: Session._on_cancel,
+    Notify: Session._on_notify,
+}

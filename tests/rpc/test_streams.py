@@ -1,0 +1,182 @@
+"""Streams of calls, in both directions: credit, early ends, errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import aioipc
+from tests.links import Link, steps
+from tests.rpc.store import Change, MemoryStore, connected
+
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.parametrize("link", ["memory", "shm"], indirect=True),
+]
+
+
+class Endless(MemoryStore):
+    """Counts how far ahead of its consumer a stream gets."""
+
+    made = 0
+
+    async def count(self, to: int) -> AsyncIterator[int]:
+        try:
+            while True:
+                yield self.made
+                self.made += 1
+        finally:
+            self.tell("counted")
+
+
+async def test_a_slow_consumer_holds_up_its_stream_and_nothing_else(link: Link) -> None:
+    async with connected(link, Endless()) as (store, service):
+        async with store.count(0) as slow:  # type: ignore[attr-defined]
+            assert await anext(slow) == 0
+            for _ in range(50):
+                assert await store.get("a") == 1
+            assert service.made <= 32
+            quick = [await anext(slow) for _ in range(500)]
+            assert quick == list(range(1, 501))
+            for _ in range(50):
+                assert await store.get("a") == 1
+            assert service.made <= 501 + 32
+        assert await service.events.get() == "counted"
+
+
+async def test_leaving_early_closes_the_generator(link: Link) -> None:
+    async with connected(link) as (store, service):
+        async with store.watch("b") as changes:  # type: ignore[attr-defined]
+            assert await anext(changes) == Change("bb", 2)
+            assert await service.events.get() == "watching"
+        assert await service.events.get() == "no longer watching"
+        with pytest.raises(StopAsyncIteration):
+            await anext(changes)
+
+
+async def test_breaking_out_of_the_loop_is_enough(link: Link) -> None:
+    async with connected(link) as (store, service):
+        async for _ in store.watch("b"):
+            break
+        assert await service.events.get() == "watching"
+        assert await service.events.get() == "no longer watching"
+
+
+async def test_a_stream_that_nobody_asks_is_not_called(link: Link) -> None:
+    async with connected(link) as (store, service):
+        stream = store.watch()
+        await stream.aclose()  # type: ignore[attr-defined]
+        assert await store.get("a") == 1
+        assert service.events.empty()
+
+
+async def test_cancelling_a_wait_for_an_item_keeps_the_stream(link: Link) -> None:
+    async with connected(link) as (store, service):
+        stream = store.watch()
+        assert await anext(stream) == Change("a", 1)
+        assert await anext(stream) == Change("bb", 2)
+        waiting = asyncio.ensure_future(anext(stream))
+        await steps(3)
+        with pytest.raises(aioipc.BusyError):
+            await anext(stream)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await service.events.get() == "watching"
+        await steps(5)
+        assert service.events.empty()
+        await stream.aclose()  # type: ignore[attr-defined]
+        assert await service.events.get() == "no longer watching"
+
+
+async def test_an_error_comes_after_the_items(link: Link) -> None:
+    class Failing(MemoryStore):
+        async def count(self, to: int) -> AsyncIterator[int]:
+            for number in range(to):
+                yield number
+            raise RuntimeError("no more")
+
+    async with connected(link, Failing()) as (store, _):
+        got = []
+        with pytest.raises(aioipc.RemoteError, match="no more"):
+            async for number in store.count(100):
+                got.append(number)
+        assert got == list(range(100))
+        assert await store.get("a") == 1
+
+
+async def test_a_method_that_stops_reading_stops_the_upload(link: Link) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 5
+            yield -1
+            for number in range(100_000):
+                yield number
+        finally:
+            closed.set()
+
+    closed = asyncio.Event()
+    async with connected(link) as (store, _):
+        assert await store.total(numbers()) == 4
+        assert closed.is_set()
+
+
+async def test_an_upload_that_fails_fails_the_call(link: Link) -> None:
+    class Watched(MemoryStore):
+        async def total(self, numbers: Any) -> int:
+            try:
+                return await super().total(numbers)
+            except asyncio.CancelledError:
+                self.tell("cancelled")
+                raise
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        raise LookupError("mine")
+
+    async with connected(link, Watched()) as (store, service):
+        with pytest.raises(LookupError, match="mine"):
+            await store.total(numbers())
+        assert await service.events.get() == "cancelled"
+        assert await store.get("a") == 1
+
+
+async def test_a_wrong_item_of_an_upload_is_named(link: Link) -> None:
+    async def numbers() -> AsyncIterator[Any]:
+        yield 1
+        yield "two"
+
+    async with connected(link) as (store, _):
+        with pytest.raises(aioipc.BadArguments, match="item of 'numbers': Expected `int`"):
+            await store.total(numbers())
+        assert await store.get("a") == 1
+
+
+async def test_both_ways_at_once_in_lockstep(link: Link) -> None:
+    """Each number is made from the answer to the one before."""
+    answers: asyncio.Queue[int] = asyncio.Queue()
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        for _ in range(20):
+            yield await answers.get()
+
+    async with connected(link) as (store, _):
+        results = []
+        async for answer in store.doubled(numbers()):
+            results.append(answer)
+            answers.put_nowait(answer)
+        assert results == [2**power for power in range(1, 22)]
+
+
+async def test_many_streams_at_once(link: Link) -> None:
+    async with connected(link) as (store, _):
+
+        async def consume(to: int) -> list[int]:
+            return [number async for number in store.count(to)]
+
+        results = await asyncio.gather(*(consume(100 + number) for number in range(50)))
+        assert results == [list(range(100 + number)) for number in range(50)]
