@@ -2,7 +2,13 @@
 
 `connect`, `listen` and `pair` give a `Channel`, which sends and receives whole objects over
 whatever the address names: pipes, FIFOs, sockets, a child process, memory.
+
+On top of channels: `rpc`, loaded when first used.
 """
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from aioipc import codecs, errors
 from aioipc.abc import Capability, PeerCredentials
@@ -48,6 +54,9 @@ from aioipc.listener import Listener, listen
 from aioipc.loop.deadline import timeout
 from aioipc.loop.run import new_event_loop, run
 from aioipc.stream import ByteStream, StreamListener, connect_stream, listen_stream
+
+if TYPE_CHECKING:
+    from aioipc import rpc
 
 __version__ = "0.1.0"
 
@@ -101,7 +110,18 @@ __all__ = [
     "listen_stream",
     "new_event_loop",
     "pair",
+    "rpc",
     "run",
     "same_user",
     "same_user_or_root",
+    "timeout",
 ]
+
+_PATTERNS = frozenset({"rpc"})
+"""Loaded when first asked for, so that a program pays for what it uses."""
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _PATTERNS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

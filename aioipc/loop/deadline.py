@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from contextvars import ContextVar, Token
 from types import TracebackType
+from typing import Self
 
 import anyio
-from anyio._backends import _asyncio as backend
 
 __all__ = ["remaining_s", "timeout"]
 
 _nearest: ContextVar[float] = ContextVar("aioipc_deadline", default=math.inf)
-
-# What anyio keeps for each task that entered a cancel scope. Its public function takes longer
-# than a whole call; where a version has no such table, it is asked all the same.
-_states = getattr(backend, "_task_states", None)
 
 
 class timeout:  # noqa: N801 - it is used like asyncio.timeout
@@ -40,7 +37,7 @@ class timeout:  # noqa: N801 - it is used like asyncio.timeout
         self._timeout = asyncio.timeout(seconds)
         self._token: Token[float] | None = None
 
-    async def __aenter__(self) -> timeout:
+    async def __aenter__(self) -> Self:
         when = math.inf
         if self._seconds is not None:
             when = asyncio.get_running_loop().time() + self._seconds
@@ -54,10 +51,10 @@ class timeout:  # noqa: N801 - it is used like asyncio.timeout
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool | None:
+    ) -> None:
         assert self._token is not None, "entered before it is left"
         _nearest.reset(self._token)
-        return await self._timeout.__aexit__(kind, error, trace)
+        await self._timeout.__aexit__(kind, error, trace)
 
     def expired(self) -> bool:
         """Whether the time ran out."""
@@ -77,8 +74,14 @@ def remaining_s(loop: asyncio.AbstractEventLoop) -> float:
 
 
 def _is_scoped() -> bool:
-    """Whether the running task is inside a cancel scope of anyio's."""
-    if _states is None:
-        return True
+    """Whether the running task may be inside a cancel scope of anyio's.
+
+    anyio's own function, which knows exactly, takes longer than a whole call. So look first whether
+    anyio has anything on this task.
+    """
+    backend = sys.modules.get("anyio._backends._asyncio")
+    if backend is None:
+        return False
     task = asyncio.current_task()
-    return task is not None and task in _states
+    states = getattr(backend, "_task_states", None)
+    return states is None or task in states

@@ -8,7 +8,7 @@ from aioipc.rpc import _codec as CODEC  # noqa: N812 - a module keeps the contra
 from aioipc.rpc._call import CallInfo, current_call, metadata
 from aioipc.rpc._connection import Connection
 from aioipc.rpc._interface import idempotent, notification, raises
-from aioipc.rpc._streams import ResultStream
+from aioipc.rpc._streams import ResultStream, closing
 from aioipc.rpc.client import connect, connection_of
 from aioipc.rpc.server import Server, serve
 
@@ -18,6 +18,7 @@ __all__ = [
     "Connection",
     "ResultStream",
     "Server",
+    "closing",
     "connect",
     "connection_of",
     "current_call",

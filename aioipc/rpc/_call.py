@@ -7,21 +7,19 @@ import contextlib
 import math
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from aioipc.abc import PeerCredentials
-from aioipc.wire.rpc import Call, Incoming, Notify
-
-if TYPE_CHECKING:
-    from aioipc.rpc._connection import Connection
-    from aioipc.rpc._streams import Upload
+from aioipc.rpc._hub import Hub
+from aioipc.rpc._streams import Upload
+from aioipc.wire.rpc import Call, Credit, Incoming, Notify
 
 __all__ = ["CallInfo", "Steps", "current_call", "metadata", "metadata_to_send"]
 
 T = TypeVar("T")
 
 _current: ContextVar[CallInfo] = ContextVar("aioipc_call")
-_metadata: ContextVar[Mapping[str, str] | None] = ContextVar("aioipc_metadata", default=None)
+_metadata: ContextVar[dict[str, str] | None] = ContextVar("aioipc_metadata", default=None)
 
 
 class CallInfo(Incoming):
@@ -33,10 +31,10 @@ class CallInfo(Incoming):
 
     __slots__ = ("connection", "deadline_s", "is_late", "room_waiter", "task", "timer", "upload")
 
-    connection: Connection
+    connection: Hub
 
-    def __init__(self, message: Call | Notify, connection: Connection) -> None:
-        super().__init__(message)  # type: ignore[arg-type]  # a notification has no number, and is not asked for it
+    def __init__(self, message: Call | Notify, connection: Hub) -> None:
+        super().__init__(message)
         self.connection = connection
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -48,7 +46,7 @@ class CallInfo(Incoming):
     @property
     def method(self) -> str:
         """The name of the method."""
-        return self.message.method
+        return str(self.message.method)
 
     @property
     def peer(self) -> PeerCredentials | None:
@@ -66,6 +64,11 @@ class CallInfo(Incoming):
         if self.deadline_s == math.inf:
             return math.inf
         return max(self.deadline_s - asyncio.get_running_loop().time(), 0.0)
+
+    def grant(self, items: int) -> None:
+        """Let so many more items of the caller's stream come."""
+        self.credit += items
+        self.connection.tell(Credit(self.message.id, items))
 
     def wake(self) -> None:
         """Let what runs for this call look again at its streams."""
@@ -176,4 +179,3 @@ class Steps:
                 waits_for = run(step, value)
             except StopIteration:
                 return True
-

@@ -7,10 +7,11 @@ import contextlib
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aioipc.abc import Capability
 from aioipc.errors import (
+    BadArguments,
     DeadlineExceeded,
     EncodeError,
     FrameTooLarge,
@@ -21,13 +22,11 @@ from aioipc.errors import (
 )
 from aioipc.kernel.credentials import same_user
 from aioipc.rpc._call import CallInfo, Steps
-from aioipc.rpc._faults import fault_of, unsendable
+from aioipc.rpc._faults import fault_of, refusal, unsendable
+from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method, Shape
 from aioipc.rpc._streams import Upload
-from aioipc.wire.rpc import Call, Cancel, Code, Item, Message, Notify, Raise, Return
-
-if TYPE_CHECKING:
-    from aioipc.rpc._connection import Connection
+from aioipc.wire.rpc import Answer, Call, Cancel, Code, Item, Notify, Raise, Return
 
 __all__ = ["Callee", "Handlers"]
 
@@ -40,7 +39,7 @@ Handlers = Mapping[str, tuple[Method, Callable[..., Any]]]
 class Callee:
     """Runs the methods that the peer calls over a connection."""
 
-    def __init__(self, connection: Connection, handlers: Handlers) -> None:
+    def __init__(self, connection: Hub, handlers: Handlers) -> None:
         self._connection = connection
         self._channel = connection.channel
         self._session = connection.session
@@ -51,10 +50,6 @@ class Callee:
         peer = connection.channel.peer
         remote = Capability.REMOTE in connection.channel.capabilities
         self._is_trusted = not remote and (peer is None or same_user(peer))
-
-    def incoming(self, message: Call) -> CallInfo:
-        """What stands for a call of the peer."""
-        return CallInfo(message, self._connection)
 
     # Answering
 
@@ -73,15 +68,17 @@ class Callee:
 
     def _admit(self, message: Call | Notify) -> CallInfo | None:
         """Take in a call; None if it was refused."""
-        if type(message) is Notify:
-            return CallInfo(message, self._connection)
+        call = CallInfo(message, self._connection)
+        if isinstance(message, Notify):
+            return call
         try:
-            call, _ = self._session.receive(message)
+            self._session.admit(call)
         except QuotaExceeded as error:
-            self._connection.tell(fault_of(message.id, error, None, trusted=False))
+            self._connection.tell(refusal(message.id, error))
             return None
         if self._is_closing:
-            self._finish(call, Raise(message.id, Code.CANCELLED, message="this side is closing"))
+            closing = RemoteCancelled(f"{call.method} was not called: the far side is closing")
+            self._finish(call, refusal(message.id, closing))
             return None
         if message.remaining_ns is not None:
             call.deadline_s = self._connection.loop.time() + message.remaining_ns / 1e9
@@ -106,13 +103,18 @@ class Callee:
     async def _run(self, call: CallInfo) -> None:
         """Run the method of a call and send its outcome."""
         message = call.message
-        method: Method | None = None
         try:
-            try:
-                method, function = self._handlers[message.method]
-            except KeyError:
-                raise MethodNotFound(f"no method {message.method[:64]!r} is served here") from None
-            result = await self._invoke(call, method, function)
+            method, function, args = self._look_up(call)
+        except (MethodNotFound, BadArguments) as error:
+            self._refuse(call, error)
+            return
+        try:
+            result = method.invoke(function, args)
+            if method.shape is Shape.STREAM:
+                await self._stream(call, result)
+                result = None
+            elif inspect.isawaitable(result):
+                result = await result
         except asyncio.CancelledError:
             if not self._cancelled(call):
                 raise
@@ -123,19 +125,25 @@ class Callee:
             if type(message) is Call:
                 await self._return(message.id, result, method)
 
-    async def _invoke(self, call: CallInfo, method: Method, function: Callable[..., Any]) -> Any:
+    def _look_up(self, call: CallInfo) -> tuple[Method, Callable[..., Any], Any]:
+        """The method, what implements it, and the arguments.
+
+        Raises:
+            MethodNotFound: Nothing of that name is served.
+            BadArguments: They do not fit.
+        """
+        name = call.message.method
+        try:
+            method, function = self._handlers[name]
+        except KeyError:
+            raise MethodNotFound(f"no method {name[:64]!r} is served here") from None
         args = method.decode_args(call.message.args)
         if method.upload is not None:
             call.is_uploading = True
-            call.upload = Upload(call, method)
+            call.upload = Upload(call, method, call.grant)
             args = (*args[: method.upload], call.upload, *args[method.upload + 1 :])
-        result = method.invoke(function, args)
-        if method.shape is Shape.STREAM:
-            call.is_streaming = True
-            return await self._stream(call, result)
-        if inspect.isawaitable(result):
-            return await result
-        return result
+        call.is_streaming = method.shape is Shape.STREAM
+        return method, function, args
 
     async def _stream(self, call: CallInfo, result: Any) -> None:
         """Send the items of a stream, one for each that the caller has room for."""
@@ -206,30 +214,40 @@ class Callee:
             error = RemoteCancelled(f"{call.method} was cancelled")
         while task.cancelling():
             task.uncancel()
-        self._failed(call, None, error)
+        self._refuse(call, error)
         return True
 
-    def _failed(self, call: CallInfo, method: Method | None, error: Exception) -> None:
+    def _failed(self, call: CallInfo, method: Method, error: Exception) -> None:
+        """The method raised."""
         message = call.message
-        if type(message) is Notify:
+        if call.upload is not None and error is call.upload.refused:
+            self._refuse(call, error)
+        elif type(message) is Notify:
             self._done(call)
-            name = message.method[:64]
-            log.error("%s: notification %s failed", self._channel.address, name, exc_info=error)
-            return
-        fault = fault_of(message.id, error, method, trusted=self._is_trusted)
-        if fault.code == Code.RAISED:
-            log.error("%s: %s failed", self._channel.address, method, exc_info=error)
-        self._finish(call, fault)
+            log.error("%s: notification %s failed", self._channel.address, method, exc_info=error)
+        else:
+            fault = fault_of(message.id, error, method, trusted=self._is_trusted)
+            if fault.code == Code.RAISED:
+                log.error("%s: %s failed", self._channel.address, method, exc_info=error)
+            self._finish(call, fault)
+
+    def _refuse(self, call: CallInfo, error: Exception) -> None:
+        if type(call.message) is Notify:
+            self._done(call)
+            log.warning("%s: a notification came to nothing: %s", self._channel.address, error)
+        else:
+            self._finish(call, refusal(call.message.id, error))
 
     # What comes in about a call that runs
 
-    def take(self, call: CallInfo, message: Message) -> None:
+    def take(self, call: CallInfo, message: Answer) -> None:
         """Take in what the caller says about a call that runs here."""
         if type(message) is Cancel:
             if call.task is not None:
                 call.task.cancel()
             return
-        if type(message) is Item:
+        if isinstance(message, Item):
+            assert call.upload is not None, "the session lets no other items through"
             call.upload.items.arrived.append(message.value)
         call.wake()
 

@@ -6,7 +6,7 @@ import asyncio
 import collections
 import contextlib
 from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from aioipc.errors import (
     BadArguments,
@@ -19,12 +19,10 @@ from aioipc.errors import (
 from aioipc.loop.deadline import remaining_s
 from aioipc.rpc._call import metadata_to_send
 from aioipc.rpc._faults import raised
+from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method, Shape
 from aioipc.rpc._streams import Items, ResultStream
-from aioipc.wire.rpc import Call, Code, Credit, End, Item, Message, Notify, Outgoing, Raise, Return
-
-if TYPE_CHECKING:
-    from aioipc.rpc._connection import Connection
+from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Notify, Outgoing, Raise, Return
 
 __all__ = ["Caller", "OwnCall"]
 
@@ -55,7 +53,6 @@ class OwnCall(Outgoing):
         """Whether the outcome is known."""
         return self.last is not None or self.error is not None
 
-    @property
     def has_news(self) -> bool:
         """Whether there is something that whoever waits for this call wants."""
         if self.last is not None or self.error is not None:
@@ -76,24 +73,11 @@ class OwnCall(Outgoing):
         assert type(last) is Raise, "asked for only when it is done"
         raise raised(last, self.method)
 
-    def fail(self, error: BaseException) -> None:
-        """Give it an outcome that did not come from the peer."""
-        if not self.is_done:
-            self.error = error
-            self.is_uploading = False
-            self.wake()
-
-    def wake(self) -> None:
-        """Let whoever waits for this call look again."""
-        for waiter in (self.waiter, self.room_waiter):
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
-
 
 class Caller:
     """Makes calls over a connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Hub) -> None:
         self.connection = connection
         self._channel = connection.channel
         self._session = connection.session
@@ -119,7 +103,7 @@ class Caller:
         call = await self.open(method, args)
         try:
             while not call.is_done:
-                await self.connection.news(call)
+                await self.news(call)
         except BaseException:
             self.cancel(call)
             raise
@@ -191,6 +175,26 @@ class Caller:
             call.feeding = self.connection.start(self._feed(call, stream))
         return call
 
+    async def news(self, call: OwnCall) -> None:
+        """Wait until something may have happened to a call.
+
+        Cancellation:
+            Abandons the wait; the call goes on.
+        """
+        # Who sends a stream cannot be woken from reading when that fails.
+        if call.feeding is None and await self.connection.lead(call.has_news):
+            return
+        call.waiter = self.connection.loop.create_future()
+        try:
+            await self.connection.follow(call.waiter)
+        finally:
+            call.waiter = None
+
+    def grant(self, call: OwnCall, items: int) -> None:
+        """Let so many more items of a stream come."""
+        call.credit += items
+        self.connection.tell(Credit(call.id, items))
+
     def cancel(self, call: OwnCall) -> None:
         """Give a call up. Idempotent."""
         message = self._session.cancel(call)
@@ -205,33 +209,43 @@ class Caller:
 
     # What comes back
 
-    def take(self, call: OwnCall, message: Message) -> None:
+    def take(self, call: OwnCall, message: Answer) -> None:
         """Take in what the peer says about a call of this side."""
-        kind = type(message)
-        if kind is Return or kind is Raise:
+        if isinstance(message, Return | Raise):
             call.last = message
             call.is_uploading = False
             if self._slots:
                 self._free_slot()
-        elif kind is Item:
+        elif isinstance(message, Item):
             assert call.items is not None, "the session lets no other items through"
             call.items.arrived.append(message.value)
         else:
-            assert kind is Credit, "the session lets nothing else through"
-        call.wake()
+            assert isinstance(message, Credit), "the session lets nothing else through"
+            self._wake_feeder(call)
+            return
+        if call.waiter is not None:
+            self.connection.wake(call.waiter)
 
-    def dropped(self, message: Message) -> None:
+    def dropped(self, message: Answer) -> None:
         """A message came too late to matter; if it was the last of its call, that has ended."""
-        if type(message) in (Return, Raise):
+        if isinstance(message, Return | Raise):
             self._free_slot()
 
     def end(self, error: BaseException) -> None:
         """Nothing more comes back: every call fails."""
         for call in list(self._session.calls.values()):
-            call.fail(_lost(error, call.method))
+            self._fail(call, _lost(error, call.method))
         self._session.calls.clear()
         while self._slots:
             self._free_slot()
+
+    def _fail(self, call: OwnCall, error: BaseException) -> None:
+        """Give a call an outcome that did not come from the peer."""
+        if not call.is_done:
+            call.error = error
+            call.is_uploading = False
+            self.connection.wake(call.waiter)
+            self._wake_feeder(call)
 
     def _check_open(self, method: Method) -> None:
         ending = self.connection.ending
@@ -257,9 +271,7 @@ class Caller:
 
     def _free_slot(self) -> None:
         while self._slots:
-            free = self._slots.popleft()
-            if not free.done():
-                free.set_result(None)
+            if self.connection.wake(self._slots.popleft()):
                 return
 
     # The stream among the arguments
@@ -284,11 +296,15 @@ class Caller:
                 await self._channel.send(End(call.id))
         except Exception as error:  # noqa: BLE001 - the caller raises it
             self.cancel(call)
-            call.fail(error)
+            self._fail(call, error)
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
+
+    def _wake_feeder(self, call: OwnCall) -> None:
+        if call.room_waiter is not None and not call.room_waiter.done():
+            call.room_waiter.set_result(None)
 
     async def _wait_for_room(self, call: OwnCall) -> None:
         call.room_waiter = self.connection.loop.create_future()

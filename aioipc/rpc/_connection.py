@@ -10,7 +10,16 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from aioipc.channel import Channel
-from aioipc.errors import ClosedError, EndOfStream, IPCError, PeerCrashed, ProtocolError, WouldBlock
+from aioipc.errors import (
+    ClosedError,
+    DecodeError,
+    EndOfStream,
+    IPCError,
+    PeerCrashed,
+    ProtocolError,
+    WouldBlock,
+)
+from aioipc.rpc._call import CallInfo
 from aioipc.rpc._callee import Callee, Handlers
 from aioipc.rpc._caller import Caller, OwnCall
 from aioipc.rpc._proxy import proxy_of
@@ -42,10 +51,8 @@ class Connection:
         self.channel: Channel[Message] = channel
         self.context = contextvars.copy_context()
         self.loop = asyncio.get_running_loop()
-        self.session = Session(
-            connected=connected,
-            max_calls=channel.limits.max_calls,
-            incoming=lambda message: self.callee.incoming(message),
+        self.session: Session[OwnCall, CallInfo] = Session(
+            connected=connected, max_calls=channel.limits.max_calls
         )
         self.caller = Caller(self)
         self.callee = Callee(self, handlers)
@@ -66,37 +73,33 @@ class Connection:
 
     # Reading
 
-    async def news(self, call: OwnCall) -> None:
-        """Wait until something may have happened to a call of this side.
-
-        Cancellation:
-            Abandons the wait; the call goes on.
-        """
-        if self._reader is None and call.feeding is None:
-            await self._lead(call)
-        else:
-            call.waiter = self.loop.create_future()
-            try:
-                await self.follow(call.waiter)
-            finally:
-                call.waiter = None
-
     async def follow(self, news: asyncio.Future[None]) -> None:
-        """Wait for a future that is set by what another task reads."""
+        """Wait for a future that `wake` sets because of what another task reads."""
         self._waiting += 1
+        if self._reader is None:
+            self.read_on()
         try:
-            if self._reader is None:
-                self.read_on()
             await news
         finally:
-            self._waiting -= 1
+            if news.cancelled():
+                self._waiting -= 1
 
-    async def _lead(self, call: OwnCall) -> None:
-        """Read for everybody until there is news of ``call``."""
-        self._reader = call
+    def wake(self, news: asyncio.Future[None] | None) -> bool:
+        """Let who follows look again; whether somebody does."""
+        if news is None or news.done():
+            return False
+        news.set_result(None)
+        self._waiting -= 1
+        return True
+
+    async def lead(self, has_news: Callable[[], bool]) -> bool:
+        """Read for everybody until there is news; False if another task does already."""
+        if self._reader is not None:
+            return False
+        self._reader = has_news
         receive = self.channel.receive
         try:
-            while not call.has_news:
+            while not has_news():
                 self._take(await receive())
         except Exception as error:  # noqa: BLE001 - each call raises it
             self.end(error)
@@ -104,6 +107,7 @@ class Connection:
             self._reader = None
             if self._waiting:
                 self.read_on()
+        return True
 
     def read_on(self) -> None:
         """Let a new task read."""
@@ -117,7 +121,7 @@ class Connection:
         try:
             while self._serves or self._waiting:
                 message = await receive()
-                if type(message) is Call or type(message) is Notify:
+                if isinstance(message, Call | Notify):
                     if await answer(message):
                         return
                 else:
@@ -128,17 +132,16 @@ class Connection:
 
     def _take(self, message: Message) -> None:
         """Take in a message where nobody can wait."""
-        kind = type(message)
-        if kind is Call or kind is Notify:
-            self.start(self.callee.answer_aside(message))
+        if isinstance(message, Call | Notify):
+            _ = self.start(self.callee.answer_aside(message))
             return
-        event = self.session.receive(message)
-        if event is None:
+        call = self.session.receive(message)
+        if call is None:
             self.caller.dropped(message)
-        elif type(event[0]) is OwnCall:
-            self.caller.take(event[0], message)
+        elif isinstance(call, OwnCall):
+            self.caller.take(call, message)
         else:
-            self.callee.take(event[0], message)
+            self.callee.take(call, message)
 
     # Writing
 
@@ -147,7 +150,7 @@ class Connection:
         try:
             self.channel.send_nowait(message)
         except WouldBlock:
-            self.start(self._tell_later(message))
+            _ = self.start(self._tell_later(message))
         except IPCError:
             pass  # the connection is over, as whoever reads or calls is told
 
@@ -168,6 +171,8 @@ class Connection:
         """Nothing more can be received: every call fails, every method is cancelled. Idempotent."""
         if self.ending is not None:
             return
+        if isinstance(error, DecodeError):  # it may have been about any call
+            error = ProtocolError(f"the peer sent what is no message of a call: {error}")
         self.ending = error
         self._reader = None
         self.caller.end(error)
@@ -183,7 +188,7 @@ class Connection:
             Exception: Something failed here.
         """
         await asyncio.shield(self._ended)
-        if not isinstance(self.ending, EndOfStream | PeerCrashed | ClosedError):
+        if self._is_broken:
             assert self.ending is not None, "it is what has ended it"
             raise self.ending
 
@@ -211,6 +216,8 @@ class Connection:
             Closes at once, abruptly.
         """
         self.end(ClosedError(f"this side closed the connection to {self.channel.address}"))
+        if self._is_broken:
+            self.channel.abort(self.ending)
         try:
             while self._tasks:
                 for task in self._tasks:
@@ -218,6 +225,11 @@ class Connection:
                 await asyncio.wait(self._tasks)
         finally:
             await self.channel.aclose()
+
+    @property
+    def _is_broken(self) -> bool:
+        """Whether it ended by something that is no ending."""
+        return not isinstance(self.ending, EndOfStream | PeerCrashed | ClosedError)
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from aioipc.rpc._codec import decoder, encode
 from aioipc.rpc._interface import Method
 from aioipc.wire.rpc import Code, Raise
 
-__all__ = ["fault_of", "raised", "unsendable"]
+__all__ = ["fault_of", "raised", "refusal", "unsendable"]
 
 MOST_TEXT: Final = 1024
 _MOST_TRACEBACK: Final = 16 * 1024
@@ -32,6 +33,8 @@ _CODES: Final = (
     (DeadlineExceeded, Code.DEADLINE),
     (RemoteCancelled, Code.CANCELLED),
 )
+"""What is said about a call by this side itself, and not by the method."""
+
 _PLAIN: Final[dict[str, type[Exception]]] = {
     Code.NOT_FOUND: MethodNotFound,
     Code.BAD_ARGUMENTS: BadArguments,
@@ -41,23 +44,26 @@ _PLAIN: Final[dict[str, type[Exception]]] = {
 _decode_args = decoder(list[Any])
 
 
-def fault_of(number: int, error: Exception, method: Method | None, *, trusted: bool) -> Raise:
-    """What to send for an exception of a method, or of the call before the method ran.
+def refusal(number: int, error: Exception) -> Raise:
+    """What to send instead of running a method, or because it was cancelled."""
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return Raise(number, code, message=str(error)[:MOST_TEXT])
+    raise error
+
+
+def fault_of(number: int, error: Exception, method: Method, *, trusted: bool) -> Raise:
+    """What to send for an exception of a method.
 
     Args:
         number: The number of the call.
         error: What was raised.
-        method: The method that was called, if it is known.
+        method: The method that was called.
         trusted: Whether the caller may see the traceback.
     """
-    for kind, code in _CODES:
-        if isinstance(error, kind):
-            return Raise(number, code, message=str(error)[:MOST_TEXT])
     name = type(error).__qualname__
-    declared = method is not None and method.raises.get(name) is type(error)
-    fault = Raise(
-        number, Code.DECLARED if declared else Code.RAISED, name, str(error)[:MOST_TEXT]
-    )
+    declared = method.raises.get(name) is type(error)
+    fault = Raise(number, Code.DECLARED if declared else Code.RAISED, name, str(error)[:MOST_TEXT])
     if declared:
         try:
             fault.args = msgspec.Raw(encode(error.args))
@@ -81,7 +87,9 @@ def unsendable(number: int, error: EncodeError | FrameTooLarge, method: Method) 
     """What to send instead of a result that cannot be sent."""
     code = Code.TOO_LARGE if isinstance(error, FrameTooLarge) else Code.BAD_RESULT
     reason = error.__cause__ or error
-    return Raise(number, code, type(error).__name__, f"the result of {method}: {reason}"[:MOST_TEXT])
+    return Raise(
+        number, code, type(error).__name__, f"the result of {method}: {reason}"[:MOST_TEXT]
+    )
 
 
 def raised(fault: Raise, method: Method) -> Exception:
@@ -92,10 +100,9 @@ def raised(fault: Raise, method: Method) -> Exception:
     if fault.code == Code.QUOTA:
         return QuotaExceeded(fault.message)
     if fault.code == Code.DECLARED and (declared := method.raises.get(fault.kind)) is not None:
-        try:
+        # Its __init__ may not like foreign arguments.
+        with contextlib.suppress(Exception):
             return declared(*_decode_args(fault.args))
-        except Exception:  # noqa: BLE001 - whatever its __init__ makes of foreign arguments
-            pass
     return _remote_error(fault, method)
 
 

@@ -15,6 +15,7 @@ __all__ = ["INTERFACE_QUESTION", "handlers_of"]
 
 async def _ask(self: object) -> dict[str, Any]:
     """Tell what can be called."""
+    raise NotImplementedError  # only its signature counts
 
 
 INTERFACE_QUESTION = Method("rpc", ASK_INTERFACE, _ask)
@@ -43,7 +44,7 @@ def handlers_of(service: object, interface: type | None) -> Handlers:
 
 
 def _implementation(service: object, method: Method) -> Callable[..., Any]:
-    function = getattr(service, method.name, None)
+    function: Any = getattr(service, method.name, None)
     if not callable(function):
         raise TypeError(f"{type(service).__name__} has no method {method.name!r}, as {method} says")
     parameters = method.signature.parameters
@@ -57,7 +58,8 @@ def _implementation(service: object, method: Method) -> Callable[..., Any]:
             f"{type(service).__name__}.{method.name} does not take the arguments of {method}"
             f"{method.signature}: {error}"
         ) from None
-    return function
+    implementation: Callable[..., Any] = function
+    return implementation
 
 
 def _description(interface: Interface) -> dict[str, Any]:
@@ -73,7 +75,9 @@ def _method_description(method: Method) -> dict[str, Any]:
         "name": method.name,
         "doc": method.doc,
         "shape": method.shape.value,
-        "parameters": [_parameter_description(each) for each in method.signature.parameters.values()],
+        "parameters": [
+            _parameter_description(each) for each in method.signature.parameters.values()
+        ],
         "returns": _shown(method.signature.return_annotation),
         "upload": method.upload,
         "raises": list(method.raises),

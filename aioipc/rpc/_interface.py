@@ -51,7 +51,7 @@ def raises(*errors: type[Exception]) -> Callable[[F], F]:
         errors: Exception types, known to both sides.
     """
     for error in errors:
-        if not (isinstance(error, type) and issubclass(error, Exception)):
+        if Exception not in getattr(error, "__mro__", ()):
             raise TypeError(f"rpc.raises takes exception types, not {error!r}")
     return lambda function: _mark(function, raises=errors)
 
@@ -127,7 +127,10 @@ class Method:
         _, *parameters = declared.parameters.values()
         for each in parameters:
             if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
-                raise TypeError(f"{self}: {each} cannot be sent; name the parameters one by one")
+                stars = "*" if each.kind is each.VAR_POSITIONAL else "**"
+                raise TypeError(
+                    f"{self}: {stars}{each.name} cannot be sent; name the parameters one by one"
+                )
         result = hints.pop("return", Any)
         signature = declared.replace(
             parameters=[each.replace(annotation=hints.get(each.name, Any)) for each in parameters],
@@ -209,7 +212,10 @@ class Method:
         try:
             return self._decode_args(raw)
         except (msgspec.DecodeError, ValueError) as error:
-            return self._decode_fewer(raw, error)
+            count = _length(raw)
+            if count is None or count >= self.count:
+                raise self._bad(error, count) from None
+        return self._decode_fewer(raw, count)
 
     @functools.cached_property
     def _decode_args(self) -> Callable[[Any], Any]:
@@ -221,28 +227,26 @@ class Method:
             types[self.upload] = None
         return decoder(tuple[tuple(types)])  # type: ignore[misc]
 
-    def _decode_fewer(self, raw: msgspec.Raw, error: Exception) -> Any:
-        """As `decode_args`, for a caller who knows an older declaration, or who is wrong."""
-        place = _PLACE.search(str(error))
-        if place is not None:
-            name = self.names[int(place[1])]
-            reason = str(error)[: place.start()]
-            raise BadArguments(f"{self}: argument {name + place[2]!r}: {reason}") from None
-        count = _length(raw)
+    def _decode_fewer(self, raw: msgspec.Raw, count: int) -> Any:
+        """The arguments of a caller who knows an older declaration."""
+        for name, default in zip(self.names[count:], self._defaults[count:], strict=True):
+            if default is inspect.Parameter.empty:
+                raise BadArguments(f"{self}: argument {name!r} is missing")
+        try:
+            return self._decoder_of(count)(raw) + self._defaults[count:]
+        except (msgspec.DecodeError, ValueError) as error:
+            raise self._bad(error, count) from None
+
+    def _bad(self, error: Exception, count: int | None) -> BadArguments:
+        """What is wrong with so many arguments, None if they are no array at all."""
         if count is None or count > self.count:
-            raise BadArguments(
-                f"{self} takes {self.count} arguments, not {'none' if count is None else count}"
-            ) from None
-        if count == self.count:
-            raise BadArguments(f"{self}: {error}") from None
-        missing = [
-            name
-            for name, default in zip(self.names[count:], self._defaults[count:], strict=True)
-            if default is inspect.Parameter.empty
-        ]
-        if missing:
-            raise BadArguments(f"{self}: argument {missing[0]!r} is missing") from None
-        return self._decoder_of(count)(raw) + self._defaults[count:]
+            given = "none" if count is None else count
+            return BadArguments(f"{self} takes {self.count} arguments, not {given}")
+        place = _PLACE.search(str(error))
+        if place is None:
+            return BadArguments(f"{self}: {error}")
+        name = self.names[int(place[1])] + place[2]
+        return BadArguments(f"{self}: argument {name!r}: {str(error)[: place.start()]}")
 
     def invoke(self, function: Callable[..., Any], args: Any) -> Any:
         """Call the implementation with arguments in the order of the declaration."""

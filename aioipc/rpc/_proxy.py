@@ -46,7 +46,9 @@ def proxy_of(interface: Any) -> type[Any]:
     """
     methods = describe(interface).methods
     face = {name: _FACES[method.shape](method) for name, method in methods.items()}
-    return type(interface.__name__, (Proxy,), face | {"__slots__": (), "__doc__": interface.__doc__})
+    return type(
+        interface.__name__, (Proxy,), face | {"__slots__": (), "__doc__": interface.__doc__}
+    )
 
 
 def _dressed(method: Method, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from aioipc.errors import BusyError
-from aioipc.wire.rpc import WINDOW, Credit
+from aioipc.errors import BadArguments, BusyError
+from aioipc.rpc._interface import Method
+from aioipc.wire.rpc import WINDOW, Incoming
 
-if TYPE_CHECKING:
-    from aioipc.rpc._call import CallInfo
-    from aioipc.rpc._caller import Caller, OwnCall
-    from aioipc.rpc._interface import Method
-
-__all__ = ["ResultStream", "Upload"]
+__all__ = ["Items", "ResultStream", "Upload", "closing"]
 
 T = TypeVar("T")
 _REFILL: Final = WINDOW // 2
@@ -44,19 +40,38 @@ class Items:
         return item, granted
 
 
+class Source(Protocol):
+    """Where a stream of results comes from: the calling side of a connection."""
+
+    async def open(self, method: Method, args: tuple[Any, ...]) -> Any:
+        """Make the call."""
+
+    async def news(self, call: Any) -> None:
+        """Wait until something may have happened to it."""
+
+    def grant(self, call: Any, items: int) -> None:
+        """Let so many more items come."""
+
+    def cancel(self, call: Any) -> None:
+        """Give the call up. Idempotent."""
+
+    def cancel_soon(self, call: Any) -> None:
+        """As `cancel`, from any thread and from within anything."""
+
+
 class ResultStream(AsyncIterator[T], Generic[T]):
     """The items of a call that gives a stream: ``async for item in store.watch("a/")``.
 
     The call is made when the first item is asked for. Leaving the loop early leaves the method
-    running on the far side until this object is gone; ``async with store.watch("a/") as changes``
-    and `aclose` close it there at once.
+    running on the far side until this object is gone; `aioipc.rpc.closing` and `aclose` close it
+    there at once.
     """
 
-    def __init__(self, caller: Caller, method: Method, args: tuple[Any, ...]) -> None:
-        self._caller = caller
+    def __init__(self, source: Source, method: Method, args: tuple[Any, ...]) -> None:
+        self._source = source
         self._method = method
         self._args = args
-        self._call: OwnCall | None = None
+        self._call: Any = None
         self._is_over = False
         self._is_taken = False
 
@@ -84,57 +99,63 @@ class ResultStream(AsyncIterator[T], Generic[T]):
 
     async def _next(self) -> T:
         if self._call is None:
-            self._call = await self._caller.open(self._method, self._args)
+            self._call = await self._source.open(self._method, self._args)
         call = self._call
         items = call.items
-        assert items is not None, "it is the call of a stream"
         while not items.arrived:
             if call.is_done:
                 self._is_over = True
                 call.result()
                 raise StopAsyncIteration
-            await self._caller.connection.news(call)
+            await self._source.news(call)
         item, granted = items.take()
         if granted and not call.is_done:
-            call.credit += granted
-            self._caller.connection.tell(Credit(call.id, granted))
+            self._source.grant(call, granted)
         value: T = self._method.decode_result(item)
         return value
 
     async def aclose(self) -> None:
         """Give the rest of the stream up; the method is closed on the far side. Idempotent."""
-        self._give_up()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._give_up()
-
-    def _give_up(self) -> None:
         self._is_over = True
         if self._call is not None:
-            self._caller.cancel(self._call)
+            self._source.cancel(self._call)
 
     def __del__(self) -> None:
         if self._call is not None and not self._is_over and not self._call.is_done:
             # Whoever collects this may be another thread, or in the middle of anything.
-            self._caller.cancel_soon(self._call)
+            self._source.cancel_soon(self._call)
+
+
+@contextlib.asynccontextmanager
+async def closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Leave a stream of results for good: ``async with rpc.closing(store.watch()) as changes``.
+
+    On leaving, the method is closed on the far side.
+    """
+    try:
+        yield stream
+    finally:
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()
 
 
 class Upload(AsyncIterator[Any]):
-    """The stream that a caller passes as an argument, where the method runs."""
+    """The stream that a caller passes as an argument, where the method runs.
 
-    def __init__(self, call: CallInfo, method: Method) -> None:
+    Args:
+        call: The call that it belongs to.
+        method: Its declaration.
+        grant: Lets so many more items come.
+    """
+
+    def __init__(self, call: Incoming, method: Method, grant: Callable[[int], None]) -> None:
         self._call = call
         self._method = method
+        self._grant = grant
         self.items = Items()
         self.error: BaseException | None = None
+        self.refused: BadArguments | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     async def __anext__(self) -> Any:
@@ -150,7 +171,7 @@ class Upload(AsyncIterator[Any]):
             Safe: the next call gets the item.
         """
         if self._waiter is not None:
-            raise BusyError(f"another task is receiving from the stream of {self._call.method}")
+            raise BusyError(f"another task is receiving from this stream of {self._method}")
         while not self.items.arrived:
             if self.error is not None:
                 raise self.error
@@ -163,9 +184,12 @@ class Upload(AsyncIterator[Any]):
                 self._waiter = None
         item, granted = self.items.take()
         if granted and self._call.is_uploading:
-            self._call.credit += granted
-            self._call.connection.tell(Credit(self._call.message.id, granted))
-        return self._method.decode_item(item)
+            self._grant(granted)
+        try:
+            return self._method.decode_item(item)
+        except BadArguments as error:
+            self.refused = error
+            raise
 
     def wake(self) -> None:
         """There is news: an item, the end, or an error."""

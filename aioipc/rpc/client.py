@@ -88,7 +88,7 @@ def connect(
         if not isinstance(channel, Channel):
             channel = await connect_channel(
                 channel,
-                codec=_codec,  # type: ignore[arg-type]  # a module keeps the contract as well
+                codec=_codec,
                 limits=limits,
                 polling=polling,
                 allow=allow,

@@ -150,7 +150,7 @@ def serve(
         way = listen if can_listen(Address.parse(address)) else connect
         source = await way(
             address,
-            codec=_codec,  # type: ignore[arg-type]  # a module keeps the contract as well
+            codec=_codec,
             limits=known,
             polling=polling,
             allow=allow,

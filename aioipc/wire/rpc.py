@@ -15,16 +15,22 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
 from aioipc.errors import ProtocolError, QuotaExceeded
 
+if TYPE_CHECKING:
+    Packed = Any
+else:
+    Packed = msgspec.Raw  # what is sent is any object, what is received is not decoded yet
+
 __all__ = [
     "ASK_INTERFACE",
     "DROP",
     "WINDOW",
+    "Answer",
     "Call",
     "Cancel",
     "Code",
@@ -74,7 +80,7 @@ class Call(msgspec.Struct, array_like=True, tag=1, gc=False):
 
     id: int
     method: str
-    args: msgspec.Raw
+    args: Packed
     remaining_ns: int | None = None
     metadata: dict[str, str] | None = None
 
@@ -83,7 +89,7 @@ class Return(msgspec.Struct, array_like=True, tag=2, gc=False):
     """The call is done. For a stream of results: it is complete, and ``value`` is nil."""
 
     id: int
-    value: msgspec.Raw
+    value: Packed
 
 
 class Raise(msgspec.Struct, array_like=True, tag=3, gc=False):
@@ -103,14 +109,14 @@ class Raise(msgspec.Struct, array_like=True, tag=3, gc=False):
     kind: str = ""
     message: str = ""
     traceback: str | None = None
-    args: msgspec.Raw = msgspec.Raw(b"\x90")
+    args: Packed = msgspec.Raw(b"\x90")
 
 
 class Item(msgspec.Struct, array_like=True, tag=4, gc=False):
     """One item of the stream that belongs to a call."""
 
     id: int
-    value: msgspec.Raw
+    value: Packed
 
 
 class End(msgspec.Struct, array_like=True, tag=5, gc=False):
@@ -136,9 +142,12 @@ class Notify(msgspec.Struct, array_like=True, tag=8, gc=False):
     """Call a method whose result nobody wants."""
 
     method: str
-    args: msgspec.Raw
+    args: Packed
     metadata: dict[str, str] | None = None
 
+
+Answer = Return | Raise | Item | End | Credit | Cancel
+"""What is said about a call that was made."""
 
 Message = Call | Return | Raise | Item | End | Credit | Cancel | Notify
 
@@ -182,56 +191,49 @@ class Incoming:
 
     __slots__ = ("credit", "is_cancelled", "is_streaming", "is_uploading", "message", "room")
 
-    def __init__(self, message: Call) -> None:
+    def __init__(self, message: Any) -> None:
         self.message = message
         self.is_streaming = self.is_uploading = False
         self.is_cancelled = False
         self.credit = self.room = WINDOW
 
 
-Event = tuple[Outgoing | Incoming, Message]
+Out = TypeVar("Out", bound=Outgoing)
+In = TypeVar("In", bound=Incoming)
 
 
-class Session:
+class Session(Generic[Out, In]):
     """Both sides' calls over one connection.
 
     Args:
         connected: Whether this side made the connection, and so has the odd numbers.
         max_calls: How many calls the peer may have open at once.
-        incoming: Makes the object for a call of the peer.
     """
 
-    __slots__ = ("_last_id", "_max_calls", "_new_incoming", "_peer_last_id", "calls", "served")
+    __slots__ = ("_last_id", "_max_calls", "_peer_last_id", "calls", "served")
 
-    def __init__(
-        self,
-        *,
-        connected: bool,
-        max_calls: int,
-        incoming: Callable[[Call], Incoming] = Incoming,
-    ) -> None:
+    def __init__(self, *, connected: bool, max_calls: int) -> None:
         self._last_id = -1 if connected else 0
         self._peer_last_id = 0 if connected else -1
         self._max_calls = max_calls
-        self._new_incoming = incoming
-        self.calls: dict[int, Outgoing] = {}
+        self.calls: dict[int, Out] = {}
         """The calls that this side made and that have no last message yet."""
-        self.served: dict[int, Incoming] = {}
+        self.served: dict[int, In] = {}
         """The calls that the peer made and that this side has not finished."""
 
     # This side's calls
 
-    def open(self, call: Outgoing) -> int:
+    def open(self, call: Out) -> int:
         """Give a call its number. Send the `Call` next, or `withdraw` it."""
         self._last_id = call.id = self._last_id + 2
         self.calls[call.id] = call
         return call.id
 
-    def withdraw(self, call: Outgoing) -> None:
+    def withdraw(self, call: Out) -> None:
         """The `Call` was not sent after all."""
         del self.calls[call.id]
 
-    def cancel(self, call: Outgoing) -> Cancel | None:
+    def cancel(self, call: Out) -> Cancel | None:
         """Give a call up: what to send for it, if anything."""
         if call.is_cancelled or call.id not in self.calls:
             return None
@@ -241,48 +243,54 @@ class Session:
 
     # The peer's calls
 
-    def finish(self, call: Incoming) -> None:
-        """This side sends the last message of a call."""
+    def admit(self, call: In) -> In:
+        """Take in a call that the peer made.
+
+        Raises:
+            ProtocolError: Its number makes no sense. The connection is of no more use.
+            QuotaExceeded: The peer has too many calls open. Refuse this one.
+        """
+        message = call.message
+        number = message.id
+        last = self._peer_last_id
+        if number <= last or (number - last) & 1:
+            raise ProtocolError(
+                f"call {number} of {message.method[:64]!r} is out of order: "
+                f"the last one was {max(last, 0)}"
+            )
+        self._peer_last_id = number
+        if len(self.served) >= self._max_calls:
+            raise QuotaExceeded(
+                errno.EDQUOT, f"{self._max_calls} calls of this peer are open, its limit"
+            )
+        self.served[number] = call
+        return call
+
+    def finish(self, call: In) -> None:
+        """This side sends the last message of a call. Idempotent."""
         self.served.pop(call.message.id, None)
 
     # Messages
 
-    def receive(self, message: Message) -> Event | Notify | None:
-        """Take in a message.
+    def receive(self, message: Answer) -> Out | In | None:
+        """Take in what the peer says about a call.
 
         Returns:
-            What it is about and the message; `DROP` if it came too late to matter.
+            The call; `DROP` if it came too late to matter.
 
         Raises:
             ProtocolError: It makes no sense. The connection is of no more use.
-            QuotaExceeded: The peer has too many calls open. Refuse this one.
         """
-        return _RULES[type(message)](self, message)
+        call: Out | In | None = _RULES[type(message)](self, message)
+        return call
 
-    def _on_call(self, message: Call) -> Event:
-        number = message.id
-        if number <= self._peer_last_id or (number - self._peer_last_id) & 1:
-            raise ProtocolError(
-                f"call {number} of {message.method!r} is out of order: the last one was "
-                f"{max(self._peer_last_id, 0)}"
-            )
-        self._peer_last_id = number
-        call = self._new_incoming(message)
-        self.served[number] = call
-        if len(self.served) > self._max_calls:
-            del self.served[number]
-            raise QuotaExceeded(
-                errno.EDQUOT, f"{self._max_calls} calls of this peer are open, its limit"
-            )
-        return call, message
-
-    def _on_last(self, message: Return | Raise) -> Event | None:
+    def _on_last(self, message: Return | Raise) -> Out | None:
         call = self.calls.pop(message.id, None)
         if call is None:
             raise ProtocolError(f"the peer answered call {message.id}, which is not open")
-        return DROP if call.is_cancelled else (call, message)
+        return DROP if call.is_cancelled else call
 
-    def _on_item(self, message: Item) -> Event | None:
+    def _on_item(self, message: Item) -> Out | In | None:
         call = self._one(message)
         if call is None or call.is_cancelled:
             return DROP
@@ -292,42 +300,37 @@ class Session:
         if call.credit <= 0:
             raise ProtocolError(f"the stream of call {message.id} is beyond its credit")
         call.credit -= 1
-        return call, message
+        return call
 
-    def _on_end(self, message: End) -> Event | None:
+    def _on_end(self, message: End) -> In | None:
         call = self._served(message)
         if call is None or call.is_cancelled:
             return DROP
         if not call.is_uploading:
             raise ProtocolError(f"call {message.id} has no stream to end")
         call.is_uploading = False
-        return call, message
+        return call
 
-    def _on_credit(self, message: Credit) -> Event | None:
+    def _on_credit(self, message: Credit) -> Out | In | None:
         call = self._one(message)
         if not 1 <= message.items <= WINDOW:
-            raise ProtocolError(
-                f"a credit is 1 to {WINDOW} items, not {message.items:,}"
-            )
+            raise ProtocolError(f"a credit is 1 to {WINDOW} items, not {message.items:,}")
         if call is None or call.is_cancelled:
             return DROP
         if call.room + message.items > WINDOW:
             raise ProtocolError(f"more credit for call {message.id} than was used")
         call.room += message.items
-        return call, message
+        return call
 
-    def _on_cancel(self, message: Cancel) -> Event | None:
+    def _on_cancel(self, message: Cancel) -> In | None:
         call = self._served(message)
         if call is None or call.is_cancelled:
             return DROP
         call.is_cancelled = True
         call.is_uploading = False
-        return call, message
+        return call
 
-    def _on_notify(self, message: Notify) -> Notify:
-        return message
-
-    def _one(self, message: Item | Credit) -> Outgoing | Incoming | None:
+    def _one(self, message: Item | Credit) -> Out | In | None:
         """The call of either side; None for one of the peer's that is finished here."""
         if (message.id - self._last_id) & 1:
             return self._served(message)
@@ -336,7 +339,7 @@ class Session:
             raise ProtocolError(f"call {message.id} is not open")
         return call
 
-    def _served(self, message: Item | End | Credit | Cancel) -> Incoming | None:
+    def _served(self, message: Item | End | Credit | Cancel) -> In | None:
         call = self.served.get(message.id)
         if call is None and (
             not 0 < message.id <= self._peer_last_id or not (message.id - self._last_id) & 1
@@ -345,13 +348,11 @@ class Session:
         return call
 
 
-_RULES: Final[dict[type, Callable[[Session, Any], Event | Notify | None]]] = {
-    Call: Session._on_call,
+_RULES: Final[dict[type, Callable[[Any, Any], Any]]] = {
     Return: Session._on_last,
     Raise: Session._on_last,
     Item: Session._on_item,
     End: Session._on_end,
     Credit: Session._on_credit,
     Cancel: Session._on_cancel,
-    Notify: Session._on_notify,
 }

@@ -60,13 +60,15 @@ async def test_declared_exceptions_come_back_as_themselves(link: Link) -> None:
 @over_memory
 async def test_other_exceptions_say_what_they_were(link: Link) -> None:
     async with connected(link) as (store, _):
-        with pytest.raises(aioipc.RemoteError, match=r"Store\.fail failed: RuntimeError: oh") as caught:
+        with pytest.raises(
+            aioipc.RemoteError, match=r"Store\.fail failed: RuntimeError: oh"
+        ) as caught:
             await store.fail("oh")
         assert caught.value.type == "RuntimeError"
         assert caught.value.text == "oh"
         (note,) = caught.value.__notes__
         assert note.startswith("On the far side:\nTraceback")
-        assert 'raise RuntimeError(text)' in note
+        assert "raise RuntimeError(text)" in note
         assert "aioipc/rpc" not in note
         assert await store.get("a") == 1
 
@@ -254,8 +256,9 @@ async def test_a_served_address() -> None:
 async def test_a_channel_with_another_codec_is_no_connection() -> None:
     async with rpc.serve("unix:", MemoryStore(), interface=Store) as server:
         channel = await aioipc.connect(server.address)
+        await channel.send({})
         with pytest.raises(aioipc.CodecMismatch, match="rpc"):
-            await channel.send({}) or await channel.receive()
+            await channel.receive()
         await channel.aclose()
 
 

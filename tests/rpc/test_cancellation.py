@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import anyio
@@ -25,6 +26,16 @@ async def is_settled(store: Any) -> None:
     assert not rpc.connection_of(store).session.calls
 
 
+async def within(scope: Any, call: Any) -> None:
+    """Await a call inside a scope of either kind."""
+    if hasattr(scope, "__aenter__"):
+        async with scope:
+            await call
+    else:
+        with scope:
+            await call
+
+
 async def test_cancelling_the_caller_cancels_the_method(link: Link) -> None:
     async with connected(link) as (store, service):
         task = asyncio.ensure_future(store.forever())
@@ -44,13 +55,7 @@ async def test_cancelling_the_caller_cancels_the_method(link: Link) -> None:
 async def test_every_kind_of_timeout_cancels_the_method(link: Link, scope: Any) -> None:
     async with connected(link) as (store, service):
         with pytest.raises(TimeoutError):
-            entered = scope()
-            if hasattr(entered, "__aenter__"):
-                async with entered:
-                    await store.forever()
-            else:
-                with entered:
-                    await store.forever()
+            await within(scope(), store.forever())
         assert await service.events.get() == "began"
         assert await service.events.get() == "cancelled"
         await is_settled(store)
@@ -59,17 +64,12 @@ async def test_every_kind_of_timeout_cancels_the_method(link: Link, scope: Any) 
 @pytest.mark.parametrize("scope", [aioipc.timeout, anyio.fail_after, anyio.move_on_after])
 async def test_the_deadline_travels(link: Link, scope: Any) -> None:
     async with connected(link) as (store, service):
-        entered = scope(50)
-        if hasattr(entered, "__aenter__"):
-            async with entered, aioipc.timeout(99):
-                await store.get("a")
-        else:
-            with entered:
-                await store.get("a")
+        async with aioipc.timeout(99):
+            await within(scope(50), store.get("a"))
         await store.get("a")
-        within, without = service.calls
-        assert 40 < within.remaining_s <= 50
-        assert without.remaining_s == float("inf")
+        timed, untimed = service.calls
+        assert 40 < timed.remaining_s <= 50
+        assert untimed.remaining_s == float("inf")
 
 
 async def test_moving_on_is_silent(link: Link) -> None:
@@ -135,16 +135,14 @@ async def test_a_method_that_cancels_itself(link: Link) -> None:
 
 
 async def test_cancelled_at_every_step(link: Link) -> None:
-    async with connected(link) as (store, service):
+    async with connected(link) as (store, _):
         for count in range(12):
             for call in (store.get("a"), store.echo(b"x" * 100_000), store.middle([])):
                 task = asyncio.ensure_future(call)
                 await steps(count)
                 task.cancel()
-                try:
+                with contextlib.suppress(asyncio.CancelledError, aioipc.RemoteError):
                     await task
-                except (asyncio.CancelledError, aioipc.RemoteError):
-                    pass
         await is_settled(store)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import aioipc
+from aioipc import rpc
 from tests.links import Link, steps
 from tests.rpc.store import Change, MemoryStore, connected
 
@@ -33,8 +34,9 @@ class Endless(MemoryStore):
 
 
 async def test_a_slow_consumer_holds_up_its_stream_and_nothing_else(link: Link) -> None:
-    async with connected(link, Endless()) as (store, service):
-        async with store.count(0) as slow:  # type: ignore[attr-defined]
+    service = Endless()
+    async with connected(link, service) as (store, _):
+        async with rpc.closing(store.count(0)) as slow:
             assert await anext(slow) == 0
             for _ in range(50):
                 assert await store.get("a") == 1
@@ -49,7 +51,7 @@ async def test_a_slow_consumer_holds_up_its_stream_and_nothing_else(link: Link) 
 
 async def test_leaving_early_closes_the_generator(link: Link) -> None:
     async with connected(link) as (store, service):
-        async with store.watch("b") as changes:  # type: ignore[attr-defined]
+        async with rpc.closing(store.watch("b")) as changes:
             assert await anext(changes) == Change("bb", 2)
             assert await service.events.get() == "watching"
         assert await service.events.get() == "no longer watching"
@@ -100,11 +102,10 @@ async def test_an_error_comes_after_the_items(link: Link) -> None:
             raise RuntimeError("no more")
 
     async with connected(link, Failing()) as (store, _):
-        got = []
+        items = store.count(100)
+        assert [await anext(items) for _ in range(100)] == list(range(100))
         with pytest.raises(aioipc.RemoteError, match="no more"):
-            async for number in store.count(100):
-                got.append(number)
-        assert got == list(range(100))
+            await anext(items)
         assert await store.get("a") == 1
 
 

@@ -1,0 +1,47 @@
+"""What the two sides of a connection need of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, Protocol, TypeVar
+
+from aioipc.channel import Channel
+from aioipc.wire.rpc import Message, Session
+
+__all__ = ["Hub"]
+
+T = TypeVar("T")
+
+
+class Hub(Protocol):
+    """One connection, as the calling and the called side see it."""
+
+    channel: Channel[Message]
+    context: Context
+    loop: asyncio.AbstractEventLoop
+    session: Session[Any, Any]
+    ending: BaseException | None
+    """Why no other call can be made; None while they can."""
+
+    def proxy(self, interface: Callable[..., T]) -> T:
+        """An object whose methods are those of ``interface`` and run on the far side."""
+
+    async def follow(self, news: asyncio.Future[None]) -> None:
+        """Wait for a future that `wake` sets because of what another task reads."""
+
+    async def lead(self, has_news: Callable[[], bool]) -> bool:
+        """Read for everybody until there is news; False if another task does already."""
+
+    def wake(self, news: asyncio.Future[None] | None) -> bool:
+        """Let who follows look again; whether somebody does."""
+
+    def read_on(self) -> None:
+        """Let a new task read."""
+
+    def tell(self, message: Message) -> None:
+        """Send a message of a few bytes: now if there is room, else as soon as there is."""
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something for as long as the connection lives, at most."""

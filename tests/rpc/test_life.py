@@ -1,0 +1,176 @@
+"""How connections and servers end, and calls back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+import pytest
+
+import aioipc
+from aioipc import rpc
+from tests.links import Link, steps
+from tests.rpc.store import MemoryStore, Store, connected
+
+pytestmark = pytest.mark.asyncio
+over_memory = pytest.mark.parametrize("link", ["memory"], indirect=True)
+over_two = pytest.mark.parametrize("link", ["memory", "shm"], indirect=True)
+
+
+class Watcher(Protocol):
+    async def changed(self, key: str) -> str: ...
+
+
+class KeyWatcher:
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def changed(self, key: str) -> str:
+        self.seen.append(key)
+        if len(self.seen) % 2:
+            await asyncio.sleep(0)
+        return key.upper()
+
+
+class CallsBack(MemoryStore):
+    async def echo(self, value: Any) -> Any:
+        watcher = rpc.current_call().client(Watcher)
+        return [await watcher.changed(each) for each in value]
+
+
+@over_two
+async def test_the_far_side_calls_back(link: Link) -> None:
+    watcher = KeyWatcher()
+    async with connected(link, CallsBack(), serve=watcher) as (store, _):
+        assert await store.echo(["a", "b", "c"]) == ["A", "B", "C"]
+        results = await asyncio.gather(*(store.echo([str(n), "x"]) for n in range(50)))
+        assert results == [[str(n), "X"] for n in range(50)]
+        assert len(watcher.seen) == 103
+
+
+@over_two
+async def test_calls_deep_in_each_other(link: Link) -> None:
+    """A call within a call within a call, over one connection."""
+
+    class Down(Protocol):
+        async def down(self, depth: int) -> int: ...
+
+    class Digger:
+        async def down(self, depth: int) -> int:
+            if depth == 0:
+                return 0
+            return 1 + await rpc.current_call().client(Down).down(depth - 1)
+
+    async with (
+        link(codec=rpc.CODEC) as (left, right),
+        rpc.serve(right, Digger()),
+        rpc.connect(left, Down, serve=Digger()) as digger,
+    ):
+        assert await digger.down(60) == 60
+
+
+@over_memory
+async def test_who_serves_nothing_cannot_be_called_back(link: Link) -> None:
+    async with connected(link, CallsBack()) as (store, _):
+        with pytest.raises(aioipc.RemoteError, match="MethodNotFound: no method 'changed'"):
+            await store.echo(["a"])
+
+
+@over_two
+async def test_closing_the_client_fails_its_calls_and_cancels_the_methods(link: Link) -> None:
+    async with connected(link) as (store, service):
+        calls = [asyncio.ensure_future(store.forever()) for _ in range(3)]
+        for _ in calls:
+            assert await service.events.get() == "began"
+        await rpc.connection_of(store).aclose()
+        for call in calls:
+            with pytest.raises(aioipc.ClosedError, match=r"Store\.forever may have run"):
+                await call
+        for _ in calls:
+            assert await service.events.get() == "cancelled"
+        with pytest.raises(aioipc.ClosedError):
+            await store.get("a")
+        with pytest.raises(aioipc.ClosedError):
+            await store.note("a")
+
+
+async def test_a_server_that_closes_lets_calls_finish() -> None:
+    may_end = asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def ping(self) -> str:
+            self.tell("began")
+            await may_end.wait()
+            return "done"
+
+    service = Slow()
+    server = await rpc.serve("unix:", service, interface=Store)
+    async with rpc.connect(server.address, Store) as store:
+        call = asyncio.ensure_future(store.ping())
+        assert await service.events.get() == "began"
+        closing = asyncio.ensure_future(server.aclose())
+        await steps(5)
+        with pytest.raises(aioipc.RemoteCancelled, match="closing"):
+            await store.get("a")
+        may_end.set()
+        assert await call == "done"
+        await closing
+        with pytest.raises(aioipc.PeerCrashed):
+            await store.get("a")
+        await server.aclose()
+
+
+async def test_a_server_that_closes_cancels_what_takes_too_long() -> None:
+    service = MemoryStore()
+    limits = aioipc.Limits(linger_s=0.05)
+    async with rpc.serve("unix:", service, interface=Store, limits=limits) as server:
+        store = await rpc.connect(server.address, Store)
+        call = asyncio.ensure_future(store.forever())
+        assert await service.events.get() == "began"
+    with pytest.raises(aioipc.RemoteCancelled, match="this side is closing"):
+        await call
+    assert await service.events.get() == "cancelled"
+    await rpc.connection_of(store).aclose()
+
+
+async def test_waiting_for_a_server() -> None:
+    server = await rpc.serve("unix:", MemoryStore(), interface=Store)
+    waiting = asyncio.ensure_future(server.wait())
+    await steps(3)
+    assert not waiting.done()
+    await server.aclose()
+    await waiting
+
+
+@over_memory
+async def test_a_server_of_one_channel_ends_with_it(link: Link) -> None:
+    async with (
+        link(codec=rpc.CODEC) as (left, right),
+        rpc.serve(right, MemoryStore(), interface=Store) as server,
+    ):
+        async with rpc.connect(left, Store) as store:
+            assert await store.get("a") == 1
+        await server.wait()
+
+
+@over_memory
+async def test_an_idle_client_leaves_nothing_running(link: Link) -> None:
+    async with connected(link) as (store, _):
+        await store.get("a")
+        before = len(asyncio.all_tasks())
+        await asyncio.gather(*(store.get("a") for _ in range(20)))
+        assert await store.get("a") == 1
+        await steps(3)
+        assert len(asyncio.all_tasks()) == before
+
+
+@over_memory
+async def test_calls_that_do_not_wait_make_no_tasks(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(link) as (store, _):
+        await store.get("a")
+        monkeypatch.setattr(rpc.Connection, "start", None)
+        for _ in range(100):
+            assert await store.get("a") == 1
+        monkeypatch.undo()
