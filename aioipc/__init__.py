@@ -3,7 +3,7 @@
 `connect`, `listen` and `pair` give a `Channel`, which sends and receives whole objects over
 whatever the address names: pipes, FIFOs, sockets, a child process, memory.
 
-On top of channels: `rpc`, loaded when first used.
+Loaded when first used: `rpc` on top of channels, `sync` for locks between processes.
 """
 
 import importlib
@@ -56,7 +56,7 @@ from aioipc.loop.run import new_event_loop, run
 from aioipc.stream import ByteStream, StreamListener, connect_stream, listen_stream
 
 if TYPE_CHECKING:
-    from aioipc import rpc
+    from aioipc import rpc, sync
 
 __version__ = "0.1.0"
 
@@ -117,7 +117,7 @@ __all__ = [
     "timeout",
 ]
 
-_PATTERNS = frozenset({"rpc"})
+_PATTERNS = frozenset({"rpc", "sync"})
 """Loaded when first asked for, so that a program pays for what it uses."""
 
 

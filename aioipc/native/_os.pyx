@@ -1,8 +1,10 @@
 # cython: language_level=3
 # cython: freethreading_compatible=True
+# cython: cdivision=True
 """System calls that Python has no name for. Errors are OSError with errno."""
 
 from libc.stdint cimport uint32_t
+from posix.time cimport timespec
 from cpython.exc cimport PyErr_SetFromErrno
 
 cdef extern from "<sys/inotify.h>" nogil:
@@ -13,6 +15,14 @@ cdef extern from "<sys/vfs.h>" nogil:
     cdef struct c_statfs "statfs":
         long f_type
     int fstatfs(int fd, c_statfs* buf)
+
+cdef extern from "<sys/sem.h>" nogil:
+    cdef struct sembuf:
+        unsigned short sem_num
+        short sem_op
+        short sem_flg
+    int c_semtimedop "semtimedop"(int id, sembuf* ops, size_t count, const timespec* limit)
+    int SEM_UNDO
 
 
 def filesystem_type(int fd):
@@ -37,6 +47,21 @@ def inotify_add_watch(int fd, bytes path not None, uint32_t mask):
     with nogil:
         watch = c_inotify_add_watch(fd, name, mask)
     return _checked(watch)
+
+
+def semtimedop(int set_id, int change, long long limit_ns):
+    """Change the first semaphore of a set, with SEM_UNDO, waiting so long at most: semop(2)."""
+    cdef sembuf operation
+    cdef timespec limit
+    cdef int result
+    operation.sem_num = 0
+    operation.sem_op = <short> change
+    operation.sem_flg = <short> SEM_UNDO
+    limit.tv_sec = limit_ns // 1_000_000_000
+    limit.tv_nsec = limit_ns % 1_000_000_000
+    with nogil:
+        result = c_semtimedop(set_id, &operation, 1, &limit)
+    _checked(result)
 
 
 cdef int _checked(int result) except -1:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from aioipc.errors import AccessDenied, AddressError, ClosedError
+from aioipc.errors import AccessDenied, AddressError, ClosedError, from_os_error
+from aioipc.kernel.sysv import change_semaphore
 from aioipc.sync._pumped import PumpedSemaphore
 
 try:
@@ -17,7 +19,7 @@ __all__ = ["SysVSemaphore"]
 
 T = TypeVar("T")
 
-_SHORTEST_S = 1e-9  # sysv_ipc takes 0 for no limit
+_REMOVED = frozenset({errno.EIDRM, errno.EINVAL})
 
 
 class SysVSemaphore(PumpedSemaphore):
@@ -46,7 +48,6 @@ class SysVSemaphore(PumpedSemaphore):
         name = "private" if key is None else f"{key:#x}"
         super().__init__(f"System V semaphore {name}", self._take, self._put)
         self._semaphore = self._told(lambda: _open(key, permits))
-        self._semaphore.undo = True
 
     @property
     def key(self) -> int:
@@ -69,17 +70,19 @@ class SysVSemaphore(PumpedSemaphore):
         self._told(self._semaphore.remove)
 
     def _take(self, seconds: float) -> bool:
-        def take() -> bool:
-            try:
-                self._semaphore.acquire(max(seconds, _SHORTEST_S))
-            except sysv_ipc.BusyError:
-                return False
-            return True
-
-        return self._told(take)
+        return self._change(-1, seconds)
 
     def _put(self) -> None:
-        self._told(self._semaphore.release)
+        self._change(1, 0)
+
+    def _change(self, by: int, seconds: float) -> bool:
+        # Not by sysv_ipc, whose wheels know no limit of time.
+        try:
+            return change_semaphore(self.id, by, limit_s=seconds)
+        except OSError as error:
+            if error.errno in _REMOVED:
+                raise ClosedError(f"{self._what} was removed") from None
+            raise from_os_error(error, f"change {self._what}") from error
 
     def _told(self, call: Callable[[], T]) -> T:
         """Call, with the exceptions of `aioipc.errors`."""
