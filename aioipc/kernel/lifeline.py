@@ -110,8 +110,12 @@ class Lifeline:
         with self.pull():
             return Watch(self._open(os.O_RDONLY))
 
+    def listen(self) -> Watch:
+        """Begin to watch one that nobody holds: readable once somebody has pulled and let go."""
+        return Watch(self._open(os.O_RDONLY))
+
     def pull(self) -> OwnedFd:
-        """Have it open like a holder, without a lock: closing this tells all who watch."""
+        """Have it open like a holder, without a lock: closing this tells all who listen."""
         line = OwnedFd(self._open(os.O_RDWR))
         try:
             self._checked(line)
@@ -180,14 +184,17 @@ class _Watches(Watch):
             part.close()
 
 
-def watch_all(lifelines: Iterable[Lifeline]) -> Watch:
+def watch_all(lifelines: Iterable[Lifeline], *, bell: Lifeline | None = None) -> Watch:
     """Watch several at once: readable once one of them was let go of.
 
     Args:
-        lifelines: Those that are gone and are not to be made are left out; one has to be there.
+        lifelines: Those that are gone and are not to be made are left out.
+        bell: One to listen to. Without it, one of the others has to be there.
     """
     parts = []
     with contextlib.ExitStack() as undo:
+        if bell is not None:
+            parts.append(undo.enter_context(bell.listen()))
         for lifeline in lifelines:
             with contextlib.suppress(FileNotFoundError):
                 parts.append(undo.enter_context(lifeline.watch()))

@@ -132,25 +132,25 @@ class Named(Guarded):
         """Stand in line, then take something as soon as one of the lifelines lets go."""
         turn = self._turns.here()
         async with turn.line:
-            return await self._wait_until(turn, attempt, lambda place: place.lines)
+            return await self._wait_until(turn, attempt, lambda place: watch_all(place.lines))
 
     async def _wait_until(
         self,
         turn: Turn,
         attempt: Callable[[], T | None],
-        in_the_way: Callable[[Place], list[Lifeline]],
+        watch: Callable[[Place], Watch],
     ) -> T:
-        """Try until it works, and in between wait for one of those who are in the way."""
+        """Try until it works, and in between wait for whom ``watch`` watches."""
         while (taken := attempt()) is None:
-            with self._watch(in_the_way) as watch:
+            with self._watch(watch) as watching:
                 if (taken := attempt()) is not None:  # who was in the way may be gone already
                     break
-                await turn.waits.fd(watch.fileno())
+                await turn.waits.fd(watching.fileno())
         return taken
 
-    def _watch(self, in_the_way: Callable[[Place], list[Lifeline]]) -> Watch:
+    def _watch(self, watch: Callable[[Place], Watch]) -> Watch:
         with kernel_errors(f"wait for {self._what}"):
-            return watch_all(in_the_way(self._open()))
+            return watch(self._open())
 
     def _end(self) -> None:
         self._drop_all()

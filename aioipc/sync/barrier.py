@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from aioipc.errors import BrokenBarrierError
 from aioipc.kernel.ledger import State, note_of_ours
-from aioipc.kernel.lifeline import Hold, Lifeline, watch_all
+from aioipc.kernel.lifeline import Hold, Lifeline, Watch, watch_all
 from aioipc.sync._named import Named, Place, kernel_errors
 
 __all__ = ["Barrier"]
@@ -93,7 +93,7 @@ class Barrier(Named):
         with seat, seat.giving_up():
             while not seat.is_over():
                 with kernel_errors(f"wait for {self._what}"):
-                    watch = watch_all(seat.to_watch())
+                    watch = seat.watch()
                 with watch:
                     if seat.is_over():  # whoever left while the watch began
                         break
@@ -123,8 +123,8 @@ class Barrier(Named):
         first = 1 + self._count * (generation % 2)
         return place.lines[first : first + self._count]
 
-    def _seats_of_now(self, place: Place) -> list[Lifeline]:
-        return [place.lines[_BELL], *self._row(place, _generation(place))]
+    def _seats_of_now(self, place: Place) -> Watch:
+        return watch_all(self._row(place, _generation(place)), bell=place.lines[_BELL])
 
 
 class _Seat:
@@ -177,10 +177,11 @@ class _Seat:
             _refuse_broken(place, generation, self._what)
         return False
 
-    def to_watch(self) -> list[Lifeline]:
-        """What ends the wait: the bell, or somebody who leaves."""
+    def watch(self) -> Watch:
+        """Watch what ends the wait: the bell, or somebody who leaves."""
         others = (line for seat, line in enumerate(self._row) if seat != self.number)
-        return [self._place.lines[_BELL], *(line for line in others if line.is_held())]
+        held = [line for line in others if line.is_held()]
+        return watch_all(held, bell=self._place.lines[_BELL])
 
     @contextlib.contextmanager
     def giving_up(self) -> Iterator[None]:

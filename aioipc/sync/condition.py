@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from aioipc.kernel.ledger import State, note_of_ours
-from aioipc.kernel.lifeline import Hold, Lifeline
+from aioipc.kernel.lifeline import Hold, Watch, watch_all
 from aioipc.sync._guard import Guard
 from aioipc.sync._named import Place, kernel_errors
 from aioipc.sync.lock import Lock
@@ -205,8 +205,9 @@ def _pass_on(place: Place) -> None:
         _grant(place, len(dead))
 
 
-def _in_the_way(place: Place) -> list[Lifeline]:
+def _in_the_way(place: Place) -> Watch:
     """What a waiter watches: the bell, and those who are notified and have not come back."""
     granted = _granted(place)
     notified = [each for each in _tickets(place) if each <= granted]
-    return [place.lines[_BELL], *(place.line(_part(each), make=False) for each in notified)]
+    lifelines = [place.line(_part(each), make=False) for each in notified]
+    return watch_all(lifelines, bell=place.lines[_BELL])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from aioipc.kernel.ledger import State, note_of_ours
-from aioipc.kernel.lifeline import Lifeline
+from aioipc.kernel.lifeline import Watch
 from aioipc.sync._named import Named, Place, kernel_errors
 
 __all__ = ["Event"]
@@ -86,8 +86,8 @@ class Event(Named):
         return _is_set(place)
 
 
-def _bell(place: Place) -> list[Lifeline]:
-    return place.lines
+def _bell(place: Place) -> Watch:
+    return place.lines[0].listen()
 
 
 def _is_set(place: Place) -> bool:

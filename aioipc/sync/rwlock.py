@@ -129,10 +129,12 @@ class RWLock(Named):
         turn = self._turns.here()
         async with turn.line:
             gate = await self._wait_until(
-                turn, lambda: self._attempt_gate(shared), lambda place: [place.lines[_GATE]]
+                turn, lambda: self._attempt_gate(shared), lambda place: place.lines[_GATE].watch()
             )
             with gate:
-                return await self._wait_until(turn, attempt, lambda place: [place.lines[_MAIN]])
+                return await self._wait_until(
+                    turn, attempt, lambda place: place.lines[_MAIN].watch()
+                )
 
     def _acquire_nowait(self, attempt: Callable[[], Guard | None], *, shared: bool) -> Guard:
         self._refuse_again()

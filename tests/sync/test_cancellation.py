@@ -14,7 +14,7 @@ from tests.scale import patience_s, scaled
 from tests.sync.contest import Writing, in_time
 
 PERMITS = 2
-ROUNDS = scaled(150, full=20_000)
+ROUNDS = scaled(1_000, full=20_000)
 
 KINDS: dict[str, Callable[[], Any]] = {
     "lock": lambda: sync.Lock("x"),
