@@ -103,6 +103,14 @@ def test_camera_frames(kind: str) -> None:
     assert done.out.endswith("exit status 0\n")
 
 
+def test_safe_counter() -> None:
+    done = run("safe_counter.py")
+
+    assert done.status == 0, done.err
+    assert done.out.startswith("repaired: the counter is ")
+    assert done.out.endswith("workers ended with [-9, 0, 0, 0]\n101 steps, 101 expected\n")
+
+
 def test_shell_pipeline() -> None:
     done = run("shell_pipeline.sh")
 

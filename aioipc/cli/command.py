@@ -12,6 +12,7 @@ import click
 from aioipc import codecs
 from aioipc.address import Address
 from aioipc.cli.listening import Listening, receive_messages
+from aioipc.cli.locking import Locking, run_locked
 from aioipc.cli.notation import Notation
 from aioipc.cli.problems import OK, SIGNALLED, USAGE, MessageError, UsageProblem, tell
 from aioipc.cli.sending import Replies, Sending, send_messages
@@ -229,6 +230,39 @@ def _replies(address: Address, wait_reply: bool, replies: str | None) -> Replies
     if not replies.isdecimal():
         raise UsageProblem(f"--replies takes a number or 'all', not {replies!r}")
     return int(replies) or Replies.NONE
+
+
+@aioipc.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("-n", "--nonblock", is_flag=True, help="Do not wait: the same as --timeout 0.")
+@click.option(
+    "-w", "--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Wait no longer than this."
+)
+@click.option(
+    "-E",
+    "--conflict-exit-code",
+    type=click.IntRange(0, 255),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="The exit status if the lock was not to be had.",
+)
+def lock(
+    name: str,
+    command: tuple[str, ...],
+    *,
+    nonblock: bool,
+    timeout: float | None,
+    conflict_exit_code: int,
+) -> int:
+    """Run COMMAND while holding the lock NAME, as flock(1) does with files.
+
+    It is the lock of aioipc.sync.Lock(NAME) in Python; a NAME with a slash is a path. The exit
+    status is that of the command. Write -- before a command with options.
+    """
+    wanted = Locking(name, command, 0.0 if nonblock else timeout, conflict_exit_code)
+    return run_session(run_locked(wanted))
 
 
 @aioipc.command()
