@@ -22,6 +22,7 @@ STEPS = 25
 
 
 async def raise_counter(folder: Path, *, crash: bool) -> None:
+    """Add one to the counter, or die in the middle of it."""
     counter, journal = folder / "counter", folder / "journal"
     async with sync.Lock(folder / "lock") as guard:
         if guard.owner_died:
@@ -35,11 +36,13 @@ async def raise_counter(folder: Path, *, crash: bool) -> None:
 
 
 async def work(folder: Path, number: int) -> None:
+    """Be one of the workers; number 0 dies in its last step."""
     for step in range(STEPS):
         await raise_counter(folder, crash=number == 0 and step == STEPS - 1)
 
 
 async def main() -> None:
+    """Start the workers, and see what they counted."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "counter").write_text("0")

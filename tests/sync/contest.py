@@ -33,7 +33,6 @@ say("done")
 KINDS: dict[str, Callable[[str], Any]] = {
     "lock": sync.Lock,
     "semaphore": lambda name: sync.Semaphore(name, 3),
-    "rwlock": lambda name: Writing(name),
     "condition": sync.Condition,
     "file": lambda name: sync.FileLock(f"{os.environ['AIOIPC_RUNTIME_DIR']}/../{name}.locked"),
 }
@@ -56,6 +55,9 @@ class Writing:
 
     async def __aexit__(self, *details: object) -> None:
         self.release()
+
+
+KINDS["rwlock"] = Writing
 
 
 class Room:

@@ -35,7 +35,7 @@ async def test_the_parents_release_frees_it(kind: str) -> None:
         await waiting
     other.close()
     os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    await ended(pid)
     subject.close()
 
 
@@ -59,7 +59,7 @@ async def test_the_child_gets_an_error(kind: str) -> None:
             os._exit(0)
 
     pid = fork(in_child)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert await ended(pid) == 0
     assert subject.locked()
     subject.release()
     subject.close()
@@ -75,8 +75,13 @@ async def test_one_that_was_not_used_yet_serves_the_child() -> None:
         os._exit(0)
 
     pid = fork(in_child)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert await ended(pid) == 0
     lock.close()
+
+
+async def ended(pid: int) -> int:
+    _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 async def hold_once(subject: Any) -> None:

@@ -15,7 +15,7 @@ from aioipc import BrokenBarrierError, sync
 from tests.children import Peers
 from tests.programs import Nursery, program
 from tests.scale import patience_s, scaled
-from tests.sync.contest import KINDS, Room, in_time, is_running
+from tests.sync.contest import KINDS, Room, in_time, is_running, until
 
 KILLS = scaled(60, full=800)
 EVERY_S = 0.01
@@ -87,8 +87,7 @@ async def test_a_death_is_noticed_in_time(
         others = [await subject.acquire() for _ in range(2 if kind == "semaphore" else 0)]
         flag = tmp_path / str(number)
         pid = nursery.start(flag)
-        while not os.path.lexists(flag):
-            await asyncio.sleep(0.001)
+        await exists(flag)
         if kind != "file":
             assert pid in [holder.pid for holder in subject.holders()]
             assert all(0 <= holder.held_s < 60 for holder in subject.holders())
@@ -107,6 +106,10 @@ async def test_a_death_is_noticed_in_time(
     (runtime_dir.parent / f"{name}.locked").unlink(missing_ok=True)
 
 
+async def exists(path: Path) -> None:
+    await until(lambda: os.path.lexists(path))
+
+
 async def acquired(subject: sync.Lock) -> tuple[bool, float]:
     guard = await subject.acquire()
     when = time.monotonic()
@@ -119,8 +122,7 @@ async def acquired(subject: sync.Lock) -> tuple[bool, float]:
 @pytest.mark.asyncio
 async def test_until_somebody_says_that_all_is_well(peers: Peers, tmp_path: Path) -> None:
     holder = program(peers, HOLDS, "lock", "x", tmp_path / "held")
-    while not os.path.lexists(tmp_path / "held"):
-        await asyncio.sleep(0.001)
+    await exists(tmp_path / "held")
     holder.kill()
     for _ in range(2):
         async with sync.Lock("x") as guard:
@@ -135,8 +137,7 @@ async def test_until_somebody_says_that_all_is_well(peers: Peers, tmp_path: Path
 @pytest.mark.asyncio
 async def test_readers_are_told_of_a_writer(peers: Peers, tmp_path: Path) -> None:
     holder = program(peers, HOLDS, "rwlock", "x", tmp_path / "held")
-    while not os.path.lexists(tmp_path / "held"):
-        await asyncio.sleep(0.001)
+    await exists(tmp_path / "held")
     holder.kill()
     lock = sync.RWLock("x")
     async with lock.reading() as guard:
@@ -216,8 +217,7 @@ async def test_killed_at_the_barrier(party: str, peers: Peers) -> None:
     for count in (1, 2):
         parties.append(program(peers, AT_BARRIER))
         assert await parties[-1].next_line() == "coming"
-        while barrier.n_waiting() < count:
-            await asyncio.sleep(0.001)
+        await until(lambda: barrier.n_waiting() == count)  # noqa: B023 - called here
     victim, other = parties if party == "first" else reversed(parties)
     victim.kill()
     start = time.monotonic()
@@ -239,8 +239,7 @@ async def test_killed_at_the_barrier(party: str, peers: Peers) -> None:
 async def test_who_comes_after_the_only_one_died(peers: Peers) -> None:
     barrier = sync.Barrier("x", 3)
     lonely = program(peers, AT_BARRIER)
-    while not barrier.n_waiting():
-        await asyncio.sleep(0.001)
+    await until(lambda: barrier.n_waiting() == 1)
     await asyncio.sleep(0.05)  # it writes down that it is here
     lonely.kill()
     with pytest.raises(BrokenBarrierError):
@@ -283,8 +282,7 @@ async def test_writers_do_not_starve(runtime_dir: Path) -> None:
                 before = len(reads)
                 await asyncio.sleep(0)
                 assert len(reads) == before
-            while len(reads) == before:
-                await asyncio.sleep(0.001)
+            await until(lambda: len(reads) > before)  # noqa: B023 - called here
         stop = True
         await asyncio.gather(*readers)
     for lock in locks:

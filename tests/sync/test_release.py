@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from typing import Any
 
 import pytest
@@ -76,9 +75,10 @@ async def test_close_gives_back_and_ends_waits(subject: Any) -> None:
 async def test_dropped_while_held() -> None:
     lock = sync.Lock("x")
     await lock.acquire()
+    held = [lock]
+    del lock
     with pytest.warns(ResourceWarning, match="dropped while held"):
-        del lock
-        gc.collect()
+        held.clear()
     async with sync.Lock("x") as guard:
         assert guard.owner_died
         guard.mark_consistent()
@@ -98,5 +98,5 @@ async def test_those_who_disagree() -> None:
             sync.Semaphore("x", 3).acquire_nowait()
     semaphore.close()
     for count in (0, 513):
-        with pytest.raises(ValueError, match="513|0"):
+        with pytest.raises(ValueError, match="512 permits"):
             sync.Semaphore("x", count)
