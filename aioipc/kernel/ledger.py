@@ -97,7 +97,11 @@ class Ledger(OwnedFd):
         The file is then gone; close it when the rest is gone too.
         """
         if not try_lock(self._fd, start=_PRESENCE, length=1):
-            return False
+            # Of several who leave at the same time, each sees the others still there. So each
+            # goes first and then looks back: the last one finds nobody.
+            unlock(self._fd, start=_PRESENCE, length=1)
+            if not try_lock(self._fd, start=_PRESENCE, length=1):
+                return False
         self._directory.unlink_if(self._name, identity_of(os.fstat(self._fd)))
         return True
 

@@ -74,6 +74,7 @@ async def test_never_two_owners(
     (runtime_dir.parent / f"{name}.locked").unlink(missing_ok=True)
 
 
+@pytest.mark.leaves_names  # the killed may be here still when we leave
 @pytest.mark.timeout(patience_s(30))
 @pytest.mark.parametrize("kind", ["lock", "rwlock", "condition", "file", "semaphore"])
 @pytest.mark.asyncio
@@ -119,6 +120,7 @@ async def acquired(subject: sync.Lock) -> tuple[bool, float]:
     return owner_died, when
 
 
+@pytest.mark.leaves_names
 @pytest.mark.asyncio
 async def test_until_somebody_says_that_all_is_well(peers: Peers, tmp_path: Path) -> None:
     holder = program(peers, HOLDS, "lock", "x", tmp_path / "held")
@@ -134,6 +136,7 @@ async def test_until_somebody_says_that_all_is_well(peers: Peers, tmp_path: Path
         assert not guard.owner_died
 
 
+@pytest.mark.leaves_names
 @pytest.mark.asyncio
 async def test_readers_are_told_of_a_writer(peers: Peers, tmp_path: Path) -> None:
     holder = program(peers, HOLDS, "rwlock", "x", tmp_path / "held")
@@ -159,6 +162,7 @@ async with condition:
 """
 
 
+@pytest.mark.leaves_names
 @pytest.mark.asyncio
 async def test_killed_between_notify_and_wake(peers: Peers) -> None:
     """The first waiter is stopped, notified and killed: the second one gets it."""
@@ -179,6 +183,7 @@ async def test_killed_between_notify_and_wake(peers: Peers) -> None:
     condition.close()
 
 
+@pytest.mark.leaves_names
 @pytest.mark.asyncio
 async def test_the_dead_are_not_notified(peers: Peers) -> None:
     first, second = program(peers, WAITS), None
@@ -210,6 +215,7 @@ barrier.close()
 
 
 @pytest.mark.parametrize("party", ["first", "second"])
+@pytest.mark.leaves_names
 @pytest.mark.asyncio
 async def test_killed_at_the_barrier(party: str, peers: Peers) -> None:
     barrier = sync.Barrier("x", 3)
@@ -235,6 +241,7 @@ async def test_killed_at_the_barrier(party: str, peers: Peers) -> None:
     barrier.close()
 
 
+@pytest.mark.leaves_names
 @pytest.mark.asyncio
 async def test_who_comes_after_the_only_one_died(peers: Peers) -> None:
     barrier = sync.Barrier("x", 3)
@@ -247,6 +254,7 @@ async def test_who_comes_after_the_only_one_died(peers: Peers) -> None:
     barrier.close()
 
 
+@pytest.mark.leaves_names
 @pytest.mark.asyncio
 async def test_a_set_event_outlives_who_set_it(peers: Peers) -> None:
     event = sync.Event("x")

@@ -92,6 +92,7 @@ def rows() -> dict[str, tuple[str, str]]:
     return {name: (left, told) for name, left, told in found}
 
 
+@pytest.mark.leaves_names
 @pytest.mark.parametrize("name", SUBJECTS)
 @pytest.mark.asyncio
 async def test_the_table_is_what_happens(name: str, peers: Peers) -> None:
