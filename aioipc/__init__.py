@@ -114,6 +114,7 @@ __all__ = [
     "run",
     "same_user",
     "same_user_or_root",
+    "sync",
     "timeout",
 ]
 
