@@ -21,7 +21,7 @@ from aioipc.abc import (
 )
 from aioipc.address import Address
 from aioipc.channel import Channel, Port
-from aioipc.errors import AccessDenied
+from aioipc.errors import AccessDenied, AddressError
 from aioipc.limits import Limits
 from aioipc.native._core import AdaptedPort
 from aioipc.transports._framed import FramedTransport, PeerPort, message_limit
@@ -137,6 +137,7 @@ class ChannelOptions:
         if is_message_transport(transport):
             return AdaptedPort(transport)
         if self.framing != LENGTH:
+            _check_bytes(transport)
             return AdaptedPort(FramedTransport(transport, FRAMERS[self.framing](limit)))
         return PeerPort(transport, self.codec.name, limit)
 
@@ -155,6 +156,13 @@ def is_message_transport(
 ) -> TypeIs[MessageTransport]:
     """Whether the transport keeps the boundaries of messages by itself."""
     return hasattr(transport, "try_receive")
+
+
+def _check_bytes(transport: ByteTransport) -> None:
+    if Capability.STREAM not in transport.capabilities:
+        raise AddressError(
+            f"{transport.address} carries whole messages, so framing= has nothing to do there"
+        )
 
 
 def _is_foreign(peer: PeerCredentials | None) -> bool:

@@ -393,6 +393,7 @@ def connect_stream(
     """
     where = Address.parse(address)
     family = family_of(where, able_to="connect")
+    _check_bytes(where, family)
     chosen = limits or Limits()
 
     async def open_() -> ByteStream:
@@ -430,6 +431,7 @@ def listen_stream(
     """
     where = Address.parse(address)
     family = family_of(where, able_to="listen")
+    _check_bytes(where, family)
     chosen = limits or Limits()
 
     async def open_() -> StreamListener:
@@ -444,9 +446,15 @@ def listen_stream(
     return Opening(open_)
 
 
+def _check_bytes(address: Address, family: Any) -> None:
+    """Refuse an address that carries nothing but messages; rings carry both."""
+    if not family.CAPABILITIES & (Capability.STREAM | Capability.ZERO_COPY):
+        raise AddressError(f"{address} carries messages, not bytes")
+
+
 def _byte_transport(transport: AnyTransport) -> ByteTransport:
     if has_own_port(transport):
         return transport.open_stream()
-    if is_message_transport(transport):
+    if is_message_transport(transport) or Capability.STREAM not in transport.capabilities:
         raise AddressError(f"{transport.address} carries messages, not bytes")
     return transport

@@ -35,6 +35,10 @@ async def _unix(**options: Any) -> Ends:
     return aioipc.pair("unix", **options)
 
 
+async def _packets(**options: Any) -> Ends:
+    return aioipc.pair("unix+seqpacket", **options)
+
+
 async def _pipe(**options: Any) -> Ends:
     return aioipc.pair("pipe", **options)
 
@@ -74,6 +78,10 @@ async def _unix_listen(**options: Any) -> Ends:
     return await _served("unix:", options)
 
 
+async def _packets_listen(**options: Any) -> Ends:
+    return await _served("unix+seqpacket:", options)
+
+
 async def _tcp(**options: Any) -> Ends:
     return await _served("tcp://127.0.0.1:0", options)
 
@@ -98,11 +106,13 @@ _OPENERS: dict[str, Callable[..., Awaitable[Ends]]] = {
     "shm": _shm,
     "shm-listen": _shm_listen,
     "unix": _unix,
+    "packets": _packets,
     "pipe": _pipe,
     "fd": _fd,
     "fd-pipes": _fd_pipes,
     "unix-listen": _unix_listen,
     "memory-listen": _memory_listen,
+    "packets-listen": _packets_listen,
     "tcp": _tcp,
     "fifo": _fifo,
 }
@@ -110,8 +120,8 @@ _OPENERS: dict[str, Callable[..., Awaitable[Ends]]] = {
 DUPLEX = tuple(kind for kind in _OPENERS if kind != "fifo")
 """The transports with both directions."""
 
-STREAMS = tuple(kind for kind in DUPLEX if not kind.startswith("shm"))
-"""Those over bytes; shared memory carries whole messages."""
+STREAMS = tuple(kind for kind in DUPLEX if not kind.startswith(("shm", "packets")))
+"""Those over bytes; shared memory and sockets of packets carry whole messages."""
 
 FRAMED = [
     (kind, framing)
@@ -124,7 +134,7 @@ FRAMED = [
 EVERY = tuple(_OPENERS)
 """All of them; on a FIFO the left end only sends and the right end only receives."""
 
-KERNEL = ("unix", "pipe", "tcp")
+KERNEL = ("unix", "packets", "pipe", "tcp")
 """One for each way in which the kernel moves the bytes."""
 
 

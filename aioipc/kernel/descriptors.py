@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import select
+import socket
 import stat
 from dataclasses import dataclass
 
@@ -17,9 +18,11 @@ __all__ = [
     "Descriptor",
     "Facts",
     "Kind",
+    "SocketFacts",
     "above_stdio",
     "adopt",
     "find_facts",
+    "find_socket_facts",
     "plug_holes",
     "redirect_to_stderr",
     "replace_with_null",
@@ -60,6 +63,19 @@ class Facts:
     readable: bool
     writable: bool
     pollable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFacts:
+    """What else can be said of a socket.
+
+    Attributes:
+        type: ``SOCK_STREAM``, ``SOCK_SEQPACKET`` or ``SOCK_DGRAM``.
+        send_buffer_bytes: SO_SNDBUF of socket(7).
+    """
+
+    type: int
+    send_buffer_bytes: int
 
 
 class Descriptor(OwnedFd):
@@ -134,6 +150,15 @@ def find_facts(fd: int) -> Facts:
         writable=access in (os.O_WRONLY, os.O_RDWR),
         pollable=kind in _POLLABLE or (kind is not Kind.FILE and _is_pollable(fd)),
     )
+
+
+def find_socket_facts(fd: int) -> SocketFacts:
+    """Ask the kernel what kind of socket a descriptor is."""
+    view = socket.socket(fileno=fd)
+    try:
+        return SocketFacts(view.type, view.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+    finally:
+        view.detach()
 
 
 def replace_with_null(fd: int) -> None:

@@ -27,6 +27,8 @@ cdef class StreamPort(FramePort):
     cdef Py_ssize_t out_end
     cdef Py_ssize_t gather_bytes
     cdef bint fragments          # longer messages leave in frames of so many bytes each
+    cdef bint packets            # each read is whole frames, as each write is
+    cdef int controls_waiting    # control frames behind `rest`
     cdef bint blocked            # the last write found no room
 
     cdef object c_frame(self)

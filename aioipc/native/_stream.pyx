@@ -94,6 +94,8 @@ cdef class StreamPort(FramePort):
         alone: Whether they come one after the other: then a message may take several such
             writes, and one that its writer did not live to finish is forgotten at the HELLO
             of the next.
+        packets: Whether the stream keeps the boundaries of writes: then each read has to be
+            whole frames.
     """
 
     def __init__(
@@ -103,12 +105,14 @@ cdef class StreamPort(FramePort):
         *,
         Py_ssize_t atomic_bytes=0,
         bint alone=False,
+        bint packets=False,
     ):
         self.stream = stream
         self.io = stream if isinstance(stream, ByteCore) else AdaptedStream(stream)
         self.max_receive_bytes = max_message_bytes
         self.max_send_bytes = max_message_bytes
         self.gather_bytes = BLOCK
+        self.packets = packets
         if atomic_bytes:
             self.gather_bytes = atomic_bytes
             self.fragments = alone
@@ -210,6 +214,11 @@ cdef class StreamPort(FramePort):
             payload = PyBytes_FromStringAndSize(self.block + self.start + HEADER, length)
             self.start += HEADER + length
             return self.c_dispatch(word, payload)
+        if self.packets:
+            self.c_refuse(ProtocolError(
+                f"a packet ends inside a frame of {length:,} bytes, after "
+                f"{self.end - self.start - HEADER:,} of them"
+            ))
         if HEADER + length > BLOCK:
             self.c_begin_large(word, length)
         return None
@@ -249,6 +258,10 @@ cdef class StreamPort(FramePort):
         cdef Py_ssize_t n
         if self.large is not NULL:
             return self.c_fill_large()
+        if self.packets and self.start != self.end:
+            self.c_refuse(ProtocolError(
+                f"a packet ends inside a header, after {self.end - self.start} bytes of it"
+            ))
         self.c_make_space()
         n = self.c_read(self.block + self.end, self.capacity - self.end)
         if n > 0:
@@ -264,13 +277,15 @@ cdef class StreamPort(FramePort):
 
     cdef Py_ssize_t c_read(self, char* data, Py_ssize_t size) except -2:
         """Read; the end of the stream and errors become ``ending``."""
-        cdef Py_ssize_t n
+        cdef Py_ssize_t n = AT_END
         self.counters.read_calls += 1
         try:
             if self.read_errno:
                 number, self.read_errno = self.read_errno, 0
                 raise (<FdStream>self.io).c_error(number, "read from")
             n = self.io.c_read(data, size)
+        except ProtocolError as error:
+            self.c_refuse(error)
         except IPCError as error:
             self.ending = self._ended(self.c_is_inside(), error)
             return AT_END
@@ -481,6 +496,7 @@ cdef class StreamPort(FramePort):
         start = len(frames)
         self.rest = frames
         self.rest_offset = 0
+        self.controls_waiting = 0
         if not self.c_flush() and len(frames) == start:
             # Nothing of it left: it was not accepted, and the caller waits.
             self.rest = None
@@ -493,6 +509,7 @@ cdef class StreamPort(FramePort):
         """Remember which bytes of ``parts`` still have to leave."""
         cdef Py_ssize_t size
         self.rest = list(parts)
+        self.controls_waiting = 0
         while True:
             size = memoryview(self.rest[0]).nbytes
             if written < size:
@@ -604,12 +621,13 @@ cdef class StreamPort(FramePort):
         if len(payload) > CONTROL_LIMIT:
             raise ValueError(f"a control frame holds {CONTROL_LIMIT} bytes, not {len(payload)}")
         frame = PyBytes_FromStringAndSize(<char*>&header, HEADER) + payload
-        if len(self.rest or ()) > MOST_PARTS + MOST_WAITING or (
-            self.rest is None and len(frame) > BLOCK + SLACK - self.out_end
+        if (self.rest is not None and self.controls_waiting == MOST_WAITING) or (
+            self.rest is None and len(frame) > self.gather_bytes + SLACK - self.out_end
         ):
             raise ProtocolError("the peer does not read: there is no room even for control frames")
         if self.rest is not None:
             self.rest.append(frame)
+            self.controls_waiting += 1
             return
         if self.out is NULL:
             self.out = take_block()
@@ -637,6 +655,8 @@ cdef class StreamPort(FramePort):
     cdef int c_begin_poll(self, bint for_room) except -1:
         if for_room or self.large is not NULL or self.ending is not None or self.io.c_read_fd() < 0:
             return 0
+        if self.packets and self.start != self.end:
+            return 0  # a packet needs the whole block
         self.c_make_space()
         return 1
 
@@ -670,7 +690,7 @@ cdef class StreamPort(FramePort):
             # What is read here makes the descriptor readable no more.
             self.pacer.call_soon(self._readable)
         while True:
-            if self.end == self.capacity:
+            if self.capacity - self.end < (BLOCK if self.packets else 1):
                 if self.capacity >= LOOKAHEAD_LIMIT:
                     break
                 grown = <char*>malloc(2 * self.capacity)

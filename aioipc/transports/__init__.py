@@ -24,6 +24,7 @@ FAMILIES = {
     "stdio": "aioipc.transports.stdio",
     "tcp": "aioipc.transports.tcp",
     "unix": "aioipc.transports.unix",
+    "unix+seqpacket": "aioipc.transports.seqpacket",
 }
 """Scheme to module."""
 

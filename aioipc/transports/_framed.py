@@ -41,7 +41,10 @@ class PeerPort(Session, StreamPort):
     def __init__(self, stream: ByteTransport, codec: str, max_message_bytes: int) -> None:
         atomic_bytes = getattr(stream, "atomic_bytes", 0)
         alone = getattr(stream, "alone", False)
-        super().__init__(stream, max_message_bytes, atomic_bytes=atomic_bytes, alone=alone)
+        packets = getattr(stream, "packets", False)
+        super().__init__(
+            stream, max_message_bytes, atomic_bytes=atomic_bytes, alone=alone, packets=packets
+        )
         reads = getattr(stream, "readable", True)
         writes = getattr(stream, "writable", True)
         self.start_session(
