@@ -7,6 +7,7 @@ class FdStream:
     shared: bool
     atomic_bytes: int
     alone: bool
+    heartbeat: Callable[[Any], Any] | None
     wait_closed: Callable[[], Awaitable[None]] | None
     @property
     def watch(self) -> Any: ...

@@ -57,6 +57,13 @@ class PeerPort(Session, StreamPort):
             self.end_sending(AddressError(f"{stream.address} only receives"))
         if not reads:
             self.end_receiving(AddressError(f"{stream.address} only sends"))
+        start = getattr(stream, "heartbeat", None)
+        self._heartbeat = None if start is None else start(self)
+
+    def close(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+        super().close()
 
     @property
     def transport(self) -> ByteTransport:  # type: ignore[override]

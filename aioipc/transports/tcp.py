@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import ipaddress
 import socket
 
@@ -12,8 +13,10 @@ from aioipc.abc import Allow, Capability
 from aioipc.address import Address
 from aioipc.errors import AccessDenied, ConnectError, from_os_error
 from aioipc.kernel.owned import OwnedSocket, socket_above_stdio
+from aioipc.kernel.tcp import keep_alive
 from aioipc.limits import Limits
 from aioipc.native._fd import FdStream
+from aioipc.transports._heartbeat import Heartbeat
 from aioipc.transports._sockets import SocketAcceptor, connect_socket
 from aioipc.transports._stream import STREAM, socket_stream
 
@@ -37,7 +40,7 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
         sock = OwnedSocket(family, socket.SOCK_STREAM)
         try:
             await connect_socket(sock, target, str(address))
-            return _stream(sock, str(address))
+            return _stream(sock, str(address), limits)
         except ConnectError as error:
             sock.close()
             failure = error
@@ -75,7 +78,7 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> So
         sock.close()
         raise from_os_error(error, f"listen on {address}", connecting=True) from error
     text = str(address.with_port(sock.getsockname()[1]))
-    return SocketAcceptor(sock, text, lambda peer: _stream(peer, text), sock.close)
+    return SocketAcceptor(sock, text, lambda peer: _stream(peer, text, limits), sock.close)
 
 
 def _refuse_allow(address: Address, allow: Allow | None) -> None:
@@ -83,15 +86,18 @@ def _refuse_allow(address: Address, allow: Allow | None) -> None:
         raise ValueError(f"{address}: TCP does not know the peer's user, so allow= cannot be asked")
 
 
-def _stream(sock: socket.socket, address: str) -> FdStream:
+def _stream(sock: socket.socket, address: str, limits: Limits) -> FdStream:
     sock = socket_above_stdio(sock)  # now, for the number must not change any more
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    keep_alive(sock, idle_s=limits.heartbeat_s, silence_s=limits.silence_s)
     local = _is_loopback(sock.getpeername()[0])
     capabilities = CAPABILITIES & ~Capability.REMOTE if local else CAPABILITIES
     fd = sock.fileno()
-    return socket_stream(
+    stream = socket_stream(
         sock, address=address, capabilities=capabilities, on_close=lambda: _read_off(fd)
     )
+    stream.heartbeat = functools.partial(Heartbeat, fd, address, limits)
+    return stream
 
 
 def _read_off(fd: int) -> None:
