@@ -89,6 +89,9 @@ class ByteStream(anyio.abc.ByteStream):
             IPCAttribute.address: lambda: self.address,
             IPCAttribute.limits: lambda: self._limits,
             IPCAttribute.capabilities: lambda: self.capabilities,
+            IPCAttribute.peer_certificate: lambda: getattr(
+                self.transport, "peer_certificate", None
+            ),
         }
 
     async def receive(self, max_bytes: int = _READ_BYTES) -> bytes:

@@ -15,6 +15,8 @@ from typing import Any
 
 import aioipc
 from aioipc import Channel, WouldBlock
+from aioipc.address import Address
+from tests.certificates import client_context, server_context
 
 Ends = tuple[Channel[Any], Channel[Any]]
 Link = Callable[..., AbstractAsyncContextManager[Ends]]
@@ -86,6 +88,14 @@ async def _tcp(**options: Any) -> Ends:
     return await _served("tcp://127.0.0.1:0", options)
 
 
+async def _tls(**options: Any) -> Ends:
+    where = Address.parse("tls://127.0.0.1:0").with_tls(server_context())
+    async with aioipc.listen(where, **options) as listener:
+        there = Address.parse(listener.address).with_tls(client_context())
+        left = await aioipc.connect(there, **options)
+        return left, await listener.accept()
+
+
 async def _memory_listen(**options: Any) -> Ends:
     return await _served("memory:link", options)
 
@@ -114,6 +124,7 @@ _OPENERS: dict[str, Callable[..., Awaitable[Ends]]] = {
     "memory-listen": _memory_listen,
     "packets-listen": _packets_listen,
     "tcp": _tcp,
+    "tls": _tls,
     "fifo": _fifo,
 }
 
@@ -128,6 +139,7 @@ FRAMED = [
     for kind in DUPLEX
     for framing in ("length", "lines")
     if framing == "length" or kind in STREAMS
+    if (kind, framing) != ("tls", "lines")  # the same two rooms as with tcp, and a slow one
 ]
 """The first with a framing of our own and with one for bytes."""
 

@@ -29,6 +29,7 @@ cdef class StreamPort(FramePort):
     cdef bint fragments          # longer messages leave in frames of so many bytes each
     cdef bint packets            # each read is whole frames, as each write is
     cdef int controls_waiting    # control frames behind `rest`
+    cdef object stream_flush     # pushes out what the stream accepted and still has, or None
     cdef bint blocked            # the last write found no room
 
     cdef object c_frame(self)

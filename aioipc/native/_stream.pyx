@@ -113,6 +113,7 @@ cdef class StreamPort(FramePort):
         self.max_send_bytes = max_message_bytes
         self.gather_bytes = BLOCK
         self.packets = packets
+        self.stream_flush = getattr(stream, "try_flush", None)
         if atomic_bytes:
             self.gather_bytes = atomic_bytes
             self.fragments = alone
@@ -527,6 +528,8 @@ cdef class StreamPort(FramePort):
             if self.out_end and not self.c_flush_out():
                 return self.c_block()
             if self.rest is not None and not self.c_flush_rest():
+                return self.c_block()
+            if self.stream_flush is not None and not self.stream_flush():
                 return self.c_block()
         except IPCError as error:
             self.c_fail_sending(error)

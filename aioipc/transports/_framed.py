@@ -175,6 +175,10 @@ class FramedTransport:
                 self._arm()
                 return False
             self._drop(count)
+        try_flush = getattr(self.stream, "try_flush", None)
+        if try_flush is not None and not try_flush():
+            self._arm()
+            return False
         return True
 
     def _drop(self, count: int) -> None:
