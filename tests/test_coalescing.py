@@ -83,7 +83,7 @@ async def test_a_hundred_sends_in_one_turn_are_two_calls(link: Link) -> None:
     """Unless they take so long that the loop has to turn in between: the quickest of some."""
     written = []
     async with link(codec="raw") as (left, right):
-        for _ in range(5):
+        for _ in range(25):
             await settled(left, right)
             await asyncio.sleep(0.001)  # a long while ago is not this turn
             calls = Calls(left)

@@ -33,6 +33,7 @@ from aioipc import (
 from aioipc.wire.framing import Flag, Kind, pack_header
 from aioipc.wire.hello import GoodbyeCode, Hello
 from tests.children import Peers
+from tests.links import steps
 from tests.programs import ECHO, SERVE_ECHO, converse, ends, program, stuck_send
 
 pytestmark = pytest.mark.asyncio
@@ -98,6 +99,7 @@ async def test_a_server_in_another_process(address: str, peers: Peers) -> None:
         server.kill()
         with pytest.raises(PeerCrashed):
             await channel.receive()
+        await steps(2)  # else it is gathered, if all of this took no turn of the loop
         with pytest.raises(PeerCrashed):
             await channel.send("too late")
     with pytest.raises(ConnectError):
