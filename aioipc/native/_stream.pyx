@@ -285,9 +285,9 @@ cdef class StreamPort(FramePort):
                 number, self.read_errno = self.read_errno, 0
                 raise (<FdStream>self.io).c_error(number, "read from")
             n = self.io.c_read(data, size)
-        except ProtocolError as error:
-            self.c_refuse(error)
         except IPCError as error:
+            if self.packets and isinstance(error, ProtocolError):
+                self.c_refuse(error)
             self.ending = self._ended(self.c_is_inside(), error)
             return AT_END
         if n == AT_END:
