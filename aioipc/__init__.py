@@ -3,7 +3,7 @@
 `connect`, `listen` and `pair` give a `Channel`, which sends and receives whole objects over
 whatever the address names: pipes, FIFOs, sockets, a child process, memory.
 
-On top of channels: `rpc`, loaded when first used.
+On top of channels: `rpc`; beside them `signals` and `process`. Each is loaded when first used.
 """
 
 import importlib
@@ -56,7 +56,7 @@ from aioipc.loop.run import new_event_loop, run
 from aioipc.stream import ByteStream, StreamListener, connect_stream, listen_stream
 
 if TYPE_CHECKING:
-    from aioipc import rpc
+    from aioipc import process, rpc, signals
 
 __version__ = "0.1.0"
 
@@ -110,14 +110,16 @@ __all__ = [
     "listen_stream",
     "new_event_loop",
     "pair",
+    "process",
     "rpc",
     "run",
     "same_user",
     "same_user_or_root",
+    "signals",
     "timeout",
 ]
 
-_PATTERNS = frozenset({"rpc"})
+_PATTERNS = frozenset({"process", "rpc", "signals"})
 """Loaded when first asked for, so that a program pays for what it uses."""
 
 

@@ -9,6 +9,7 @@ import signal
 import struct
 
 from aioipc.kernel.owned import OwnedFd
+from aioipc.native._os import queue_signal
 
 __all__ = ["Child", "exit_status", "is_alive", "open_pidfd", "send_signal"]
 
@@ -50,14 +51,21 @@ def is_alive(pidfd: int) -> bool:
     return not poller.poll(0)
 
 
-def send_signal(pidfd: int, number: int) -> bool:
-    """Send a signal: pidfd_send_signal(2).
+def send_signal(pidfd: int, number: int, value: int | None = None) -> bool:
+    """Send a signal, with a number or without: pidfd_send_signal(2).
 
     Returns:
         Whether the process was still there to receive it.
+
+    Raises:
+        PermissionError: The process belongs to somebody else.
+        BlockingIOError: It has no room for another real-time signal, or another with a number.
     """
     try:
-        signal.pidfd_send_signal(pidfd, number)
+        if value is None:
+            signal.pidfd_send_signal(pidfd, number)
+        else:
+            queue_signal(pidfd, number, value)
     except ProcessLookupError:
         return False
     return True
