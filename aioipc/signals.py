@@ -248,9 +248,10 @@ def send(process: int | HasFileno, number: int, *, value: int | None = None) -> 
 
 def _send(process: int | HasFileno, number: int, value: int | None) -> bool:
     if not isinstance(process, int):
-        return send_signal(process.fileno(), number, value)
-    with OwnedFd(open_pidfd(process)) as pidfd:
-        return send_signal(pidfd.fileno(), number, value)
+        pidfd = process.fileno()
+        return pidfd >= 0 and send_signal(pidfd, number, value)
+    with OwnedFd(open_pidfd(process)) as opened:
+        return send_signal(opened.fileno(), number, value)
 
 
 def _translated(error: OSError, number: int, process: int | HasFileno) -> IPCError:

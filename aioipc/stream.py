@@ -195,6 +195,13 @@ class ByteStream(anyio.abc.ByteStream):
         finally:
             self.transport.close()
 
+    def abort(self) -> None:
+        """Close the stream at once, dropping what did not leave yet. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._waits.end()
+            self.transport.close()
+
     async def _flush(self) -> None:
         try_flush = getattr(self.transport, "try_flush", None)
         if try_flush is not None:

@@ -20,6 +20,8 @@ __all__ = [
     "above_stdio",
     "adopt",
     "find_facts",
+    "keep_from_children",
+    "open_null",
     "plug_holes",
     "redirect_to_stderr",
     "replace_with_null",
@@ -136,6 +138,16 @@ def find_facts(fd: int) -> Facts:
     )
 
 
+def open_null() -> OwnedFd:
+    """Open /dev/null for reading and writing: null(4)."""
+    return OwnedFd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+
+
+def keep_from_children(fd: int) -> None:
+    """Have an inherited descriptor closed in whatever this process starts: FD_CLOEXEC, fcntl(2)."""
+    os.set_inheritable(fd, False)
+
+
 def replace_with_null(fd: int) -> None:
     """Put /dev/null in the place of 0, 1 or 2: null(4).
 
@@ -143,11 +155,8 @@ def replace_with_null(fd: int) -> None:
     ``print`` writes then no longer mixes with messages, and the peer sees the end of the
     stream when the adopted descriptor is closed. Children inherit the replacement.
     """
-    null = above_stdio(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-    try:
-        os.dup2(null, fd)
-    finally:
-        os.close(null)
+    with open_null() as null:
+        os.dup2(null.fileno(), fd)
 
 
 def redirect_to_stderr(fd: int) -> None:
