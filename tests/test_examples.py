@@ -103,6 +103,30 @@ def test_camera_frames(kind: str) -> None:
     assert done.out.endswith("exit status 0\n")
 
 
+def test_prime_workers() -> None:
+    done = run("prime_workers.py")
+
+    assert done.status == 0, done.err
+    assert done.out == "17984 primes below 200000, statuses 0 and 0\n"
+    ranges = re.findall(
+        r"^\[count_primes \d+\] that was all: (\d+) ranges$", done.err, re.MULTILINE
+    )
+    assert sum(map(int, ranges)) == 20
+    assert len(ranges) == 2
+
+
+def test_reloading_service() -> None:
+    done = run("reloading_service.py")
+
+    assert done.status == 0, done.err
+    assert done.out == (
+        "Hello, Ada!\n"
+        "Good evening, Ada! over the same connection\n"
+        "the service ended with status 0\n"
+    )
+    assert re.search(r"read {'greeting': 'Good evening'} again, as process \d+ wished", done.err)
+
+
 def test_shell_pipeline() -> None:
     done = run("shell_pipeline.sh")
 

@@ -245,3 +245,33 @@ def demo(seconds: float, as_json: bool) -> int:
     from aioipc.cli.demo import run_demo  # noqa: PLC0415 - rich takes as long to load as the rest
 
     return run_demo(seconds, as_json=as_json)
+
+
+@aioipc.command("run", epilog=_STATUSES)
+@click.argument("target", metavar="MODULE:FUNCTION")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many processes.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long each may take to end after it was told to, before it is killed.",
+)
+def run_command(target: str, workers: int, grace: float) -> int:
+    """Run FUNCTION in N worker processes, each with a channel as its first argument.
+
+    The module is looked for in the current directory, too. What a worker writes is printed with
+    its name before each line, and so is what it sends, as JSON. SIGINT and SIGTERM end all of
+    them; when one dies the others are ended, and the exit status is 1.
+    """
+    from aioipc.cli.running import Running, run_workers  # noqa: PLC0415 - brings subprocess
+
+    return run_session(run_workers(Running(target, workers, grace)))

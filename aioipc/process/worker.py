@@ -114,7 +114,7 @@ class Worker:
             message += ", probably for want of memory"
         last_lines = self._streams.last_lines
         if last_lines:
-            message += "; its last words:\n" + "\n".join(f"  {line}" for line in last_lines)
+            message += "\nIts last words:\n" + "\n".join(f"  {line}" for line in last_lines)
         return WorkerDied(
             message,
             status=program.status,

@@ -428,7 +428,7 @@ class TestDeath:
                 assert await worker.wait() == status
 
     async def test_before_the_handshake(self) -> None:
-        with pytest.raises(WorkerDied, match="exit status 4; its last words:\n  so long"):
+        with pytest.raises(WorkerDied, match="exit status 4\nIts last words:\n  so long"):
             async with spawn(["sh", "-c", "echo so long >&2; exit 4"]) as worker:
                 await worker.channel.receive()
 
