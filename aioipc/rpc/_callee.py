@@ -26,6 +26,7 @@ from aioipc.rpc._faults import fault_of, refusal, unsendable
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method, Shape
 from aioipc.rpc._streams import Upload
+from aioipc.rpc._tracing import active_tracing, end_span
 from aioipc.wire.rpc import Answer, Call, Cancel, Code, Item, Notify, Raise, Return
 
 __all__ = ["Callee", "Handlers"]
@@ -108,6 +109,8 @@ class Callee:
         except (MethodNotFound, BadArguments) as error:
             self._refuse(call, error)
             return
+        if (tracing := active_tracing()) is not None:
+            call.span = tracing.begin_method(method, message.metadata)
         try:
             result = method.invoke(function, args)
             if method.shape is Shape.STREAM:
@@ -173,8 +176,9 @@ class Callee:
 
     # Outcomes
 
-    def _done(self, call: CallInfo) -> None:
+    def _done(self, call: CallInfo, outcome: object = None) -> None:
         """The method has ended: forget about it."""
+        end_span(call.span, outcome)
         if call.task is not None:
             self._running.discard(call)
             if call.timer is not None:
@@ -194,7 +198,7 @@ class Callee:
             pass  # the caller is gone, as who reads will find
 
     def _finish(self, call: CallInfo, last: Raise) -> None:
-        self._done(call)
+        self._done(call, last)
         self._connection.tell(last)
 
     def _cancelled(self, call: CallInfo) -> bool:
@@ -223,7 +227,7 @@ class Callee:
         if call.upload is not None and error is call.upload.refused:
             self._refuse(call, error)
         elif type(message) is Notify:
-            self._done(call)
+            self._done(call, error)
             log.error("%s: notification %s failed", self._channel.address, method, exc_info=error)
         else:
             fault = fault_of(message.id, error, method, trusted=self._is_trusted)
@@ -233,7 +237,7 @@ class Callee:
 
     def _refuse(self, call: CallInfo, error: Exception) -> None:
         if type(call.message) is Notify:
-            self._done(call)
+            self._done(call, error)
             log.warning("%s: a notification came to nothing: %s", self._channel.address, error)
         else:
             self._finish(call, refusal(call.message.id, error))

@@ -82,7 +82,7 @@ async def test_closing_the_client_fails_its_calls_and_cancels_the_methods(link: 
         calls = [asyncio.ensure_future(store.forever()) for _ in range(3)]
         for _ in calls:
             assert await service.events.get() == "began"
-        await rpc.connection_of(store).aclose()
+        await rpc.aclose(store)
         for call in calls:
             with pytest.raises(aioipc.ClosedError, match=r"Store\.forever may have run"):
                 await call
