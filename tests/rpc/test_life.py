@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, Protocol
 
 import pytest
@@ -174,3 +175,21 @@ async def test_calls_that_do_not_wait_make_no_tasks(
         for _ in range(100):
             assert await store.get("a") == 1
         monkeypatch.undo()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks begin later before Python 3.12")
+@over_two
+async def test_tasks_that_begin_at_once(link: Link) -> None:
+    """With asyncio's eager task factory."""
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+    try:
+        async with connected(link, CallsBack(), serve=KeyWatcher()) as (store, _):
+            assert await store.get("a") == 1
+            assert await asyncio.gather(*(store.get("a") for _ in range(50))) == [1] * 50
+            results = await asyncio.gather(*(store.echo([str(n)]) for n in range(50)))
+            assert results == [[str(n)] for n in range(50)]
+            assert [number async for number in store.count(100)] == list(range(100))
+            assert await store.get("a") == 1
+    finally:
+        loop.set_task_factory(None)
