@@ -111,3 +111,22 @@ def test_shell_pipeline() -> None:
     assert "\nnorth 7\nsouth 11\n" in done.out
     assert '\n{"level":"warn","pid":7}\n' in done.out
     assert done.out.endswith("\nexit status 1\n")
+
+
+def test_key_value_store() -> None:
+    done = run("key_value_store.py")
+    assert (done.status, done.err) == (0, "a watcher has left\n")
+    assert done.out.splitlines() == [
+        "3 squared is 9",
+        "refused: a key has at least one letter",
+        "there: ['n/0', 'n/1', 'n/2', 'n/3']",
+        "then: Change(key='n/2', value=None)",
+    ]
+
+
+@pytest.mark.parametrize(("limit", "said"), [("60", "17984 primes"), ("0.001", "out of time")])
+def test_progress_bar(limit: str, said: str) -> None:
+    done = run("progress_bar.py", limit)
+    assert done.status == 0
+    assert said in done.out
+    assert "Traceback" not in done.err

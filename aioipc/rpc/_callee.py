@@ -12,11 +12,14 @@ from typing import Any
 from aioipc.abc import Capability
 from aioipc.errors import (
     BadArguments,
+    ClosedError,
     DeadlineExceeded,
     EncodeError,
+    EndOfStream,
     FrameTooLarge,
     IPCError,
     MethodNotFound,
+    PeerCrashed,
     QuotaExceeded,
     RemoteCancelled,
 )
@@ -224,7 +227,9 @@ class Callee:
     def _failed(self, call: CallInfo, method: Method, error: Exception) -> None:
         """The method raised."""
         message = call.message
-        if call.upload is not None and error is call.upload.refused:
+        if self._is_lost(error):
+            self._done(call, error)  # nobody is there to be told
+        elif call.upload is not None and error is call.upload.refused:
             self._refuse(call, error)
         elif type(message) is Notify:
             self._done(call, error)
@@ -234,6 +239,13 @@ class Callee:
             if fault.code == Code.RAISED:
                 log.error("%s: %s failed", self._channel.address, method, exc_info=error)
             self._finish(call, fault)
+
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether it says no more than that the caller is gone."""
+        if not isinstance(error, PeerCrashed | EndOfStream | ClosedError):
+            return False
+        ending = self._connection.ending
+        return self._channel.is_ending(error) or (ending is not None and error.__cause__ is ending)
 
     def _refuse(self, call: CallInfo, error: Exception) -> None:
         if type(call.message) is Notify:

@@ -70,6 +70,36 @@ async def test_calls_deep_in_each_other(link: Link) -> None:
         assert await digger.down(60) == 60
 
 
+@over_two
+async def test_calling_back_a_client_that_is_gone_is_no_news(
+    link: Link, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Asks(MemoryStore):
+        async def echo(self, value: Any) -> Any:
+            try:
+                return await rpc.current_call().client(Watcher).changed("a")
+            finally:
+                self.tell("over")
+
+    class Silent:
+        async def changed(self, key: str) -> str:
+            asked.set()
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+    asked = asyncio.Event()
+    async with connected(link, Asks(), serve=Silent()) as (store, service):
+        call = asyncio.ensure_future(store.echo(1))
+        await asked.wait()
+        channel = rpc.connection_of(store).channel
+        channel.abort()
+        with pytest.raises(aioipc.ClosedError):
+            await call
+        assert await service.events.get() == "over"
+        await steps(3)
+        assert not caplog.records
+
+
 @over_memory
 async def test_who_serves_nothing_cannot_be_called_back(link: Link) -> None:
     async with connected(link, CallsBack()) as (store, _):
