@@ -103,6 +103,16 @@ def test_camera_frames(kind: str) -> None:
     assert done.out.endswith("exit status 0\n")
 
 
+@pytest.mark.parametrize("address", ["", "unix:", "tcp://127.0.0.1:0"])
+def test_asyncio_moved(address: str) -> None:
+    done = run("asyncio_moved.py", *filter(None, [address]))
+
+    assert done.status == 0, done.err
+    assert done.out.startswith("set colour green: done\nget colour: green\nget size: nothing\n")
+    assert done.out.endswith(f"over {address.partition(':')[0] or 'shm'}: exit status 0\n")
+    assert done.err == ""
+
+
 def test_shell_pipeline() -> None:
     done = run("shell_pipeline.sh")
 
