@@ -9,7 +9,7 @@ import itertools
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 from aioipc.abc import Buffer, ByteTransport
@@ -29,6 +29,7 @@ _WRITE_BYTES = 256 * 1024
 """At most so much in one go, so that the loop turns while a large item leaves."""
 _MOST_PARTS = 64
 _OURS = (SystemExit, KeyboardInterrupt)
+_BUFFERS = (bytes, bytearray, memoryview)
 
 
 class _Scratch(threading.local):
@@ -87,6 +88,7 @@ class Transport(Sendfile):
         self._linger_s = (limits or Limits()).linger_s
         self._buffer: collections.deque[memoryview] = collections.deque()
         self._buffer_bytes = 0
+        self._scratch = _scratch.view
         self._started = False
         self._paused = False
         self._at_eof = False
@@ -153,15 +155,17 @@ class Transport(Sendfile):
 
     def _watch(self) -> None:
         if (
-            self._started
-            and self._readable
-            and not (self._paused or self._at_eof or self._closing)
-            and self._stream is not None
+            self._paused
+            or self._closing
+            or self._at_eof
+            or self._stream is None
+            or not (self._started and self._readable)
         ):
-            try:
-                self._stream.on_readable(self._read_ready)
-            except OSError as error:  # the kernel has no room for it
-                self._fatal_error(error, "Fatal error: cannot watch the transport")
+            return
+        try:
+            self._stream.on_readable(self._read_ready)
+        except OSError as error:  # the kernel has no room for it
+            self._fatal_error(error, "Fatal error: cannot watch the transport")
 
     def _unwatch(self) -> None:
         if self._stream is not None and self._readable:
@@ -179,7 +183,7 @@ class Transport(Sendfile):
             self._watch()
 
     def _read(self, stream: ByteTransport) -> None:
-        view = _scratch.view
+        view = self._scratch
         try:
             count = stream.try_read_into(view)
         except Exception as error:  # noqa: BLE001 - the protocol is told of it
@@ -250,15 +254,21 @@ class Transport(Sendfile):
             RuntimeError: After `write_eof`, or where nothing can be written.
             ForkError: In a forked child.
         """
-        if not isinstance(data, bytes | bytearray | memoryview):
+        if not isinstance(data, _BUFFERS):
             raise TypeError(
                 f"data argument must be a bytes-like object, not {type(data).__name__!r}"
             )
-        self._check_writing()
+        if (
+            self._write_eof
+            or self._closing  # or lost, or left to the parent process
+            or not self._writable
+            or self._empty_waiter is not None
+        ):
+            self._check_writing()
+            if self._is_deaf:
+                self._swallow(data)
+                return
         if not data:
-            return
-        if self._is_deaf:
-            self._swallow()
             return
         if self._buffer:
             self._keep(_flat(data))
@@ -278,7 +288,7 @@ class Transport(Sendfile):
         if not views:
             return
         if self._is_deaf:
-            self._swallow()
+            self._swallow(views)
             return
         was_empty = not self._buffer
         for view in views:
@@ -303,8 +313,8 @@ class Transport(Sendfile):
         """Whether nothing that is written can leave any more."""
         return self._conn_lost or (self._closing and self._said_end)
 
-    def _swallow(self) -> None:
-        self._swallowed += 1
+    def _swallow(self, data: Sized) -> None:
+        self._swallowed += len(data) > 0
         if self._swallowed >= LOG_THRESHOLD:
             log.warning("%s: write() after the connection was lost", self._facts.address)
 
