@@ -172,15 +172,14 @@ class Transport(Sendfile):
             self._stream.on_readable(None)
 
     def _read_ready(self) -> None:
-        if self._closing or self._stream is None:
+        stream = self._stream
+        if self._closing or stream is None:
             return
-        try:
-            if self._is_buffered:
-                self._read_in_place(self._stream)
-            else:
-                self._read(self._stream)
-        finally:
-            self._watch()
+        if self._is_buffered:
+            self._read_in_place(stream)
+        else:
+            self._read(stream)
+        self._watch()
 
     def _read(self, stream: ByteTransport) -> None:
         view = self._scratch
@@ -272,7 +271,7 @@ class Transport(Sendfile):
             return
         if self._buffer:
             self._keep(_flat(data))
-        elif not self._write_now(data):
+        elif not self._write_now(data if type(data) is bytes else _flat(data)):
             return
         self._maybe_pause_protocol()
 
@@ -318,19 +317,18 @@ class Transport(Sendfile):
         if self._swallowed >= LOG_THRESHOLD:
             log.warning("%s: write() after the connection was lost", self._facts.address)
 
-    def _write_now(self, data: Buffer) -> bool:
+    def _write_now(self, data: bytes | memoryview) -> bool:
         """Write what fits, while nothing waits to leave; keep the rest, if there is any."""
-        if type(data) is bytes and len(data) <= _WRITE_BYTES:
-            count = self._try_write((data,))
-            if count == len(data):
-                return False
-            view = memoryview(data)
-        else:
-            view = _flat(data)
-            count = self._try_write((view[:_WRITE_BYTES],))
-        if self._conn_lost or count == len(view):
+        size = len(data)
+        try:
+            parts = (data if size <= _WRITE_BYTES else memoryview(data)[:_WRITE_BYTES],)
+            count = self._stream.try_write(parts)  # type: ignore[union-attr]
+        except Exception as error:  # noqa: BLE001 - the protocol is told of it
+            self._fatal_error(error, "Fatal write error on transport")
             return False
-        self._keep(view[count:])
+        if count == size:
+            return False
+        self._keep(memoryview(data)[count:])
         self._watch_room(self._write_ready)
         return True
 
