@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -81,7 +82,7 @@ class Machine(RuleBasedStateMachine):
         self.count = 0
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(asyncio.wait_for(main, 3))
+        return self.loop.run_until_complete(asyncio.wait_for(main, 20))
 
     @rule(number=SIDES, size=st.sampled_from([0, 1, 100, 20_000, 200_000]), many=st.booleans())
     def write(self, number: int, size: int, many: bool) -> None:
@@ -189,6 +190,14 @@ class Machine(RuleBasedStateMachine):
             side.transport.resume_reading()
         for side, other in self.pairs():
             if other.aborted or side.closed or side.aborted:
+                continue
+            # Who closes with unread data resets the connection (unix(7), tcp(7)). libuv then calls
+            # back once and stops its watch (POLLERR), so on uvloop the rest may stay unread.
+            if (
+                other.closed
+                and other.received != side.sent
+                and self.new_loop is uvloop.new_event_loop
+            ):
                 continue
             await until(functools.partial(_has_all, side, other))
             assert side.received == other.sent or side.end.error is not None
