@@ -62,7 +62,7 @@ class EndOfStream(IPCError, anyio.EndOfStream, EOFError):
     """The peer finished cleanly. Nothing more will arrive; sending may still work."""
 
 
-class PeerCrashed(IPCError, anyio.BrokenResourceError, ConnectionError):
+class PeerCrashed(IPCError, anyio.BrokenResourceError, ConnectionResetError):
     """The peer is gone and did not say goodbye, or said that it failed.
 
     What arrived before was received. Only ``aclose`` is left to do.

@@ -9,6 +9,7 @@ import sys
 
 from aioipc.errors import (
     AddressError,
+    BadArguments,
     CodecMismatch,
     ConnectError,
     EncodeError,
@@ -96,7 +97,7 @@ def status_of(error: BaseException) -> int | None:
             return SIGNALLED + signal.SIGINT
         case OutputClosed() | BrokenPipeError():
             return BROKEN_PIPE
-        case AddressError() | EncodeError() | MessageError() | UsageProblem():
+        case AddressError() | BadArguments() | EncodeError() | MessageError() | UsageProblem():
             return USAGE
         case IPCError() | PeerFailed() | OutputFailed() | OSError():
             return FAILED
