@@ -23,6 +23,8 @@ __all__ = [
     "adopt",
     "find_facts",
     "find_socket_facts",
+    "keep_from_children",
+    "open_null",
     "plug_holes",
     "redirect_to_stderr",
     "replace_with_null",
@@ -161,6 +163,16 @@ def find_socket_facts(fd: int) -> SocketFacts:
         view.detach()
 
 
+def open_null() -> OwnedFd:
+    """Open /dev/null for reading and writing: null(4)."""
+    return OwnedFd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+
+
+def keep_from_children(fd: int) -> None:
+    """Have an inherited descriptor closed in whatever this process starts: FD_CLOEXEC, fcntl(2)."""
+    os.set_inheritable(fd, False)
+
+
 def replace_with_null(fd: int) -> None:
     """Put /dev/null in the place of 0, 1 or 2: null(4).
 
@@ -168,11 +180,8 @@ def replace_with_null(fd: int) -> None:
     ``print`` writes then no longer mixes with messages, and the peer sees the end of the
     stream when the adopted descriptor is closed. Children inherit the replacement.
     """
-    null = above_stdio(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-    try:
-        os.dup2(null, fd)
-    finally:
-        os.close(null)
+    with open_null() as null:
+        os.dup2(null.fileno(), fd)
 
 
 def redirect_to_stderr(fd: int) -> None:

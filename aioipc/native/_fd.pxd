@@ -23,7 +23,7 @@ cdef class ByteCore:
 cdef class FdStream(ByteCore):
     cdef int read_fd
     cdef int write_fd
-    cdef bint is_socket
+    cdef readonly bint is_socket
     cdef bint closed
     cdef readonly object watch
     cdef readonly str address

@@ -938,7 +938,7 @@ cdef class RingPort(FramePort):
 
 
 cdef class RingStream:
-    """A ByteTransport over a ring: each write is records, each read a part of one.
+    """A ByteTransport over a ring: each write is records, each read as many as are there.
 
     Args:
         port: Takes care of HELLO, GOODBYE and the peer's death.
@@ -968,6 +968,7 @@ cdef class RingStream:
 
     def try_read_into(self, buffer):
         cdef Py_buffer into
+        cdef Py_ssize_t count = 0
         cdef int records
         if not self.port.is_open and self.port.ending is None:
             raise ClosedError(f"{self.address} is closed")
@@ -978,13 +979,17 @@ cdef class RingStream:
                     self.record = self.port.c_borrow()
                     self.offset = 0
                 if self.record is None:
-                    return None
-                size = self.c_take(<char*>into.buf, into.len)
-                if size or into.len == 0:
-                    return size
-            return None
+                    return count or None
+                count += self.c_take(<char*>into.buf + count, into.len - count)
+                if count == into.len:
+                    return count
+            return count or None
         except EndOfStream:
-            return 0
+            return count
+        except IPCError:
+            if count == 0:  # else it is raised when this was read
+                raise
+            return count
         finally:
             PyBuffer_Release(&into)
 
