@@ -211,6 +211,34 @@ def send(
     return run_session(send_messages(wanted), address, notation.options)
 
 
+@aioipc.command(epilog=f"{_ADDRESSES}\n{_STATUSES}")
+@click.argument("address")
+@click.argument("method", required=False)
+@click.argument("arguments", metavar="[NAME=VALUE]...", nargs=-1)
+def call(address: str, method: str | None, arguments: tuple[str, ...]) -> int:
+    """Call METHOD of the service at ADDRESS, or list what can be called there.
+
+    A value is JSON, or text as it stands. The result is printed as JSON; the items of a stream are
+    printed one a line, as they come.
+    """
+    from aioipc.cli.calling import Calling, call_method  # noqa: PLC0415 - only this needs rpc
+
+    return run_session(call_method(Calling(_address(address), method, arguments)), address)
+
+
+@aioipc.command(epilog=f"{_ADDRESSES}\n{_STATUSES}")
+@click.argument("address")
+@click.argument("service", metavar="MODULE:CLASS")
+def serve(address: str, service: str) -> int:
+    """Serve an object of MODULE:CLASS at ADDRESS: its public methods can be called.
+
+    MODULE is looked for in the current directory as well. Ctrl-C lets the calls that run finish.
+    """
+    from aioipc.cli.calling import import_object, serve_forever  # noqa: PLC0415 - the same
+
+    return run_session(serve_forever(_address(address), import_object(service)), address)
+
+
 def _address(text: str) -> Address:
     address = Address.parse(text)
     if address.scheme in _NOT_IN_A_SHELL:
@@ -279,3 +307,33 @@ def demo(seconds: float, as_json: bool) -> int:
     from aioipc.cli.demo import run_demo  # noqa: PLC0415 - rich takes as long to load as the rest
 
     return run_demo(seconds, as_json=as_json)
+
+
+@aioipc.command("run", epilog=_STATUSES)
+@click.argument("target", metavar="MODULE:FUNCTION")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many processes.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long each may take to end after it was told to, before it is killed.",
+)
+def run_command(target: str, workers: int, grace: float) -> int:
+    """Run FUNCTION in N worker processes, each with a channel as its first argument.
+
+    The module is looked for in the current directory, too. What a worker writes is printed with
+    its name before each line, and so is what it sends, as JSON. SIGINT and SIGTERM end all of
+    them; when one dies the others are ended, and the exit status is 1.
+    """
+    from aioipc.cli.running import Running, run_workers  # noqa: PLC0415 - brings subprocess
+
+    return run_session(run_workers(Running(target, workers, grace)))

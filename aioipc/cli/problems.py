@@ -9,6 +9,7 @@ import sys
 
 from aioipc.errors import (
     AddressError,
+    BadArguments,
     CodecMismatch,
     ConnectError,
     EncodeError,
@@ -16,6 +17,7 @@ from aioipc.errors import (
     IPCError,
     ProtocolError,
     VersionMismatch,
+    WorkerDied,
 )
 
 __all__ = [
@@ -95,7 +97,7 @@ def status_of(error: BaseException) -> int | None:
             return SIGNALLED + signal.SIGINT
         case OutputClosed() | BrokenPipeError():
             return BROKEN_PIPE
-        case AddressError() | EncodeError() | MessageError() | UsageProblem():
+        case AddressError() | BadArguments() | EncodeError() | MessageError() | UsageProblem():
             return USAGE
         case IPCError() | PeerFailed() | OutputFailed() | OSError():
             return FAILED
@@ -111,6 +113,8 @@ def explain(error: BaseException, address: str = "", options: str | None = None)
         options: With which options one could listen there; None if that would be no help.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, WorkerDied):  # the rest, what it wrote last, has been printed
+        text = text.partition("\n")[0]
     hint = _hint(error, address, options)
     return f"{text}; {hint}" if hint else text
 

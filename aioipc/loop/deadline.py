@@ -13,14 +13,15 @@ import anyio
 
 __all__ = ["remaining_s", "timeout"]
 
-_nearest: ContextVar[float] = ContextVar("aioipc_deadline", default=math.inf)
+_innermost: ContextVar[timeout | None] = ContextVar("aioipc_timeout", default=None)
 
 
 class timeout:  # noqa: N801 - it is used like asyncio.timeout
     """``asyncio.timeout`` whose deadline also travels with calls to other processes.
 
     ``async with aioipc.timeout(1.5): await store.get("a")`` raises TimeoutError in here after a
-    second and a half, and tells the handler of the call how long it may take.
+    second and a half, and tells the handler of the call how long it may take. Tasks that are
+    started inside see the same deadline for as long as the block lasts.
 
     Args:
         seconds: How long the block may take; None for ever.
@@ -35,14 +36,19 @@ class timeout:  # noqa: N801 - it is used like asyncio.timeout
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
         self._timeout = asyncio.timeout(seconds)
-        self._token: Token[float] | None = None
+        self._token: Token[timeout | None] | None = None
+        self.when = math.inf
+        """The deadline by the loop's clock, ``inf`` if there is none."""
+        self.outer: timeout | None = None
+        """What this block stands in."""
+        self.is_left = False
+        """Whether the block has ended."""
 
     async def __aenter__(self) -> Self:
-        when = math.inf
         if self._seconds is not None:
-            when = asyncio.get_running_loop().time() + self._seconds
-        self._token = _nearest.set(min(when, _nearest.get()))
-        self._timeout = asyncio.timeout_at(None if when == math.inf else when)
+            self.when = asyncio.get_running_loop().time() + self._seconds
+        self.outer = _innermost.get()
+        self._token = _innermost.set(self)
         await self._timeout.__aenter__()
         return self
 
@@ -53,7 +59,8 @@ class timeout:  # noqa: N801 - it is used like asyncio.timeout
         trace: TracebackType | None,
     ) -> None:
         assert self._token is not None, "entered before it is left"
-        _nearest.reset(self._token)
+        self.is_left = True
+        _innermost.reset(self._token)
         await self._timeout.__aexit__(kind, error, trace)
 
     def expired(self) -> bool:
@@ -67,7 +74,12 @@ def remaining_s(loop: asyncio.AbstractEventLoop) -> float:
     The deadlines of `timeout`, ``anyio.fail_after`` and ``anyio.move_on_after`` are seen, that of
     ``asyncio.timeout`` cannot be. Negative when it has passed.
     """
-    nearest = _nearest.get()
+    nearest = math.inf
+    block = _innermost.get()
+    while block is not None:
+        if not block.is_left:
+            nearest = min(nearest, block.when)
+        block = block.outer
     if _is_scoped():
         nearest = min(nearest, anyio.current_effective_deadline())
     return nearest if nearest == math.inf else nearest - loop.time()

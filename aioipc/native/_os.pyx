@@ -24,6 +24,27 @@ cdef extern from "<sys/sem.h>" nogil:
     int c_semtimedop "semtimedop"(int id, sembuf* ops, size_t count, const timespec* limit)
     int SEM_UNDO
 
+cdef extern from "<sys/signalfd.h>" nogil:
+    int c_signalfd "signalfd"(int fd, const sigset_t* mask, int flags)
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int PR_SET_PDEATHSIG
+    int prctl(int option, unsigned long number)
+
+cdef extern from "passing.h" nogil:
+    ctypedef struct sigset_t:
+        pass
+    int sigemptyset(sigset_t* mask)
+    int sigaddset(sigset_t* mask, int number)
+    int PASSED
+    int MOST_SIGNALS
+    unsigned long passing_lost[]
+    int c_start_passing "start_passing"(int number, int thread)
+    int c_stop_passing "stop_passing"(int number)
+    int queue_to(int pidfd, int number, int value)
+
+PASSED_ON = PASSED
+
 
 def filesystem_type(int fd):
     """The magic number of the file system that a file is on: statfs(2)."""
@@ -62,6 +83,51 @@ def semtimedop(int set_id, int change, long long limit_ns):
     with nogil:
         result = c_semtimedop(set_id, &operation, 1, &limit)
     _checked(result)
+
+
+def signalfd(numbers, int flags):
+    """Open a descriptor from which blocked signals are read: signalfd(2)."""
+    cdef sigset_t mask
+    sigemptyset(&mask)
+    for number in numbers:
+        _checked(sigaddset(&mask, number))
+    return _checked(c_signalfd(-1, &mask, flags))
+
+
+def start_passing(int number, int thread):
+    """Have every thread that gets the signal pass it on to ``thread``, and not act on it.
+
+    Args:
+        number: The signal.
+        thread: The native id of a thread of this process, which has the signal blocked.
+    """
+    _checked(c_start_passing(_in_range(number), thread))
+
+
+def stop_passing(int number):
+    """Have the signal handled as before `start_passing`, unless another handler came since."""
+    _checked(c_stop_passing(_in_range(number)))
+
+
+def lost_in_passing(int number):
+    """How many since `start_passing` could not be passed on: RLIMIT_SIGPENDING in setrlimit(2)."""
+    return passing_lost[_in_range(number)]
+
+
+def queue_signal(int pidfd, int number, int value):
+    """Send a signal with a number, as sigqueue(3) does: pidfd_send_signal(2)."""
+    _checked(queue_to(pidfd, number, value))
+
+
+def set_parent_death_signal(int number):
+    """Be sent a signal when the thread that started this process ends: PR_SET_PDEATHSIG(2const)."""
+    _checked(prctl(PR_SET_PDEATHSIG, number))
+
+
+cdef int _in_range(int number) except -1:
+    if not 0 < number < MOST_SIGNALS:
+        raise ValueError(f"{number} is not the number of a signal")
+    return number
 
 
 cdef int _checked(int result) except -1:

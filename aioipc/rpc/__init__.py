@@ -9,7 +9,7 @@ from aioipc.rpc._call import CallInfo, current_call, metadata
 from aioipc.rpc._connection import Connection
 from aioipc.rpc._interface import idempotent, notification, raises
 from aioipc.rpc._streams import ResultStream, closing
-from aioipc.rpc.client import connect, connection_of
+from aioipc.rpc.client import aclose, connect, connection_of
 from aioipc.rpc.server import Server, serve
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Connection",
     "ResultStream",
     "Server",
+    "aclose",
     "closing",
     "connect",
     "connection_of",

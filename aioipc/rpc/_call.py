@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from aioipc.abc import PeerCredentials
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._streams import Upload
+from aioipc.rpc._tracing import Span
 from aioipc.wire.rpc import Call, Credit, Incoming, Notify
 
 __all__ = ["CallInfo", "Steps", "current_call", "metadata", "metadata_to_send"]
@@ -29,7 +30,16 @@ class CallInfo(Incoming):
         connection: Over which it came.
     """
 
-    __slots__ = ("connection", "deadline_s", "is_late", "room_waiter", "task", "timer", "upload")
+    __slots__ = (
+        "connection",
+        "deadline_s",
+        "is_late",
+        "room_waiter",
+        "span",
+        "task",
+        "timer",
+        "upload",
+    )
 
     connection: Hub
 
@@ -42,6 +52,7 @@ class CallInfo(Incoming):
         self.is_late = False
         self.upload: Upload | None = None
         self.room_waiter: asyncio.Future[None] | None = None
+        self.span: Span | None = None
 
     @property
     def method(self) -> str:

@@ -12,11 +12,14 @@ from typing import Any
 from aioipc.abc import Capability
 from aioipc.errors import (
     BadArguments,
+    ClosedError,
     DeadlineExceeded,
     EncodeError,
+    EndOfStream,
     FrameTooLarge,
     IPCError,
     MethodNotFound,
+    PeerCrashed,
     QuotaExceeded,
     RemoteCancelled,
 )
@@ -26,6 +29,7 @@ from aioipc.rpc._faults import fault_of, refusal, unsendable
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method, Shape
 from aioipc.rpc._streams import Upload
+from aioipc.rpc._tracing import active_tracing, end_span
 from aioipc.wire.rpc import Answer, Call, Cancel, Code, Item, Notify, Raise, Return
 
 __all__ = ["Callee", "Handlers"]
@@ -108,6 +112,8 @@ class Callee:
         except (MethodNotFound, BadArguments) as error:
             self._refuse(call, error)
             return
+        if (tracing := active_tracing()) is not None:
+            call.span = tracing.begin_method(method, message.metadata)
         try:
             result = method.invoke(function, args)
             if method.shape is Shape.STREAM:
@@ -173,8 +179,9 @@ class Callee:
 
     # Outcomes
 
-    def _done(self, call: CallInfo) -> None:
+    def _done(self, call: CallInfo, outcome: object = None) -> None:
         """The method has ended: forget about it."""
+        end_span(call.span, outcome)
         if call.task is not None:
             self._running.discard(call)
             if call.timer is not None:
@@ -194,7 +201,7 @@ class Callee:
             pass  # the caller is gone, as who reads will find
 
     def _finish(self, call: CallInfo, last: Raise) -> None:
-        self._done(call)
+        self._done(call, last)
         self._connection.tell(last)
 
     def _cancelled(self, call: CallInfo) -> bool:
@@ -220,10 +227,12 @@ class Callee:
     def _failed(self, call: CallInfo, method: Method, error: Exception) -> None:
         """The method raised."""
         message = call.message
-        if call.upload is not None and error is call.upload.refused:
+        if self._is_lost(error):
+            self._done(call, error)  # nobody is there to be told
+        elif call.upload is not None and error is call.upload.refused:
             self._refuse(call, error)
         elif type(message) is Notify:
-            self._done(call)
+            self._done(call, error)
             log.error("%s: notification %s failed", self._channel.address, method, exc_info=error)
         else:
             fault = fault_of(message.id, error, method, trusted=self._is_trusted)
@@ -231,9 +240,16 @@ class Callee:
                 log.error("%s: %s failed", self._channel.address, method, exc_info=error)
             self._finish(call, fault)
 
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether it says no more than that the caller is gone."""
+        if not isinstance(error, PeerCrashed | EndOfStream | ClosedError):
+            return False
+        ending = self._connection.ending
+        return self._channel.is_ending(error) or (ending is not None and error.__cause__ is ending)
+
     def _refuse(self, call: CallInfo, error: Exception) -> None:
         if type(call.message) is Notify:
-            self._done(call)
+            self._done(call, error)
             log.warning("%s: a notification came to nothing: %s", self._channel.address, error)
         else:
             self._finish(call, refusal(call.message.id, error))

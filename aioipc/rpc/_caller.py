@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 from collections.abc import AsyncIterable
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from aioipc.rpc._faults import raised
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method, Shape
 from aioipc.rpc._streams import Items, ResultStream
+from aioipc.rpc._tracing import Span, active_tracing, end_span
 from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Notify, Outgoing, Raise, Return
 
 __all__ = ["Caller", "OwnCall"]
@@ -35,11 +37,14 @@ _CLOCK_SLACK_S: Final = 0.1
 class OwnCall(Outgoing):
     """A call of this side, and what is known about its outcome."""
 
-    __slots__ = ("error", "feeding", "items", "last", "method", "room_waiter", "waiter")
+    __slots__ = (
+        "caller", "error", "feeding", "items", "last", "method", "room_waiter", "span", "waiter",
+    )  # fmt: skip
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, caller: Caller, method: Method) -> None:
         is_streaming = method.shape is Shape.STREAM
         super().__init__(is_streaming=is_streaming, is_uploading=method.upload is not None)
+        self.caller = caller
         self.method = method
         self.items = Items() if is_streaming else None
         self.last: Return | Raise | None = None
@@ -47,6 +52,7 @@ class OwnCall(Outgoing):
         self.waiter: asyncio.Future[None] | None = None
         self.room_waiter: asyncio.Future[None] | None = None
         self.feeding: asyncio.Task[None] | None = None
+        self.span: Span | None = None
 
     @property
     def is_done(self) -> bool:
@@ -72,6 +78,40 @@ class OwnCall(Outgoing):
             return self.method.decode_result(last.value) if self.items is None else None
         assert type(last) is Raise, "asked for only when it is done"
         raise raised(last, self.method)
+
+    async def news(self) -> None:
+        """Wait until something may have happened to it.
+
+        Cancellation:
+            Abandons the wait; the call goes on.
+        """
+        connection = self.caller.connection
+        # Who sends a stream cannot be woken from reading when that fails.
+        if self.feeding is None and await connection.lead(self.has_news):
+            return
+        self.waiter = connection.loop.create_future()
+        try:
+            await connection.follow(self.waiter)
+        finally:
+            self.waiter = None
+
+    def grant(self, items: int) -> None:
+        """Let so many more items of its stream come."""
+        self.credit += items
+        self.caller.connection.tell(Credit(self.id, items))
+
+    def cancel(self) -> None:
+        """Give it up. Idempotent."""
+        message = self.caller.connection.session.cancel(self)
+        if message is not None:
+            self.items = None
+            end_span(self.span, None)
+            self.caller.connection.tell(message)
+
+    def cancel_soon(self) -> None:
+        """As `cancel`, from any thread and from within anything."""
+        if not self.caller.connection.loop.is_closed():
+            self.caller.connection.loop.call_soon_threadsafe(self.cancel)
 
 
 class Caller:
@@ -100,12 +140,22 @@ class Caller:
         Cancellation:
             Cancels the method on the far side.
         """
-        call = await self.open(method, args)
+        return await self.outcome(await self.open(method, args))
+
+    async def outcome(self, call: OwnCall) -> Any:
+        """Wait for the result of a call that was made.
+
+        Raises:
+            As `call`.
+
+        Cancellation:
+            Cancels the method on the far side.
+        """
         try:
             while not call.is_done:
-                await self.news(call)
+                await call.news()
         except BaseException:
-            self.cancel(call)
+            call.cancel()
             raise
         finally:
             if call.feeding is not None:
@@ -123,7 +173,7 @@ class Caller:
 
     def stream(self, method: Method, args: tuple[Any, ...]) -> ResultStream[Any]:
         """Call a method that gives a stream, once its first item is asked for."""
-        return ResultStream(self, method, args)
+        return ResultStream(method, functools.partial(self.open, method, args))
 
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
         """Call a method whose result nobody wants.
@@ -150,23 +200,25 @@ class Caller:
         if left_s <= 0:
             await self._reach_deadline()
             raise DeadlineExceeded(f"the deadline passed before {method} was called")
-        call = OwnCall(method)
+        call = OwnCall(self, method)
+        metadata = metadata_to_send()
+        if (tracing := active_tracing()) is not None:
+            call.span, metadata = tracing.begin_call(method, metadata)
         stream = None
         if method.upload is not None:
             stream = args[method.upload]
             args = (*args[: method.upload], None, *args[method.upload + 1 :])
         number = self._session.open(call)
         remaining_ns = int(left_s * 1e9) if left_s < _LONGEST_S else None
-        sending = self._channel.send(
-            Call(number, method.name, args, remaining_ns, metadata_to_send())
-        )
+        sending = self._channel.send(Call(number, method.name, args, remaining_ns, metadata))
         try:
             await sending
         except BaseException as error:
             if sending.is_accepted:
-                self.cancel(call)
+                call.cancel()
             else:
                 self._session.withdraw(call)
+                end_span(call.span, error)
                 self._free_slot()
             if isinstance(error, EncodeError):
                 raise BadArguments(f"{method}: {error.__cause__ or error}") from error
@@ -175,37 +227,9 @@ class Caller:
             call.feeding = self.connection.start(self._feed(call, stream))
         return call
 
-    async def news(self, call: OwnCall) -> None:
-        """Wait until something may have happened to a call.
-
-        Cancellation:
-            Abandons the wait; the call goes on.
-        """
-        # Who sends a stream cannot be woken from reading when that fails.
-        if call.feeding is None and await self.connection.lead(call.has_news):
-            return
-        call.waiter = self.connection.loop.create_future()
-        try:
-            await self.connection.follow(call.waiter)
-        finally:
-            call.waiter = None
-
-    def grant(self, call: OwnCall, items: int) -> None:
-        """Let so many more items of a stream come."""
-        call.credit += items
-        self.connection.tell(Credit(call.id, items))
-
-    def cancel(self, call: OwnCall) -> None:
-        """Give a call up. Idempotent."""
-        message = self._session.cancel(call)
-        if message is not None:
-            call.items = None
-            self.connection.tell(message)
-
-    def cancel_soon(self, call: OwnCall) -> None:
-        """As `cancel`, from any thread and from within anything."""
-        if not self.connection.loop.is_closed():
-            self.connection.loop.call_soon_threadsafe(self.cancel, call)
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self.connection.aclose()
 
     # What comes back
 
@@ -214,6 +238,7 @@ class Caller:
         if isinstance(message, Return | Raise):
             call.last = message
             call.is_uploading = False
+            end_span(call.span, message)
             if self._slots:
                 self._free_slot()
         elif isinstance(message, Item):
@@ -244,6 +269,7 @@ class Caller:
         if not call.is_done:
             call.error = error
             call.is_uploading = False
+            end_span(call.span, error)
             self.connection.wake(call.waiter)
             self._wake_feeder(call)
 
@@ -295,7 +321,7 @@ class Caller:
                 call.is_uploading = False
                 await self._channel.send(End(call.id))
         except Exception as error:  # noqa: BLE001 - the caller raises it
-            self.cancel(call)
+            call.cancel()
             self._fail(call, error)
         finally:
             close = getattr(items, "aclose", None)

@@ -60,7 +60,7 @@ class Connection:
         """Why no other call can be made; None while they can."""
         self._ended = self.loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._reader: object = None
+        self._is_read = False  # set before a task is made, which may run at once
         self._waiting = 0
         self._serves = bool(handlers)
         if self._serves:
@@ -76,7 +76,7 @@ class Connection:
     async def follow(self, news: asyncio.Future[None]) -> None:
         """Wait for a future that `wake` sets because of what another task reads."""
         self._waiting += 1
-        if self._reader is None:
+        if not self._is_read:
             self.read_on()
         try:
             await news
@@ -94,9 +94,9 @@ class Connection:
 
     async def lead(self, has_news: Callable[[], bool]) -> bool:
         """Read for everybody until there is news; False if another task does already."""
-        if self._reader is not None:
+        if self._is_read:
             return False
-        self._reader = has_news
+        self._is_read = True
         receive = self.channel.receive
         try:
             while not has_news():
@@ -104,7 +104,7 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - each call raises it
             self.end(error)
         finally:
-            self._reader = None
+            self._is_read = False
             if self._waiting:
                 self.read_on()
         return True
@@ -112,7 +112,8 @@ class Connection:
     def read_on(self) -> None:
         """Let a new task read."""
         if self.ending is None:
-            self._reader = self.start(self._read())
+            self._is_read = True
+            _ = self.start(self._read())
 
     async def _read(self) -> None:
         """Read for everybody; becomes the task of a method that waits."""
@@ -126,7 +127,7 @@ class Connection:
                         return
                 else:
                     self._take(message)
-            self._reader = None
+            self._is_read = False
         except Exception as error:  # noqa: BLE001 - each call raises it
             self.end(error)
 
@@ -174,7 +175,7 @@ class Connection:
         if isinstance(error, DecodeError):  # it may have been about any call
             error = ProtocolError(f"the peer sent what is no message of a call: {error}")
         self.ending = error
-        self._reader = None
+        self._is_read = False
         self.caller.end(error)
         self.callee.end(error)
         if not self._ended.done():

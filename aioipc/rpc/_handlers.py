@@ -97,4 +97,6 @@ def _parameter_description(parameter: inspect.Parameter) -> Mapping[str, Any]:
 
 
 def _shown(annotation: Any) -> str:
-    return inspect.formatannotation(annotation)
+    if annotation in (None, type(None)):
+        return "None"
+    return inspect.formatannotation(annotation).replace("collections.abc.", "")

@@ -45,3 +45,6 @@ class Hub(Protocol):
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something for as long as the connection lives, at most."""
+
+    async def aclose(self) -> None:
+        """Close the connection. Idempotent."""

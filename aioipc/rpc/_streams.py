@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -40,22 +40,28 @@ class Items:
         return item, granted
 
 
-class Source(Protocol):
-    """Where a stream of results comes from: the calling side of a connection."""
+class StreamCall(Protocol):
+    """The call of a stream, seen from the side that made it."""
 
-    async def open(self, method: Method, args: tuple[Any, ...]) -> Any:
-        """Make the call."""
+    items: Items | None
 
-    async def news(self, call: Any) -> None:
+    @property
+    def is_done(self) -> bool:
+        """Whether the outcome is known."""
+
+    def result(self) -> Any:
+        """Raise how it failed, if it did."""
+
+    async def news(self) -> None:
         """Wait until something may have happened to it."""
 
-    def grant(self, call: Any, items: int) -> None:
+    def grant(self, items: int) -> None:
         """Let so many more items come."""
 
-    def cancel(self, call: Any) -> None:
-        """Give the call up. Idempotent."""
+    def cancel(self) -> None:
+        """Give it up. Idempotent."""
 
-    def cancel_soon(self, call: Any) -> None:
+    def cancel_soon(self) -> None:
         """As `cancel`, from any thread and from within anything."""
 
 
@@ -67,11 +73,10 @@ class ResultStream(AsyncIterator[T], Generic[T]):
     there at once.
     """
 
-    def __init__(self, source: Source, method: Method, args: tuple[Any, ...]) -> None:
-        self._source = source
+    def __init__(self, method: Method, open_: Callable[[], Awaitable[StreamCall]]) -> None:
+        self._open = open_
         self._method = method
-        self._args = args
-        self._call: Any = None
+        self._call: StreamCall | None = None
         self._is_over = False
         self._is_taken = False
 
@@ -99,18 +104,19 @@ class ResultStream(AsyncIterator[T], Generic[T]):
 
     async def _next(self) -> T:
         if self._call is None:
-            self._call = await self._source.open(self._method, self._args)
+            self._call = await self._open()
         call = self._call
         items = call.items
+        assert items is not None, "it is the call of a stream"
         while not items.arrived:
             if call.is_done:
                 self._is_over = True
                 call.result()
                 raise StopAsyncIteration
-            await self._source.news(call)
+            await call.news()
         item, granted = items.take()
         if granted and not call.is_done:
-            self._source.grant(call, granted)
+            call.grant(granted)
         value: T = self._method.decode_result(item)
         return value
 
@@ -118,12 +124,12 @@ class ResultStream(AsyncIterator[T], Generic[T]):
         """Give the rest of the stream up; the method is closed on the far side. Idempotent."""
         self._is_over = True
         if self._call is not None:
-            self._source.cancel(self._call)
+            self._call.cancel()
 
     def __del__(self) -> None:
         if self._call is not None and not self._is_over and not self._call.is_done:
             # Whoever collects this may be another thread, or in the middle of anything.
-            self._source.cancel_soon(self._call)
+            self._call.cancel_soon()
 
 
 @contextlib.asynccontextmanager

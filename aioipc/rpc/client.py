@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -14,9 +14,10 @@ from aioipc.limits import Limits
 from aioipc.rpc import _codec
 from aioipc.rpc._connection import Connection
 from aioipc.rpc._handlers import handlers_of
-from aioipc.rpc._proxy import Proxy, proxy_of
+from aioipc.rpc._proxy import Calls, Proxy, proxy_of
+from aioipc.rpc._reconnecting import Reconnecting
 
-__all__ = ["ClientOpening", "connect", "connection_of"]
+__all__ = ["ClientOpening", "aclose", "connect", "connection_of"]
 
 T = TypeVar("T")
 
@@ -24,20 +25,21 @@ T = TypeVar("T")
 class ClientOpening(Generic[T]):
     """A proxy about to be connected: ``async with`` it, or ``await`` it.
 
-    What was awaited is closed by ``await rpc.connection_of(proxy).aclose()``.
+    What was awaited is closed by ``await rpc.aclose(proxy)``.
     """
 
-    def __init__(self, open_: Callable[[], Any], interface: Callable[..., T]) -> None:
+    def __init__(self, open_: Callable[[], Awaitable[Calls]], interface: Callable[..., T]) -> None:
         self._open = open_
         self._interface = interface
-        self._connection: Connection | None = None
+        self._calls: Calls | None = None
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._connect().__await__()
 
     async def _connect(self) -> T:
-        self._connection = await self._open()
-        return self._connection.proxy(self._interface)
+        self._calls = await self._open()
+        proxy: T = proxy_of(self._interface)(self._calls)
+        return proxy
 
     async def __aenter__(self) -> T:
         return await self._connect()
@@ -48,8 +50,8 @@ class ClientOpening(Generic[T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._connection is not None, "entered before it is left"
-        await self._connection.aclose()
+        assert self._calls is not None, "entered before it is left"
+        await self._calls.aclose()
 
 
 def connect(
@@ -57,6 +59,7 @@ def connect(
     interface: Callable[..., T],
     *,
     serve: object = None,
+    reconnect: bool = False,
     limits: Limits | None = None,
     polling: str = "adaptive",
     allow: Allow | None = None,
@@ -69,12 +72,16 @@ def connect(
             returned has these methods, to be awaited or, for streams, iterated over.
         serve: An object whose public methods the far side may call back, by
             ``rpc.current_call().client(Interface)``.
+        reconnect: Whether to connect again when the far side is gone, with growing pauses. Calls
+            made meanwhile wait. Those that may have run raise PeerCrashed, unless their method
+            is ``@rpc.idempotent``: it is called again. Needs the extra ``reconnect``.
         limits: Sizes and deadlines; ``limits.max_calls`` is how many calls are open at once.
         polling: As for `aioipc.connect`.
         allow: As for `aioipc.connect`.
 
     Raises:
         TypeError: The interface has methods that cannot be called remotely.
+        ValueError: A channel cannot be connected again.
         Others: As `aioipc.connect`.
 
     Cancellation:
@@ -82,6 +89,9 @@ def connect(
     """
     proxy_of(interface)  # it complains here, where the interface is named
     handlers = {} if serve is None else handlers_of(serve, None)
+
+    if reconnect and isinstance(address, Channel):
+        raise ValueError("reconnect needs an address: a channel cannot be opened again")
 
     async def open_() -> Connection:
         channel = address
@@ -95,15 +105,36 @@ def connect(
             )
         return Connection(channel, connected=True, handlers=handlers)
 
-    return ClientOpening(open_, interface)
+    async def open_calls() -> Calls:
+        connection = await open_()
+        return Reconnecting(open_, connection) if reconnect else connection.caller
+
+    return ClientOpening(open_calls, interface)
 
 
 def connection_of(proxy: object) -> Connection:
-    """The connection behind what `connect` gave.
+    """The connection behind what `connect` gave; with ``reconnect``, the present one.
 
     Raises:
         TypeError: It is something else.
     """
     if not isinstance(proxy, Proxy):
         raise TypeError(f"rpc.connect gives proxies, and {proxy!r} is none")
-    return proxy._calls.connection  # type: ignore[attr-defined,no-any-return]
+    connection: Connection = proxy._calls.connection
+    return connection
+
+
+async def aclose(proxy: object) -> None:
+    """Close what `connect` gave. Idempotent.
+
+    Calls that are open raise ClosedError, and their methods are cancelled.
+
+    Raises:
+        TypeError: It is no proxy.
+
+    Cancellation:
+        Closes at once, abruptly.
+    """
+    if not isinstance(proxy, Proxy):
+        raise TypeError(f"rpc.connect gives proxies, and {proxy!r} is none")
+    await proxy._calls.aclose()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import anyio
 
@@ -86,6 +87,17 @@ class Server:
             self._work.cancel()
             await asyncio.wait([self._work])
             await self._source.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
 
     async def _finish(self) -> None:
         async with anyio.create_task_group() as tasks:

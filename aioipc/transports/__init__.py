@@ -23,7 +23,9 @@ FAMILIES = {
     "shm": "aioipc.transports.shm",
     "stdio": "aioipc.transports.stdio",
     "tcp": "aioipc.transports.tcp",
+    "tls": "aioipc.transports.tls",
     "unix": "aioipc.transports.unix",
+    "unix+seqpacket": "aioipc.transports.seqpacket",
 }
 """Scheme to module."""
 

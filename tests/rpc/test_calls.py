@@ -245,7 +245,7 @@ async def test_a_served_address() -> None:
             assert len(server.connections) == 2
         store = await rpc.connect(server.address, Store)
         assert await store.get("k") == 9
-        await rpc.connection_of(store).aclose()
+        await rpc.aclose(store)
         with pytest.raises(aioipc.ClosedError):
             await store.get("k")
     with pytest.raises(aioipc.ConnectError):

@@ -219,7 +219,7 @@ async def test_a_server_that_talks_nonsense(said: Any) -> None:
         with pytest.raises(aioipc.IPCError):
             await store.get("a")
         await channel.aclose()
-        await rpc.connection_of(store).aclose()
+        await rpc.aclose(store)
 
 
 async def test_an_answer_after_a_cancel_is_dropped() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, Protocol
 
 import pytest
@@ -69,6 +70,36 @@ async def test_calls_deep_in_each_other(link: Link) -> None:
         assert await digger.down(60) == 60
 
 
+@over_two
+async def test_calling_back_a_client_that_is_gone_is_no_news(
+    link: Link, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Asks(MemoryStore):
+        async def echo(self, value: Any) -> Any:
+            try:
+                return await rpc.current_call().client(Watcher).changed("a")
+            finally:
+                self.tell("over")
+
+    class Silent:
+        async def changed(self, key: str) -> str:
+            asked.set()
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+    asked = asyncio.Event()
+    async with connected(link, Asks(), serve=Silent()) as (store, service):
+        call = asyncio.ensure_future(store.echo(1))
+        await asked.wait()
+        channel = rpc.connection_of(store).channel
+        channel.abort()
+        with pytest.raises(aioipc.ClosedError):
+            await call
+        assert await service.events.get() == "over"
+        await steps(3)
+        assert not caplog.records
+
+
 @over_memory
 async def test_who_serves_nothing_cannot_be_called_back(link: Link) -> None:
     async with connected(link, CallsBack()) as (store, _):
@@ -82,7 +113,7 @@ async def test_closing_the_client_fails_its_calls_and_cancels_the_methods(link: 
         calls = [asyncio.ensure_future(store.forever()) for _ in range(3)]
         for _ in calls:
             assert await service.events.get() == "began"
-        await rpc.connection_of(store).aclose()
+        await rpc.aclose(store)
         for call in calls:
             with pytest.raises(aioipc.ClosedError, match=r"Store\.forever may have run"):
                 await call
@@ -174,3 +205,21 @@ async def test_calls_that_do_not_wait_make_no_tasks(
         for _ in range(100):
             assert await store.get("a") == 1
         monkeypatch.undo()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks begin later before Python 3.12")
+@over_two
+async def test_tasks_that_begin_at_once(link: Link) -> None:
+    """With asyncio's eager task factory."""
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+    try:
+        async with connected(link, CallsBack(), serve=KeyWatcher()) as (store, _):
+            assert await store.get("a") == 1
+            assert await asyncio.gather(*(store.get("a") for _ in range(50))) == [1] * 50
+            results = await asyncio.gather(*(store.echo([str(n)]) for n in range(50)))
+            assert results == [[str(n)] for n in range(50)]
+            assert [number async for number in store.count(100)] == list(range(100))
+            assert await store.get("a") == 1
+    finally:
+        loop.set_task_factory(None)
