@@ -81,7 +81,7 @@ async def test_send_many_is_one_call(link: Link) -> None:
 @pytest.mark.parametrize(
     "link",
     # Encrypting a hundred messages takes longer than one turn of the loop may.
-    [kind for kind in DUPLEX if kind != "tls"],
+    [kind for kind in STREAMS if kind != "tls"],
     indirect=True,
 )
 async def test_a_hundred_sends_in_one_turn_are_two_calls(link: Link) -> None:
