@@ -143,13 +143,15 @@ class ChannelOptions:
             )
         limit = message_limit(self.limits, foreign=foreign)
         if has_own_port(transport):
-            return transport.open_port(self.codec.name, limit)  # type: ignore[no-any-return]
+            return transport.open_port(  # type: ignore[no-any-return]
+                self.codec.name, limit, self.limits.max_fds
+            )
         if is_message_transport(transport):
             return AdaptedPort(transport)
         if self.framing != LENGTH:
             _check_bytes(transport)
             return AdaptedPort(FramedTransport(transport, FRAMERS[self.framing](limit)))
-        return PeerPort(transport, self.codec.name, limit)
+        return PeerPort(transport, self.codec.name, limit, self.limits.max_fds)
 
     def open_channel(self, port: Port) -> Channel[Any]:
         """Make the channel over a port."""

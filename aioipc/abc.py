@@ -187,12 +187,13 @@ class MessageTransport(Transport, Protocol):
 class PortTransport(Transport, Protocol):
     """A transport whose messages are moved by native code of its own."""
 
-    def open_port(self, codec: str, max_message_bytes: int) -> Any:
+    def open_port(self, codec: str, max_message_bytes: int, max_fds: int = 0) -> Any:
         """Make the native port (`aioipc.native._pacer.MessagePort`) and belong to it.
 
         Args:
             codec: The name of the codec, which both sides must share.
             max_message_bytes: Limit in both directions.
+            max_fds: The most descriptors that a received message may bring along.
         """
 
     def open_stream(self) -> ByteTransport:

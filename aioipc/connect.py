@@ -128,10 +128,11 @@ def pair(
         if isinstance(error, IPCError):
             raise
         raise from_os_error(error, f"pair({kind!r})") from error
-    return (
-        options.open_channel(options.open_port(left)),
-        options.open_channel(options.open_port(right)),
-    )
+    ports = options.open_port(left), options.open_port(right)
+    if isinstance(ports[0], Session) and isinstance(ports[1], Session):
+        ports[0].knows(ports[1])
+        ports[1].knows(ports[0])
+    return options.open_channel(ports[0]), options.open_channel(ports[1])
 
 
 async def open_transport(family: Any, address: Address, limits: Limits, allow: Allow | None) -> Any:

@@ -38,6 +38,9 @@ class Limits:
     """How long making a connection may take."""
     linger_s: float = 5.0
     """How long a close may take to deliver what was already accepted."""
+    max_fds: int = 253
+    """Descriptors that one received message may bring along, over transports that carry them.
+    With 0 the peer is told that none are taken."""
     max_calls: int = 128
     """Remote calls that one side of a connection has open at once; more of them wait."""
     heartbeat_s: float = 15.0
@@ -72,6 +75,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("handshake_s", 0.001, 3600),
     ("connect_s", 0.001, 3600),
     ("linger_s", 0, 3600),
+    ("max_fds", 0, 253),
     ("max_calls", 1, 2**20),
     ("heartbeat_s", 0.001, 3600),
     ("silence_s", 0.001, 24 * 3600),

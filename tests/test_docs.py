@@ -361,7 +361,8 @@ async def test_a_channel_writes_the_dumped_conversation() -> None:
     """The bytes of a real channel, but for the process id and the random nonce."""
     ours, theirs = socket.socketpair()
     with ours:
-        async with aioipc.connect(f"fd:{theirs.detach()}", codec="json") as channel:
+        address, limits = f"fd:{theirs.detach()}", Limits(max_fds=0)
+        async with aioipc.connect(address, codec="json", limits=limits) as channel:
             await channel.send({"n": 20})
         sent = bytearray(ours.recv(1000))
     pid_at, nonce_at = 8 + 40, 8 + 24

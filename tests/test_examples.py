@@ -103,6 +103,13 @@ def test_camera_frames(kind: str) -> None:
     assert done.out.endswith("exit status 0\n")
 
 
+def test_handed_over() -> None:
+    done = run("handed_over.py")
+
+    assert done.status == 0, done.err
+    assert done.out == "guest 0, you are visitor 0\n6 visitors, shared out as 3 and 3\n"
+
+
 def test_safe_counter() -> None:
     done = run("safe_counter.py")
 

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 from collections.abc import Sequence
 
 from aioipc.kernel.owned import OwnedFd
 
-__all__ = ["receive_with_fds", "send_with_fds"]
+__all__ = ["let_fds_pass", "receive_with_fds", "send_with_fds"]
 
 _INT = array.array("i").itemsize
+_SO_PASSRIGHTS = 83  # since Linux 6.16; Python has no name for it
+
+
+def let_fds_pass(fd: int, allowed: bool) -> None:
+    """Say whether a Unix socket takes descriptors; who sends some to one that does not gets EPERM.
+
+    On an older kernel it takes them, and a plain recv(2) drops them.
+
+    Args:
+        fd: The socket.
+        allowed: Whether it does.
+    """
+    view = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+    try:
+        with contextlib.suppress(OSError):
+            view.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, int(allowed))
+    finally:
+        view.detach()
 
 
 def send_with_fds(sock: socket.socket, data: bytes, fds: Sequence[int]) -> int:

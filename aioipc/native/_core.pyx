@@ -388,7 +388,7 @@ cdef class ChannelCore:
         """Wait for at least one object and return all that are there, as a list.
 
         Args:
-            max_messages: The most to return.
+            max_messages: The most to return. One that brings descriptors is the last.
 
         Raises:
             As `receive`. An error met after the first object is raised by the next call.
@@ -432,6 +432,20 @@ cdef class ChannelCore:
             raise WouldBlock("no message is there")
         return obj
 
+    def take_fds(self):
+        """The descriptors that came with the message received last; they are the caller's now.
+
+        Those that nobody takes are closed by the next receive, and by ``aclose``.
+
+        Returns:
+            Their numbers, in the order of ``send``: close-on-exec, and each to be closed.
+
+        Raises:
+            RuntimeError: This is another thread than that of the channel.
+        """
+        self._check_thread()
+        return self.port.take_fds()
+
     def send(self, obj, *, fds=NO_FDS):
         """Send one object. On return it was accepted, whole and in order.
 
@@ -441,10 +455,15 @@ cdef class ChannelCore:
 
         Args:
             obj: What the codec can encode.
-            fds: Descriptors that travel with it, where the transport carries them.
+            fds: Descriptors that travel with it, over ``unix:`` and ``shm:``: up to 253 numbers,
+                or objects that have a ``fileno()``. The peer gets copies; these stay the
+                caller's. The first time, this waits until the peer has said HELLO.
 
         Raises:
-            EncodeError: The codec cannot encode it. Nothing was sent.
+            EncodeError: The codec cannot encode it, or one of ``fds`` is not open. Nothing was
+                sent.
+            AddressError: The transport carries no descriptors, or the peer takes none. Nothing
+                was sent.
             FrameTooLarge: It is over the limit. Nothing was sent.
             PeerCrashed: Nobody receives any more.
             ClosedError: This side closed the channel.
@@ -906,7 +925,7 @@ cdef class ReceiveMany(Receive):
         cdef Py_ssize_t count = 1
         try:
             while count < self.limit:
-                if core.pacer.c_tired(count % BATCH == 0):
+                if core.port.own_fds or core.pacer.c_tired(count % BATCH == 0):
                     break
                 obj = core.c_take()
                 if obj is NOTHING:
@@ -1254,6 +1273,8 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
             if not core.port.c_rest():
                 self.core = None
                 self.parts = None
+                if self.fds is not NO_FDS:
+                    self.fds = NO_FDS
                 core.spare_send = self
                 Py_INCREF(None)
                 result[0] = <PyObject*>None
@@ -1345,6 +1366,9 @@ cdef class AdaptedPort(MessagePort):
         self.counters.bytes_received += len(message)
         # Valid only until the next call, so it has to be ours.
         return message if PyBytes_CheckExact(message) else bytes(message)
+
+    def take_fds(self):
+        return self.transport.take_fds()
 
     cdef int c_send(self, object parts, object fds) except -1:
         if not isinstance(parts, (tuple, list)):

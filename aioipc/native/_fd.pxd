@@ -1,9 +1,6 @@
 # cython: language_level=3
 
-cdef extern from "<sys/uio.h>" nogil:
-    cdef struct iovec:
-        void* iov_base
-        size_t iov_len
+from aioipc.native._fds cimport Arrivals, FdQueue, iovec
 
 
 # Answers of ByteCore beside a number of bytes.
@@ -18,6 +15,9 @@ cdef class ByteCore:
     cdef int c_read_fd(self) noexcept
     cdef int c_write_fd(self) noexcept
     cdef Py_ssize_t c_read_nogil(self, char* data, size_t size) noexcept nogil
+    cdef Py_ssize_t c_write_fds(
+        self, const iovec* parts, int count, const int* numbers, int fd_count
+    ) noexcept
 
 
 cdef class FdStream(ByteCore):
@@ -32,6 +32,8 @@ cdef class FdStream(ByteCore):
     cdef dict owners
     cdef object on_close
     cdef object last_word
+    cdef FdQueue queue           # where descriptors go that come with the bytes,
+    cdef Arrivals* arrivals      # and what is in it; NULL where none may come
     cdef public object wait_closed  # coroutine function: what remains to be awaited after close
     cdef bint at_end
     cdef public bint shared         # many writers share it, as on a FIFO

@@ -13,8 +13,10 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, EOPNOTSUPP, errno
 from libc.string cimport memset
+
+from aioipc.native._fds cimport FdQueue, iovec, receive_with_fds, send_with_fds
 
 import os
 
@@ -67,6 +69,12 @@ cdef class ByteCore:
     cdef Py_ssize_t c_read_nogil(self, char* data, size_t size) noexcept nogil:
         """As `c_read`, but an error is minus its number, and -EAGAIN is WOULD_BLOCK."""
         return -EAGAIN
+
+    cdef Py_ssize_t c_write_fds(
+        self, const iovec* parts, int count, const int* numbers, int fd_count
+    ) noexcept:
+        """Write, with descriptors that go along with the first byte; an error is minus its number."""
+        return -EOPNOTSUPP
 
 
 cdef class FdStream(ByteCore):
@@ -126,6 +134,8 @@ cdef class FdStream(ByteCore):
 
     cdef Py_ssize_t c_read_nogil(self, char* data, size_t size) noexcept nogil:
         cdef Py_ssize_t n
+        if self.arrivals is not NULL:
+            return receive_with_fds(self.arrivals, self.read_fd, data, size, 0)
         while True:
             if self.is_socket:
                 n = recv(self.read_fd, data, size, MSG_DONTWAIT)
@@ -185,6 +195,11 @@ cdef class FdStream(ByteCore):
                 return WOULD_BLOCK
             if errno != EINTR:
                 raise self.c_error(errno, "write to")
+
+    cdef Py_ssize_t c_write_fds(
+        self, const iovec* parts, int count, const int* numbers, int fd_count
+    ) noexcept:
+        return send_with_fds(self.write_fd, parts, count, numbers, fd_count)
 
     cdef int c_read_fd(self) noexcept:
         return -1 if self.at_end else self.read_fd  # at the end it is readable for ever
@@ -296,6 +311,11 @@ cdef class FdStream(ByteCore):
     def take_fds(self):
         return []
 
+    def keep_fds(self, FdQueue queue):
+        """Let ``queue`` have the descriptors that come; with None they vanish in the kernel."""
+        self.queue = queue
+        self.arrivals = NULL if queue is None else &queue.arrivals
+
     def close_write(self):
         if self.write_fd < 0:
             return
@@ -348,6 +368,8 @@ cdef class FdStream(ByteCore):
     def abandon(self):
         """Close the bare descriptors, in a forked child: the loop is still the parent's."""
         self.watch.abandon()
+        if self.queue is not None:
+            self.queue.c_close()
         self.on_close = None
         for fd in self.c_let_go():
             if fd not in self.owners:  # owners are abandoned by themselves

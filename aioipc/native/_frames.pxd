@@ -1,7 +1,15 @@
 # cython: language_level=3
 from cpython.buffer cimport Py_buffer
 
+from aioipc.native._fds cimport FdQueue
 from aioipc.native._pacer cimport MessagePort
+
+cdef enum Stall:
+    NOT_STALLED = 0
+    UNTIL_HELLO = 1              # the peer has not said yet whether it takes descriptors
+    BACKING_OFF = 2              # too many are on their way: no event says when that is over
+    UNTIL_SOCKET = 3             # over a ring: the socket has no room
+
 
 cdef enum:
     CONTROL_LIMIT = 4096         # bytes that a HELLO, GOODBYE, PING or PONG may have
@@ -23,12 +31,31 @@ cdef class FramePort(MessagePort):
     cdef readonly object send_failure
     cdef object write_callback
     cdef public Py_ssize_t max_send_bytes
+    # Descriptors
+    cdef FdQueue queue           # those that came, or None where none may
+    cdef int max_receive_fds     # that one message may bring along
+    cdef bint announces_fds      # this side takes them
+    cdef public bint passes_fds  # the peer takes them, too
+    cdef int stall               # why descriptors cannot be sent now, whatever room there is
+    cdef double backoff_s
+    cdef object backoff          # the timer of it
 
     cdef object c_refuse(self, object error)
+    cdef int c_end(self, object ending) except -1
+    cdef int c_check_fds(self, int count) except -1
+    cdef int c_refuse_strays(self) except -1
+    cdef int c_deliver_fds(self, int count) except -1
+    cdef int c_drop_fds(self) except -1
+    cdef int c_close_fds(self) except -1
+    cdef bint c_may_pass_fds(self) except -1
+    cdef int c_fds_failed(self, int number) except -1
+    cdef object c_write_error(self, int number)
+    cdef int c_wait_out(self, object callback) except -1
     cdef int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1
     cdef int c_send_large(self, list parts, Py_ssize_t size) except -1
     cdef int c_send_buffers(self, object parts) except -1
     cdef int c_send_parts(self, object parts) except -1
+    cdef Py_ssize_t c_pieces(self, object parts, list pieces) except -1
     cdef int c_fail_sending(self, object error) except -1
     cdef int c_drop_unsent(self) except -1
     cdef int c_call_back(self, object callback) except -1

@@ -4,7 +4,24 @@
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from aioipc.errors import EncodeError, FrameTooLarge, PeerCrashed
+from libc.errno cimport EBADF, EINVAL, EPERM, ETOOMANYREFS
+
+from aioipc.native._fds cimport FdQueue, MOST_FDS
+
+import os
+
+from aioipc.errors import (
+    AddressError,
+    EncodeError,
+    FrameTooLarge,
+    HandshakeError,
+    PeerCrashed,
+    ProtocolError,
+    from_os_error,
+)
+
+cdef double FIRST_BACKOFF_S = 0.001
+cdef double LONGEST_BACKOFF_S = 0.050
 
 
 cdef class FramePort(MessagePort):
@@ -35,7 +52,7 @@ cdef class FramePort(MessagePort):
 
     def end_receiving(self, error):
         """Let every further receive raise ``error``."""
-        self.ending = error
+        self.c_end(error)
 
     def end_sending(self, error):
         """Let every further send raise ``error``, and those that wait for room."""
@@ -46,8 +63,14 @@ cdef class FramePort(MessagePort):
         """Refuse further sends; what was accepted still leaves."""
         self.write_ended = True
 
+    cdef int c_end(self, object ending) except -1:
+        self.ending = ending
+        if self.stall == UNTIL_HELLO:
+            self._stall_ended()
+        return 0
+
     cdef object c_refuse(self, object error):
-        self.ending = error
+        self.c_end(error)
         self._refused(error)
         raise error
 
@@ -95,10 +118,18 @@ cdef class FramePort(MessagePort):
 
     cdef int c_send_parts(self, object parts) except -1:
         """A message in several pieces: joined when small, else each from where it lies."""
+        cdef list pieces = []
+        cdef Py_ssize_t size = self.c_pieces(parts, pieces)
+        if size <= self.join_bytes or len(pieces) >= MOST_PARTS:
+            joined = b"".join(pieces)
+            return self.c_send_one(joined, PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined))
+        return self.c_send_large(pieces, size)
+
+    cdef Py_ssize_t c_pieces(self, object parts, list pieces) except -1:
+        """Add the buffers of a message that hold something to ``pieces``; return its size."""
         cdef Py_buffer view
         cdef Py_ssize_t size = 0
-        cdef list pieces = []
-        for part in parts:
+        for part in parts if isinstance(parts, (tuple, list)) else (parts,):
             get_buffer(part, &view)
             size += view.len
             if view.len:
@@ -106,10 +137,149 @@ cdef class FramePort(MessagePort):
             PyBuffer_Release(&view)
         if size > self.max_send_bytes:
             raise FrameTooLarge(size, self.max_send_bytes)
-        if size <= self.join_bytes or len(pieces) >= MOST_PARTS:
-            joined = b"".join(pieces)
-            return self.c_send_one(joined, PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined))
-        return self.c_send_large(pieces, size)
+        return size
+
+    # Descriptors that came
+
+    def expect_fds(self, int most):
+        """Take the descriptors that come with messages from now on: at most so many each."""
+        self.queue = FdQueue()
+        self.announces_fds = True
+        self.max_receive_fds = min(most, MOST_FDS)
+
+    def refuse_fds(self):
+        """The peer does not speak of descriptors: close what came, and drop what comes."""
+        self.queue.c_close()
+        self.queue = None
+
+    def take_fds(self):
+        if self.queue is None:
+            return []
+        self.own_fds = 0
+        return self.queue.c_take()
+
+    cdef int c_check_fds(self, int count) except -1:
+        """Refuse a frame that announces ``count`` descriptors which are not there."""
+        cdef int came
+        if self.queue is None or not self.passes_fds:
+            self.c_refuse(ProtocolError(f"a frame announces {count} descriptors, none were agreed"))
+        came = self.queue.c_unclaimed()
+        if self.queue.arrivals.cut:
+            self.c_refuse(ProtocolError("descriptors came, and this process has no room for them"))
+        if came < count:
+            self.c_refuse(ProtocolError(f"a frame announces {count} descriptors, and {came} came"))
+        if count + self.queue.arrivals.claimed > self.max_receive_fds:
+            self.c_refuse(ProtocolError(
+                f"a message brings {count + self.queue.arrivals.claimed} descriptors, "
+                f"over the limit of {self.max_receive_fds}"
+            ))
+        return 0
+
+    cdef int c_refuse_strays(self) except -1:
+        """Refuse descriptors that no frame has announced."""
+        cdef str what = "descriptors came, and this process has no room for them"
+        if not self.queue.arrivals.cut:
+            if self.queue.c_unclaimed() == 0:
+                return 0
+            what = f"{self.queue.c_unclaimed()} descriptors came that no frame announces"
+        self.c_refuse(ProtocolError(what) if self.greeted else HandshakeError(what))
+        return 0
+
+    cdef int c_deliver_fds(self, int count) except -1:
+        """A message is complete whose last frame brought ``count``."""
+        self.queue.c_claim(count)
+        self.own_fds = self.queue.c_deliver()
+        return 0
+
+    cdef int c_drop_fds(self) except -1:
+        """Close what came with the last message, since the next one is asked for."""
+        self.own_fds = 0
+        self.queue.c_close_own()
+        return 0
+
+    cdef int c_close_fds(self) except -1:
+        """Close all that came, and stop waiting to send some."""
+        self.own_fds = 0
+        if self.queue is not None:
+            self.queue.c_close()
+        self.stall = NOT_STALLED
+        if self.backoff is not None:
+            self.backoff.cancel()
+            self.backoff = None
+        return 0
+
+    # Descriptors that leave
+
+    cdef bint c_may_pass_fds(self) except -1:
+        """Whether the peer takes them; False as long as it has not said so."""
+        address = self.transport.address
+        if not self.announces_fds:
+            raise AddressError(f"{address} carries no descriptors")
+        if not self.greeted:
+            self._fetch_hello()
+        if self.greeted:
+            self.stall = NOT_STALLED
+            if not self.passes_fds:
+                raise AddressError(f"{address}: the peer takes no descriptors")
+            return True
+        if self.ending is not None:
+            raise self.ending.with_traceback(None)
+        self.stall = UNTIL_HELLO
+        return False
+
+    def _fetch_hello(self):
+        """Take in the peer's HELLO if it is there."""
+
+    def hear_hello(self):
+        """Take in the peer's HELLO when it comes."""
+
+    def heard_hello(self, bint passes_fds):
+        """The peer's HELLO was accepted."""
+        self.greeted = True
+        self.passes_fds = passes_fds
+        if self.stall == UNTIL_HELLO:
+            self._stall_ended()
+
+    cdef int c_fds_failed(self, int number) except -1:
+        """A message with descriptors was not accepted: raise, or return to try again later."""
+        error = OSError(number, os.strerror(number))
+        if number == ETOOMANYREFS:
+            self.stall = BACKING_OFF
+            return 0
+        if number == EBADF or number == EINVAL:
+            raise EncodeError(f"the descriptors cannot be sent: {error.strerror}")
+        if number == EPERM:
+            raise from_os_error(error, f"send descriptors to {self.transport.address}")
+        self.c_fail_sending(self.c_write_error(number))
+        raise self.send_failure
+
+    cdef object c_write_error(self, int number):
+        raise NotImplementedError
+
+    cdef int c_wait_out(self, object callback) except -1:
+        """Call back when the stall may be over, whatever room there is."""
+        if self.backoff is not None:
+            self.backoff.cancel()
+            self.backoff = None
+        if callback is None:
+            self.stall = NOT_STALLED
+        elif self.stall == BACKING_OFF:
+            self.backoff_s = min(max(2 * self.backoff_s, FIRST_BACKOFF_S), LONGEST_BACKOFF_S)
+            self.backoff = self.pacer.loop.call_later(self.backoff_s, self._stall_ended)
+        elif self.stall == UNTIL_SOCKET:
+            self.transport.when_room(self._stall_ended)
+        elif self.greeted or self.ending is not None:
+            self._stall_ended()
+        elif self.read_callback is None:
+            self.on_readable(self.hear_hello)
+        return 0
+
+    def _stall_ended(self):
+        self.stall = NOT_STALLED
+        self.backoff = None
+        self.c_call_writer()
+
+    # What is left of a message
 
     cdef bint c_rest(self) noexcept:
         return self.rest is not None

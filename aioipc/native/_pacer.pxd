@@ -64,6 +64,7 @@ cdef class MessagePort:
     cdef bint in_memory          # looking is one load, and changes nothing
     cdef bint may_lend           # `c_receive` may answer with something `c_borrow` would
     cdef bint called_by_loop     # callbacks come from the loop, never from inside a task
+    cdef int own_fds             # how many descriptors came with the last message
 
     cdef object c_receive(self)
     cdef int c_send(self, object parts, object fds) except -1

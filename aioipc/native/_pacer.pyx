@@ -157,6 +157,10 @@ cdef class MessagePort:
         """The next message where it lies (`Borrowed`), or as bytes, or None. Raises the ending."""
         return self.c_receive()
 
+    def take_fds(self):
+        """Hand over the descriptors that came with the message received last."""
+        return []
+
     def on_readable(self, callback):
         """Call ``callback`` once when a receive may make progress."""
         raise NotImplementedError

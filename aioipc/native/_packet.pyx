@@ -4,6 +4,7 @@
 from libc.errno cimport EAGAIN, EBADMSG, ECONNRESET, EINTR, EMSGSIZE, errno
 
 from aioipc.native._fd cimport FdStream
+from aioipc.native._fds cimport receive_with_fds
 
 from aioipc.errors import ProtocolError
 
@@ -51,15 +52,20 @@ cdef class PacketStream(FdStream):
     cdef Py_ssize_t c_read_nogil(self, char* data, size_t size) noexcept nogil:
         cdef Py_ssize_t n
         while True:
-            n = recv(self.read_fd, data, size, MSG_DONTWAIT | MSG_TRUNC)
+            if self.arrivals is not NULL:
+                n = receive_with_fds(self.arrivals, self.read_fd, data, size, MSG_TRUNC)
+            else:
+                n = recv(self.read_fd, data, size, MSG_DONTWAIT | MSG_TRUNC)
+                if n < 0:
+                    n = -errno
             if n > 0:
                 return n if n <= <Py_ssize_t>size else -EMSGSIZE
             if n == 0:
                 return 0 if self.c_is_end() else -EBADMSG
             # A peer that closed with something unread is reported first, once, and then what it
             # had sent: unlike on a stream, where that order is the other way round.
-            if errno != EINTR and errno != ECONNRESET:
-                return -errno
+            if n != -EINTR and n != -ECONNRESET:
+                return n
 
     cdef bint c_is_end(self) noexcept nogil:
         """Whether nothing was read because there is no more to come; else it was a packet.

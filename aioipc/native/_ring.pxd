@@ -26,6 +26,7 @@ cdef extern from "ring.h" nogil:
         RING_PAD
         RING_HELLO
         RING_GOODBYE
+        RING_PING
         RING_PONG
         RING_MORE
         RING_HEADER
@@ -68,6 +69,7 @@ cdef extern from "ring.h" nogil:
         size_t length
         uint32_t ticket
     uint32_t ring_tag(uint8_t, uint8_t, uint16_t)
+    void ring_allow(RingConsumer*, uint32_t, uint8_t, uint16_t)
     size_t ring_memory_bytes(uint64_t)
     uint64_t ring_max_record(const Ring*)
     uint64_t ring_span(uint64_t)
@@ -142,6 +144,8 @@ cdef class RingPort(FramePort):
     cdef list larges             # [begin, end] of messages in fragments, where they lie
     cdef list controls           # (tag, payload) that did not fit yet
     cdef bint said_closed
+    cdef list rest_fds           # what leaves with the first part of the message
+    cdef bint deaf               # so many descriptors wait that no more are taken
     cdef bint in_place           # a message can be read where it lies: the peer is trusted
 
     cdef int c_check_sending(self) except -1
@@ -161,6 +165,11 @@ cdef class RingPort(FramePort):
     cdef int c_push_rest(self) except -1
     cdef int c_fill(self, unsigned char* payload, Py_ssize_t size) except -1
     cdef int c_push_controls(self) except -1
+    cdef int c_send_with_fds(self, object parts, object fds) except -1
+    cdef int c_pass_fds(self) except -1
+    cdef int c_allow_fds(self, int most) except -1
+    cdef int c_collect_fds(self, int count) except -1
+    cdef Py_ssize_t c_hear(self) except -2
     cdef int c_note_large(self, uint64_t begin) except -1
     cdef bint c_is_inside_large(self, uint64_t position) except -1
     cdef int c_block(self) except -1

@@ -22,7 +22,16 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from aioipc.native._frames cimport CONTROL_LIMIT, FramePort, get_buffer, hold
+from aioipc.native._fds cimport MOST_FDS, iovec, read_numbers, receive_with_fds, send_with_fds
+from aioipc.native._frames cimport (
+    CONTROL_LIMIT,
+    NOT_STALLED,
+    UNTIL_HELLO,
+    UNTIL_SOCKET,
+    FramePort,
+    get_buffer,
+    hold,
+)
 from aioipc.native._pacer cimport ACCEPTED, NO_ROOM
 
 from aioipc.errors import (
@@ -45,9 +54,6 @@ cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t send(int, const void*, size_t, int)
 
 cdef extern from "<sys/uio.h>" nogil:
-    cdef struct iovec:
-        void* iov_base
-        size_t iov_len
     enum: RWF_NOWAIT
     Py_ssize_t preadv2(int, const iovec*, int, long, int)
 
@@ -160,12 +166,27 @@ cdef class RingPort(FramePort):
     def __dealloc__(self):
         self.c_drop_large()
 
+    def expect_fds(self, int most):
+        FramePort.expect_fds(self, most)
+        self.c_allow_fds(MOST_FDS)
+
+    def refuse_fds(self):
+        FramePort.refuse_fds(self)
+        self.c_allow_fds(0)
+
+    cdef int c_allow_fds(self, int most) except -1:
+        cdef uint32_t controls = 1 << RING_HELLO | 1 << RING_GOODBYE | 1 << RING_PING | 1 << RING_PONG
+        ring_allow(&self.consumer, 1 << RING_DATA | controls, RING_MORE, most)
+        return 0
+
     # Receiving
 
     cdef object c_receive(self):
         cdef RingRecord record
         cdef RingAnswer answer
         cdef int records = 0
+        if self.own_fds:
+            self.c_drop_fds()
         while True:
             if self.ending is not None:
                 raise self.ending.with_traceback(None)
@@ -208,16 +229,21 @@ cdef class RingPort(FramePort):
             if answer == RING_POISONED:
                 self.c_refuse(self.c_corrupted(&self.consumer.fault))
             self.c_retire()
+            if self.queue is not None and self.queue.c_unclaimed() > MOST_FDS:
+                if answer == RING_EMPTY:
+                    self.c_refuse_strays()  # at most those of one message come before it
             if answer == RING_AGAIN or not (self.dead or self.closed_by_peer):
                 return None
             # What came before the end was looked for after the end was seen.
-            self.ending = self.c_find_ending()
+            self.c_end(self.c_find_ending())
 
     cdef object c_borrow(self):
         cdef RingRecord record
         cdef RingAnswer answer
         cdef uint32_t ticket
         cdef int records
+        if self.own_fds:
+            self.c_drop_fds()
         for records in range(MOST_RECORDS):
             if (
                 self.ending is not None
@@ -301,6 +327,8 @@ cdef class RingPort(FramePort):
                 HandshakeError(f"the peer began with record kind {kind} instead of HELLO")
             )
         if kind == RING_DATA:
+            if record.tag >> 16:
+                self.c_collect_fds(record.tag >> 16)
             if record.length + self.large_filled > self.max_receive_bytes:
                 self.c_refuse(
                     FrameTooLarge(record.length + self.large_filled, self.max_receive_bytes)
@@ -333,6 +361,10 @@ cdef class RingPort(FramePort):
         self.large_filled = filled
         if self.pacer is not None:
             self.pacer.look = True
+        if self.queue is not None:
+            self.queue.c_claim(record.tag >> 16)
+            if not more:
+                self.own_fds = self.queue.c_deliver()
         self.c_retire_some()
         if more:
             return None
@@ -396,7 +428,7 @@ cdef class RingPort(FramePort):
             elif answer == RING_POISONED:
                 self.c_refuse(self.c_corrupted(&self.consumer.fault))
             elif answer == RING_EMPTY and (self.dead or self.closed_by_peer):
-                self.ending = self.c_find_ending()
+                self.c_end(self.c_find_ending())
             else:
                 return False
         return True
@@ -472,7 +504,7 @@ cdef class RingPort(FramePort):
 
     cdef int c_send(self, object parts, object fds) except -1:
         if fds:
-            raise AddressError(f"{self.transport.address} carries no descriptors")
+            return self.c_send_with_fds(parts, fds)
         self.c_check_sending()
         if (self.rest is not None or self.controls) and not self.c_flush():
             return NO_ROOM
@@ -492,6 +524,52 @@ cdef class RingPort(FramePort):
             return self.c_send_large([owner], size)
         return self.c_no_room(answer)
 
+    cdef int c_send_with_fds(self, object parts, object fds) except -1:
+        """Put a message whose descriptors leave over the socket just before it can be seen."""
+        cdef int numbers[MOST_FDS]
+        cdef int fd_count = read_numbers(fds, numbers)
+        cdef list pieces = []
+        cdef Py_ssize_t size = self.c_pieces(parts, pieces)
+        self.c_check_sending()
+        if not self.c_may_pass_fds():
+            return NO_ROOM
+        if (self.rest is not None or self.controls) and not self.c_flush():
+            return NO_ROOM
+        self.rest_fds = [numbers[i] for i in range(fd_count)]
+        try:
+            return self.c_send_large(pieces, size)
+        except BaseException:
+            if self.rest_is_new:
+                self.rest = None
+            raise
+        finally:
+            self.rest_fds = None
+
+    cdef int c_pass_fds(self) except -1:
+        """Send the descriptors of a message whose place in the ring is claimed: 1 if they left."""
+        cdef int numbers[MOST_FDS]
+        cdef int fd_count = 0
+        cdef iovec one
+        cdef Py_ssize_t n
+        for number in self.rest_fds:
+            numbers[fd_count] = number
+            fd_count += 1
+        one.iov_base = <void*>b"!"
+        one.iov_len = 1
+        n = send_with_fds(self.transport.socket_fd, &one, 1, numbers, fd_count)
+        if n > 0:
+            self.backoff_s = 0
+            return 1
+        if n == -EAGAIN:
+            self.stall = UNTIL_SOCKET
+        else:
+            self.c_fds_failed(-n)
+        return 0
+
+    cdef object c_write_error(self, int number):
+        self.dead = True
+        return self.c_gone()
+
     cdef int c_send_large(self, list parts, Py_ssize_t size) except -1:
         """Put a message in fragments; hold on to what does not fit yet."""
         cdef uint64_t before = self.producer.cursor
@@ -503,6 +581,8 @@ cdef class RingPort(FramePort):
             if self.producer.cursor == before:
                 # Nothing of it was put: it was not accepted, and the caller waits.
                 self.rest = None
+                if not self.stall:
+                    self.c_block()
                 return NO_ROOM
             self.c_block()
         return self.c_accepted(size)
@@ -547,19 +627,26 @@ cdef class RingPort(FramePort):
         cdef Py_ssize_t most = min(<Py_ssize_t>FRAGMENT, <Py_ssize_t>ring_max_record(&self.producer.ring))
         cdef Py_ssize_t size
         cdef uint32_t flags
+        cdef int fd_count
         cdef uint64_t before
         cdef unsigned char* payload
         cdef RingAnswer answer
-        while self.rest_bytes:
+        while self.rest_bytes or self.rest_is_new:
             size = min(most, self.rest_bytes)
             flags = RING_MORE if size < self.rest_bytes else 0
             before = self.producer.cursor
-            answer = ring_claim(&self.producer, ring_tag(RING_DATA, flags, 0), size, &payload)
+            fd_count = 0 if self.rest_fds is None or not self.rest_is_new else len(self.rest_fds)
+            answer = ring_claim(
+                &self.producer, ring_tag(RING_DATA, flags, fd_count), size, &payload
+            )
             if answer != RING_QUEUED:
                 self.c_publish()
                 self.c_no_room(answer)
                 return 0
             try:
+                if fd_count and not self.c_pass_fds():
+                    self.producer.cursor = before
+                    return 0
                 self.c_fill(payload, size)
             except BaseException:
                 self.producer.cursor = before  # nobody saw it
@@ -645,6 +732,7 @@ cdef class RingPort(FramePort):
     cdef int c_block(self) except -1:
         """Go on when there is room, or when the loop has turned. Always answers 0."""
         cdef RingAnswer answer = RING_WAKE
+        self.stall = NOT_STALLED
         if self.armed or not self.is_open:
             return 0
         if self.pacer is None and not self.started:
@@ -817,24 +905,63 @@ cdef class RingPort(FramePort):
 
     def _lifeline(self):
         """The socket can be read: a bell, or the end of the peer."""
-        cdef char heard[4096]
-        cdef Py_ssize_t n = -1
+        cdef Py_ssize_t n
         if not self.is_open:
             return
-        while True:
-            n = recv(self.transport.socket_fd, heard, sizeof(heard), MSG_DONTWAIT)
-            if n >= 0 or errno != EINTR:
-                break
+        if self.queue is not None and self.queue.c_unclaimed() > MOST_FDS:
+            # As many as one message has, and more: they stay where they are until it was received.
+            self.transport.pause_lifeline()
+            self.deaf = True
+            return
+        n = self.c_hear()
         if n > 0:
             if self.bells_are_sockets:
                 self.counters.read_calls += 1
                 self.c_look()
             return  # other peers have nothing to say here, and are not heard
-        if n < 0 and errno == EAGAIN:
+        if n != -EAGAIN:
+            self.peer_died()
+
+    def peer_died(self):
+        """The peer is gone: what it published is still received."""
+        if not self.is_open:
             return
         self.dead = True
         self.transport.stop_lifeline()
         self.c_look()
+
+    cdef Py_ssize_t c_hear(self) except -2:
+        """Take bytes and descriptors from the socket: how many bytes, or minus the error."""
+        cdef char heard[4096]
+        cdef Py_ssize_t n = -1
+        if self.queue is not None:
+            n = receive_with_fds(
+                &self.queue.arrivals, self.transport.socket_fd, heard, sizeof(heard), 0
+            )
+            return n if n >= 0 or n == -EAGAIN else 0
+        while True:
+            n = recv(self.transport.socket_fd, heard, sizeof(heard), MSG_DONTWAIT)
+            if n >= 0:
+                return n
+            if errno != EINTR:
+                return -EAGAIN if errno == EAGAIN else 0
+
+    cdef int c_collect_fds(self, int count) except -1:
+        """Have the descriptors of a record, which were sent before it could be seen."""
+        cdef Py_ssize_t n = 1
+        while self.queue is not None and self.queue.c_unclaimed() < count and n > 0:
+            n = self.c_hear()
+            if n > 0 and self.bells_are_sockets:
+                self.c_call_back(self._rung_meanwhile)
+        self.c_check_fds(count)
+        if self.deaf:
+            self.deaf = False
+            self.transport.resume_lifeline(self)
+        return 0
+
+    def _rung_meanwhile(self):
+        if self.is_open:
+            self.c_look()
 
     cdef int c_arm(self) except -1:
         """`ring_arm`; RING_SLEEP means that there is nothing but to wait."""
@@ -860,6 +987,8 @@ cdef class RingPort(FramePort):
         self.c_start()
 
     def on_readable(self, callback):
+        if callback is None and self.stall == UNTIL_HELLO:
+            callback = self.hear_hello  # for those who want to send
         self.read_callback = callback
         if callback is None:
             return
@@ -871,6 +1000,9 @@ cdef class RingPort(FramePort):
 
     def on_writable(self, callback):
         self.write_callback = callback
+        if self.stall:
+            self.c_wait_out(callback)
+            return
         if callback is None or self.armed:
             return
         if self.is_open and self.send_failure is None:
@@ -887,10 +1019,12 @@ cdef class RingPort(FramePort):
     # Polling
 
     cdef int c_poll_fd(self, bint for_room) noexcept:
-        return -1 if self.out_of_leases and not for_room else self.own_bell
+        if for_room:
+            return -1 if self.stall else self.own_bell
+        return -1 if self.out_of_leases else self.own_bell
 
     cdef int c_begin_poll(self, bint for_room) except -1:
-        if self.out_of_leases and not for_room:
+        if self.stall if for_room else self.out_of_leases:
             return 0
         self.patience = PATIENCE
         if self.counters.messages_received != self.received_before:
@@ -926,6 +1060,7 @@ cdef class RingPort(FramePort):
         self.transport.close()
         self.memory = None
         self.c_drop_large()
+        self.c_close_fds()
         self.rest = None
         self.controls = None
         self.write_ended = True
@@ -933,6 +1068,7 @@ cdef class RingPort(FramePort):
 
     def abandon(self):
         """Forget the memory, which a forked child does not have."""
+        self.c_close_fds()
         self.is_open = False
         self.memory = None
 

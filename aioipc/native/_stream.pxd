@@ -3,6 +3,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from aioipc.native._fd cimport ByteCore
+from aioipc.native._fds cimport iovec
 from aioipc.native._frames cimport FramePort
 
 
@@ -21,6 +22,7 @@ cdef class StreamPort(FramePort):
     cdef uint32_t large_word
     cdef bytearray pieces        # of a message whose frames had the flag MORE
     cdef int read_errno          # met while polling without the GIL
+    cdef bint bereaved           # the peer is dead: what it left is all
     # Sending: out[out_start:out_end], then `rest` from rest_offset on.
     cdef char* out
     cdef Py_ssize_t out_start
@@ -43,10 +45,19 @@ cdef class StreamPort(FramePort):
     cdef Py_ssize_t c_read(self, char* data, Py_ssize_t size) except -2
     cdef Py_ssize_t c_read_adapted(self, char* data, Py_ssize_t size) except -2
     cdef bint c_is_inside(self) noexcept
+    cdef object c_bereavement(self)
     cdef int c_make_space(self) except -1
     cdef int c_release_block(self) noexcept
     cdef int c_gather(self, Py_ssize_t size) except -1
-    cdef int c_send_fragments(self, object message) except -1
+    cdef int c_send_with_fds(self, object parts, object fds) except -1
+    cdef int c_write_message(
+        self, list parts, Py_ssize_t size, const int* numbers, int fd_count
+    ) except -1
+    cdef Py_ssize_t c_write_first(
+        self, const iovec* iov, int count, const int* numbers, int fd_count
+    ) except -2
+    cdef int c_pass_first(self, list frames, const int* numbers, int fd_count) except -1
+    cdef int c_send_fragments(self, object message, const int* numbers, int fd_count) except -1
     cdef int c_keep_rest(self, list parts, Py_ssize_t written) except -1
     cdef int c_flush_out(self) except -1
     cdef int c_flush_rest(self) except -1

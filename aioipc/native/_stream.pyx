@@ -15,17 +15,26 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
-from aioipc.native._fd cimport AT_END, AdaptedStream, ByteCore, FdStream, WOULD_BLOCK, iovec
-from aioipc.native._frames cimport CONTROL_LIMIT, MOST_PARTS, FramePort, get_buffer, hold
+from aioipc.native._fd cimport AT_END, AdaptedStream, ByteCore, FdStream, WOULD_BLOCK
+from aioipc.native._fds cimport MOST_FDS, iovec, read_numbers
+from aioipc.native._frames cimport (
+    CONTROL_LIMIT,
+    MOST_PARTS,
+    NOT_STALLED,
+    UNTIL_HELLO,
+    FramePort,
+    get_buffer,
+    hold,
+)
 from aioipc.native._pacer cimport ACCEPTED, NO_ROOM
 
 from aioipc.errors import (
-    AddressError,
     ClosedError,
     EncodeError,
     FrameTooLarge,
     HandshakeError,
     IPCError,
+    PeerCrashed,
     ProtocolError,
 )
 
@@ -129,11 +138,21 @@ cdef class StreamPort(FramePort):
 
     # Receiving
 
+    def expect_fds(self, int most):
+        FramePort.expect_fds(self, most)
+        self.stream.keep_fds(self.queue)
+
+    def refuse_fds(self):
+        FramePort.refuse_fds(self)
+        self.stream.keep_fds(None)
+
     cdef object c_receive(self):
         cdef uint64_t header
         cdef Py_ssize_t length, unread
         cdef const char* frame
         cdef int frames = 0
+        if self.own_fds:
+            self.c_drop_fds()
         while True:
             unread = self.end - self.start
             if unread >= HEADER:
@@ -196,7 +215,11 @@ cdef class StreamPort(FramePort):
         if kind < DATA or kind == PAD or kind > PONG:
             self.c_refuse(ProtocolError(f"a frame has the unknown kind {kind}"))
         if word >> 16:
-            self.c_refuse(ProtocolError(f"a frame announces {word >> 16} descriptors, none were agreed"))
+            if not self.greeted or kind != DATA:
+                self.c_refuse(ProtocolError(
+                    f"a frame of kind {kind} announces {word >> 16} descriptors"
+                ))
+            self.c_check_fds(word >> 16)
         if (word >> 8) & 0xFF & ~MORE or (kind != DATA and word >> 8):
             self.c_refuse(ProtocolError(f"a frame has flags {word >> 8:#x} that were not agreed"))
         limit = CONTROL_LIMIT
@@ -237,6 +260,8 @@ cdef class StreamPort(FramePort):
                 self.c_refuse(error)
             return None
         if (word >> 8) & MORE:
+            if word >> 16:
+                self.queue.c_claim(word >> 16)
             # Not a list, which would grow with the number of parts, be they ever so short.
             if self.pieces is None:
                 self.pieces = bytearray()
@@ -246,6 +271,8 @@ cdef class StreamPort(FramePort):
             self.pieces += payload
             payload = bytes(self.pieces)
             self.pieces = None
+        if self.queue is not None:
+            self.c_deliver_fds(word >> 16)
         self.counters.messages_received += 1
         self.counters.bytes_received += PyBytes_GET_SIZE(payload)
         return payload
@@ -259,6 +286,9 @@ cdef class StreamPort(FramePort):
         cdef Py_ssize_t n
         if self.large is not NULL:
             return self.c_fill_large()
+        if self.queue is not None and self.start == self.end:
+            if self.queue.arrivals.count or self.queue.arrivals.cut:
+                self.c_refuse_strays()
         if self.packets and self.start != self.end:
             self.c_refuse(ProtocolError(
                 f"a packet ends inside a header, after {self.end - self.start} bytes of it"
@@ -288,11 +318,25 @@ cdef class StreamPort(FramePort):
         except IPCError as error:
             if self.packets and isinstance(error, ProtocolError):
                 self.c_refuse(error)
-            self.ending = self._ended(self.c_is_inside(), error)
+            self.c_end(self._ended(self.c_is_inside(), error))
             return AT_END
         if n == AT_END:
-            self.ending = self._ended(self.c_is_inside(), None)
+            self.c_end(self._ended(self.c_is_inside(), None))
+        elif n == WOULD_BLOCK and self.bereaved:
+            self.c_end(self._ended(self.c_is_inside(), self.c_bereavement()))
+            return AT_END
         return n
+
+    cdef object c_bereavement(self):
+        return PeerCrashed(f"{self.stream.address}: the peer's process has ended")
+
+    def peer_died(self):
+        """The process of the peer has ended, although the stream may not."""
+        self.bereaved = True
+        if self.send_failure is None and not self.write_ended:
+            self.c_fail_sending(self.c_bereavement())
+        self.c_call_writer()
+        self._readable()
 
     cdef bint c_is_inside(self) noexcept:
         """Whether the beginning of a message is there and its end is not."""
@@ -374,18 +418,22 @@ cdef class StreamPort(FramePort):
                 return False
         if self.start == self.end:
             self.c_release_block()
+        elif self.read_callback is not None and self.pacer is not None:
+            # What is read here makes the descriptor readable no more.
+            self.pacer.call_soon(self._readable)
         return True
 
     # Sending
 
     cdef int c_send(self, object parts, object fds) except -1:
         if fds:
-            raise AddressError(f"{self.stream.address} carries no descriptors")
+            return self.c_send_with_fds(parts, fds)
         if self.send_failure is not None:
             raise self.send_failure.with_traceback(None)
         if self.write_ended:
             raise ClosedError("this side ended its sending direction")
         if self.blocked or self.rest is not None:
+            self.stall = NOT_STALLED
             return NO_ROOM
         if PyBytes_CheckExact(parts):
             return self.c_send_one(parts, PyBytes_AS_STRING(parts), PyBytes_GET_SIZE(parts))
@@ -430,16 +478,39 @@ cdef class StreamPort(FramePort):
 
     cdef int c_send_large(self, list parts, Py_ssize_t size) except -1:
         """Write a message from where it lies; hold on to what did not fit."""
+        return self.c_write_message(parts, size, NULL, 0)
+
+    cdef int c_send_with_fds(self, object parts, object fds) except -1:
+        """Write a message, whose descriptors leave with its first byte, or not at all."""
+        cdef int numbers[MOST_FDS]
+        cdef int fd_count = read_numbers(fds, numbers)
+        cdef list pieces = []
+        cdef Py_ssize_t size = self.c_pieces(parts, pieces)
+        if self.send_failure is not None:
+            raise self.send_failure.with_traceback(None)
+        if self.write_ended:
+            raise ClosedError("this side ended its sending direction")
+        if not self.c_may_pass_fds() or self.blocked or self.rest is not None:
+            return NO_ROOM
+        if len(pieces) >= MOST_PARTS:
+            pieces = [b"".join(pieces)]
+        return self.c_write_message(pieces, size, numbers, fd_count)
+
+    cdef int c_write_message(
+        self, list parts, Py_ssize_t size, const int* numbers, int fd_count
+    ) except -1:
         cdef iovec iov[MOST_PARTS + 1]
         cdef Py_buffer views[MOST_PARTS]
-        cdef uint64_t header = <uint64_t>size | (<uint64_t>DATA << 32)
+        cdef uint64_t header = (
+            <uint64_t>size | (<uint64_t>DATA << 32) | (<uint64_t>fd_count << 48)
+        )
         cdef int count = 0
         cdef Py_ssize_t written, held = 0
         parts = [hold(part) for part in parts]
         if not self.c_flush():
             return NO_ROOM
-        if self.fragments:
-            return self.c_send_fragments(b"".join(parts))
+        if self.fragments and HEADER + size > self.gather_bytes:
+            return self.c_send_fragments(b"".join(parts), numbers, fd_count)
         iov[0].iov_base = &header
         iov[0].iov_len = HEADER
         try:
@@ -451,18 +522,12 @@ cdef class StreamPort(FramePort):
                 count += 1
             if held != size:
                 raise EncodeError(f"a message of {size:,} bytes suddenly has {held:,}")
-            self.counters.write_calls += 1
-            try:
-                written = self.io.c_write(iov, count + 1)
-            except IPCError as error:
-                self.c_fail_sending(error)
-                raise self.send_failure
+            written = self.c_write_first(iov, count + 1, numbers, fd_count)
         finally:
             while count:
                 count -= 1
                 PyBuffer_Release(&views[count])
         if written == WOULD_BLOCK:
-            self.c_block()
             return NO_ROOM
         if self.pacer is not None:
             self.pacer.look = True
@@ -480,7 +545,47 @@ cdef class StreamPort(FramePort):
         self.counters.bytes_sent += size
         return ACCEPTED
 
-    cdef int c_send_fragments(self, object message) except -1:
+    cdef Py_ssize_t c_write_first(
+        self, const iovec* iov, int count, const int* numbers, int fd_count
+    ) except -2:
+        """Write the beginning of a message, with its descriptors; WOULD_BLOCK: nothing left."""
+        cdef Py_ssize_t written
+        self.counters.write_calls += 1
+        if fd_count:
+            written = self.io.c_write_fds(iov, count, numbers, fd_count)
+            if written >= 0:
+                self.backoff_s = 0
+            elif written == -EAGAIN:
+                self.c_block()
+                written = WOULD_BLOCK
+            else:
+                self.c_fds_failed(-written)
+                written = WOULD_BLOCK
+            return written
+        try:
+            written = self.io.c_write(iov, count)
+        except IPCError as error:
+            self.c_fail_sending(error)
+            raise self.send_failure
+        if written == WOULD_BLOCK:
+            self.c_block()
+        return written
+
+    cdef object c_write_error(self, int number):
+        return (<FdStream>self.io).c_error(number, "write to")
+
+    cdef int c_pass_first(self, list frames, const int* numbers, int fd_count) except -1:
+        """Write the first of several frames, with the descriptors of all: whether it left."""
+        cdef bytes first = frames[0]
+        cdef iovec iov
+        iov.iov_base = PyBytes_AS_STRING(first)
+        iov.iov_len = PyBytes_GET_SIZE(first)
+        if self.c_write_first(&iov, 1, numbers, fd_count) == WOULD_BLOCK:
+            return 0
+        del frames[0]  # the kernel takes a packet whole
+        return 1
+
+    cdef int c_send_fragments(self, object message, const int* numbers, int fd_count) except -1:
         """Write a message in frames of which the kernel keeps each whole."""
         cdef uint64_t header
         cdef Py_ssize_t most = self.gather_bytes - HEADER
@@ -491,14 +596,18 @@ cdef class StreamPort(FramePort):
             header = <uint64_t>min(most, size - start) | (<uint64_t>DATA << 32)
             if start + most < size:
                 header |= <uint64_t>MORE << 40
+            if start == 0:
+                header |= <uint64_t>fd_count << 48
             frames.append(
                 PyBytes_FromStringAndSize(<char*>&header, HEADER) + message[start : start + most]
             )
+        if fd_count and not self.c_pass_first(frames, numbers, fd_count):
+            return NO_ROOM
         start = len(frames)
         self.rest = frames
         self.rest_offset = 0
         self.controls_waiting = 0
-        if not self.c_flush() and len(frames) == start:
+        if not self.c_flush() and len(frames) == start and not fd_count:
             # Nothing of it left: it was not accepted, and the caller waits.
             self.rest = None
             return NO_ROOM
@@ -586,6 +695,7 @@ cdef class StreamPort(FramePort):
     cdef int c_block(self) except -1:
         """No room: go on when the kernel has some. Always answers 0."""
         self.blocked = True
+        self.stall = NOT_STALLED
         if not self.armed:
             try:
                 self.stream.on_writable(self._drain)
@@ -640,20 +750,26 @@ cdef class StreamPort(FramePort):
     # Readiness
 
     def on_readable(self, callback):
+        if callback is None and self.stall == UNTIL_HELLO:
+            callback = self.hear_hello  # for those who want to send
         self.read_callback = callback
         if callback is not None:
             self.stream.on_readable(self._readable)
 
     def on_writable(self, callback):
         self.write_callback = callback
-        if callback is not None and not self.armed:
+        if self.stall:
+            self.c_wait_out(callback)
+        elif callback is not None and not self.armed:
             self.stream.on_writable(self._drain)
             self.armed = True
 
     # Polling
 
     cdef int c_poll_fd(self, bint for_room) noexcept:
-        return self.io.c_write_fd() if for_room else self.io.c_read_fd()
+        if for_room:
+            return -1 if self.stall else self.io.c_write_fd()
+        return self.io.c_read_fd()
 
     cdef int c_begin_poll(self, bint for_room) except -1:
         if for_room or self.large is not NULL or self.ending is not None or self.io.c_read_fd() < 0:
@@ -692,7 +808,7 @@ cdef class StreamPort(FramePort):
         if self.read_callback is not None and self.pacer is not None:
             # What is read here makes the descriptor readable no more.
             self.pacer.call_soon(self._readable)
-        while True:
+        while self.queue is None or self.queue.c_unclaimed() <= MOST_FDS:
             if self.capacity - self.end < (BLOCK if self.packets else 1):
                 if self.capacity >= LOOKAHEAD_LIMIT:
                     break
@@ -733,6 +849,7 @@ cdef class StreamPort(FramePort):
         self.c_release_block()
         self.c_drop_large()
         self.c_drop_unsent()
+        self.c_close_fds()
         self.blocked = False
         self.write_ended = True
         self.c_call_writer()

@@ -63,7 +63,7 @@ def adopted_stream(
     if not (reads and writes):
         capabilities &= ~Capability.DUPLEX
     if peer is not None:
-        capabilities |= Capability.CREDENTIALS
+        capabilities |= Capability.CREDENTIALS | Capability.FDS
     stream = (FdStream if packets is None else PacketStream)(
         ends[0].fileno() if reads else -1,
         ends[-1].fileno() if writes else -1,

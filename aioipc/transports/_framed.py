@@ -13,12 +13,13 @@ from aioipc.errors import (
     EndOfStream,
     FrameTooLarge,
     IPCError,
-    ProtocolError,
 )
+from aioipc.kernel.ancillary import let_fds_pass
+from aioipc.native._fd import FdStream
 from aioipc.native._stream import StreamPort
 from aioipc.transports._session import Session
 from aioipc.wire.framing import Framer
-from aioipc.wire.hello import Hello
+from aioipc.wire.hello import Hello, WireCapability
 
 if TYPE_CHECKING:
     from aioipc.limits import Limits
@@ -36,9 +37,13 @@ class PeerPort(Session, StreamPort):
             whole frames.
         codec: Name of the codec, which both sides must share.
         max_message_bytes: Limit in both directions.
+        max_fds: The most descriptors that a message may bring along, where the stream carries
+            any.
     """
 
-    def __init__(self, stream: ByteTransport, codec: str, max_message_bytes: int) -> None:
+    def __init__(
+        self, stream: ByteTransport, codec: str, max_message_bytes: int, max_fds: int = 0
+    ) -> None:
         atomic_bytes = getattr(stream, "atomic_bytes", 0)
         alone = getattr(stream, "alone", False)
         packets = getattr(stream, "packets", False)
@@ -47,8 +52,13 @@ class PeerPort(Session, StreamPort):
         )
         reads = getattr(stream, "readable", True)
         writes = getattr(stream, "writable", True)
+        capabilities = WireCapability(0)
+        if max_fds and isinstance(stream, FdStream) and Capability.FDS in stream.capabilities:
+            capabilities = WireCapability.FDS
+            let_fds_pass(stream.fileno(), True)
+            self.expect_fds(max_fds)
         self.start_session(
-            Hello(codec, max_message_bytes),
+            Hello(codec, max_message_bytes, capabilities),
             shared=getattr(stream, "shared", False),
             reads=reads,
             writes=writes,
@@ -60,10 +70,20 @@ class PeerPort(Session, StreamPort):
         start = getattr(stream, "heartbeat", None)
         self._heartbeat = None if start is None else start(self)
 
+    def refuse_fds(self) -> None:
+        super().refuse_fds()
+        let_fds_pass(self.stream.fileno(), False)  # type: ignore[attr-defined]
+
     def close(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.close()
+        self.stop_watching()
         super().close()
+
+    @property
+    def socket_fd(self) -> int:  # type: ignore[override]
+        """The descriptor of the stream."""
+        return self.stream.fileno()  # type: ignore[attr-defined, no-any-return]
 
     @property
     def transport(self) -> ByteTransport:  # type: ignore[override]
@@ -142,7 +162,7 @@ class FramedTransport:
 
     def try_send(self, parts: Sequence[Buffer], /, fds: Sequence[int] = ()) -> bool:
         if fds:
-            raise ProtocolError(f"{self.address} carries no descriptors")
+            raise AddressError(f"{self.address} carries no descriptors in a foreign framing")
         if self._write_ended:
             raise ClosedError("this side ended its sending direction")
         if not self.try_flush():

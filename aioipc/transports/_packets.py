@@ -13,7 +13,7 @@ __all__ = ["CAPABILITIES", "PACKETS", "packet_stream", "with_packets"]
 
 PACKETS = Capability.MESSAGE | Capability.DUPLEX | Capability.BACKPRESSURE
 """What every connected socket of packets can do."""
-CAPABILITIES = PACKETS | Capability.CREDENTIALS
+CAPABILITIES = PACKETS | Capability.CREDENTIALS | Capability.FDS
 
 _MOST_BYTES = 56 * 1024
 """What messages take of a packet, which has at most 64 KiB; the rest is for control frames."""

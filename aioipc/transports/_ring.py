@@ -23,7 +23,7 @@ from aioipc.loop.fd import FdWatch
 from aioipc.native._memory import Mapping
 from aioipc.native._ring import RingPort, RingStream
 from aioipc.transports._session import Session
-from aioipc.wire.hello import Hello, goodbye_for
+from aioipc.wire.hello import Hello, WireCapability, goodbye_for
 from aioipc.wire.offer import Offer, pack_refusal
 
 __all__ = ["CAPABILITIES", "RingPeerPort", "RingTransport", "Rings", "make_rings", "take_rings"]
@@ -34,8 +34,9 @@ CAPABILITIES = (
     | Capability.DUPLEX
     | Capability.BACKPRESSURE
     | Capability.CREDENTIALS
+    | Capability.FDS
 )
-_STREAM_CAPABILITIES = CAPABILITIES & ~Capability.MESSAGE | Capability.STREAM
+_STREAM_CAPABILITIES = CAPABILITIES & ~(Capability.MESSAGE | Capability.FDS) | Capability.STREAM
 _STREAM_CODEC = "stream"
 """What a HELLO calls bytes without boundaries."""
 _MOST_RECORD_BYTES = 2**28
@@ -195,8 +196,13 @@ class RingTransport:
 
     # The port
 
-    def open_port(self, codec: str, max_message_bytes: int) -> RingPeerPort:
+    def open_port(self, codec: str, max_message_bytes: int, max_fds: int = 0) -> RingPeerPort:
         """Make the rings unless they are there, and the port over them.
+
+        Args:
+            codec: The name of the codec.
+            max_message_bytes: Limit in both directions.
+            max_fds: The most descriptors that a received message may bring along.
 
         Raises:
             ResourceExhausted: There is not enough memory.
@@ -204,7 +210,7 @@ class RingTransport:
         """
         if self._rings is None:
             self._rings = self._offer_rings()
-        self._port = RingPeerPort(self, self._rings, codec, max_message_bytes)
+        self._port = RingPeerPort(self, self._rings, codec, max_message_bytes, max_fds)
         return self._port
 
     def open_stream(self) -> RingStream:
@@ -295,6 +301,23 @@ class RingTransport:
         finally:
             view.detach()
 
+    def pause_lifeline(self) -> None:
+        """Leave unread for a while what waits in the socket."""
+        self._lifeline.unwatch_reading()
+
+    def resume_lifeline(self, port: _Listening) -> None:
+        """Read again what comes over the socket."""
+        self._lifeline.watch_reading(self.socket_fd, port._lifeline)
+
+    def when_room(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` once when the socket has room."""
+
+        def writable() -> None:
+            self._lifeline.unwatch_writing()
+            callback()
+
+        self._lifeline.watch_writing(self.socket_fd, writable)
+
     def stop_lifeline(self) -> None:
         """The peer is gone: what can be read for ever must not be watched."""
         self._lifeline.close()
@@ -363,12 +386,18 @@ class RingPeerPort(Session, RingPort):
         rings: The memory and the bells.
         codec: Name of the codec, which both sides must share.
         max_message_bytes: Limit in both directions.
+        max_fds: The most descriptors that a received message may bring along.
     """
 
     transport: RingTransport
 
     def __init__(
-        self, transport: RingTransport, rings: Rings, codec: str, max_message_bytes: int
+        self,
+        transport: RingTransport,
+        rings: Rings,
+        codec: str,
+        max_message_bytes: int,
+        max_fds: int = 0,
     ) -> None:
         if rings.bells:
             own_bell, peer_bell = (bell.fileno() for bell in rings.bells)
@@ -384,4 +413,16 @@ class RingPeerPort(Session, RingPort):
             bells_are_sockets=not rings.bells,
             max_message_bytes=max_message_bytes,
         )
-        self.start_session(Hello(codec, max_message_bytes))
+        if max_fds:
+            self.expect_fds(max_fds)
+        capabilities = WireCapability.FDS if max_fds else WireCapability(0)
+        self.start_session(Hello(codec, max_message_bytes, capabilities))
+
+    @property
+    def socket_fd(self) -> int:  # type: ignore[override]
+        """The descriptor of the socket where both sides met."""
+        return self.transport.socket_fd
+
+    def close(self) -> None:
+        self.stop_watching()
+        super().close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from aioipc.abc import Transport
@@ -12,10 +14,19 @@ from aioipc.errors import (
     IPCError,
     PeerCrashed,
     ProtocolError,
+    ResourceExhausted,
     TruncatedFrame,
 )
+from aioipc.loop.death import DeathWatch, watch_peer
 from aioipc.wire.framing import Kind
-from aioipc.wire.hello import Goodbye, Handshake, Hello, exception_for, goodbye_for
+from aioipc.wire.hello import (
+    Goodbye,
+    Handshake,
+    Hello,
+    WireCapability,
+    exception_for,
+    goodbye_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +47,8 @@ class Session:
 
     transport: Transport
     _silence: IPCError | None = None
+    _death: DeathWatch | None = None
+    _other: Callable[[], Session | None] = staticmethod(lambda: None)
 
     if TYPE_CHECKING:  # what every native port between peers has
         greeted: bool
@@ -48,7 +61,11 @@ class Session:
         end_receiving: Callable[[BaseException], None]
         end_sending: Callable[[BaseException], None]
         end_writing: Callable[[], None]
+        heard_hello: Callable[[bool], None]
+        refuse_fds: Callable[[], None]
         look_ahead: Callable[[], bytes | None]
+        peer_died: Callable[[], None]
+        socket_fd: int
         on_readable: Callable[[Callable[[], object] | None], None]
         on_writable: Callable[[Callable[[], object] | None], None]
         close: Callable[[], None]
@@ -120,6 +137,10 @@ class Session:
                 if not self.try_greet():
                     self.on_readable(self.hear_hello)
 
+    def knows(self, other: Session) -> None:
+        """The peer is another object of this process, as the ends of a pair are."""
+        self._other = weakref.ref(other)
+
     def refuse(self, error: BaseException) -> None:
         """Tell the peer why, as far as there is room at once, and close."""
         with contextlib.suppress(IPCError):
@@ -142,6 +163,13 @@ class Session:
 
     # What the native part asks
 
+    def _fetch_hello(self) -> None:
+        other = self._other()
+        if other is not None:
+            other.flush_quietly()  # nobody else would, before it sends something
+        with contextlib.suppress(IPCError):  # it is the ending now
+            self.try_greet()
+
     def _control(self, kind: int, payload: bytes) -> None:
         if kind == Kind.HELLO:
             self._greet(payload)
@@ -157,7 +185,30 @@ class Session:
             self._handshake = Handshake(self._own)
         self._handshake.receive(payload)
         self.max_send_bytes = min(self.max_send_bytes, self._handshake.max_send_bytes)
-        self.greeted = True
+        passes_fds = WireCapability.FDS in self._handshake.capabilities
+        if WireCapability.FDS in self._own.capabilities and not passes_fds:
+            self.refuse_fds()
+        self.heard_hello(passes_fds)
+        self._watch_peer(self._handshake.peer)
+
+    def _watch_peer(self, hello: Hello | None) -> None:
+        """Notice the end of the peer even where a child of it has inherited the socket.
+
+        Who connected or listened may have passed the connection on, and then ended: so only if
+        it is the one who speaks.
+        """
+        peer = self.transport.peer
+        if self._death is not None or peer is None or hello is None:
+            return
+        if hello.pid == peer.pid != os.getpid():
+            with contextlib.suppress(ResourceExhausted):  # the end of the socket is still noticed
+                self._death = watch_peer(self.socket_fd, peer.pid, self.peer_died)
+
+    def stop_watching(self) -> None:
+        """Wait no longer for the end of the peer. Idempotent."""
+        death, self._death = self._death, None
+        if death is not None:
+            death.close()
 
     def _ended(self, inside_frame: bool, error: Any) -> IPCError:
         address = self.transport.address

@@ -6,6 +6,7 @@ import socket
 
 from aioipc.abc import Allow, Capability, PeerCredentials
 from aioipc.address import Address
+from aioipc.kernel.ancillary import let_fds_pass
 from aioipc.kernel.credentials import peer_credentials
 from aioipc.limits import Limits
 from aioipc.native._fd import FdStream
@@ -15,7 +16,7 @@ from aioipc.transports._stream import STREAM, socket_stream
 
 __all__ = ["CAPABILITIES", "connect", "listen", "pair"]
 
-CAPABILITIES = STREAM | Capability.CREDENTIALS
+CAPABILITIES = STREAM | Capability.CREDENTIALS | Capability.FDS
 FOLDER = "socket"
 
 
@@ -57,4 +58,5 @@ def _end_of_pair(end: socket.socket) -> FdStream:
 
 
 def _stream(sock: socket.socket, peer: PeerCredentials | None, address: str) -> FdStream:
+    let_fds_pass(sock.fileno(), False)  # unless messages are put on it: see PeerPort
     return socket_stream(sock, address=address, capabilities=CAPABILITIES, peer=peer)

@@ -91,6 +91,7 @@ async def test_a_server_in_another_process(address: str, peers: Peers) -> None:
             | Capability.DUPLEX
             | Capability.BACKPRESSURE
             | Capability.CREDENTIALS
+            | Capability.FDS
         )
         await converse(channel)
     async with aioipc.connect(address) as channel:
