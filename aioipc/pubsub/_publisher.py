@@ -317,23 +317,27 @@ class Publisher(Generic[T]):
             raise QuotaExceeded(
                 errno.EDQUOT, f"{count:,} patterns of one subscriber are over the limit of {most:,}"
             )
-        before: TopicTrie[None] = TopicTrie()
-        after: TopicTrie[None] = TopicTrie()
-        for pattern in feed.patterns:
-            before.add(pattern, None)
-        try:
-            for pattern in added:
-                after.add(pattern, None)
-                self._trie.add(pattern, feed)
-                feed.patterns.add(pattern)
-        except ValueError as error:
-            raise ProtocolError(f"a subscriber sent {error}") from None
-        for topic, data in self._retained.of(
-            lambda topic: bool(after.match(topic)) and not before.match(topic)
-        ):
+        for topic, data in self._late_for(feed, added):
             feed.outbox.keep(topic, data)
+        for pattern in added:
+            self._trie.add(pattern, feed)
+        feed.patterns |= added
         feed.pump()
         self._changed()
+
+    def _late_for(self, feed: Feed, patterns: set[str]) -> list[tuple[str, bytes]]:
+        """The retained messages that these patterns match, and those of the feed did not."""
+        wanted: TopicTrie[None] = TopicTrie()
+        try:
+            for pattern in patterns:
+                wanted.add(pattern, None)
+        except ValueError as error:
+            raise ProtocolError(f"a subscriber sent {error}") from None
+        return list(
+            self._retained.of(
+                lambda topic: bool(wanted.match(topic)) and feed not in self._trie.match(topic)
+            )
+        )
 
     def _unsubscribe(self, feed: Feed, patterns: Sequence[str]) -> None:
         for pattern in patterns:
@@ -376,6 +380,8 @@ class Publisher(Generic[T]):
                     for feed in self._feeds:
                         tasks.start_soon(self._finish, feed)
         finally:
+            for feed in self._feeds:
+                feed.channel.abort()  # those that are left when this is cancelled
             self._work.cancel()
             await asyncio.wait([self._work])
             await self._source.aclose()
