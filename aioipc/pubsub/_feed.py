@@ -68,6 +68,9 @@ class Feed:
 
     def offer(self, topic: str, data: bytes) -> bool:
         """Let a message leave, or wait; False if the subscriber was disconnected instead."""
+        if self._writing is None and self.outbox.pass_through():
+            self._send(data)
+            return True
         if not self.outbox.offer(topic, data):
             self._disconnect()
             return False
@@ -84,20 +87,23 @@ class Feed:
         """Send what may leave. What the channel has no room for leaves as soon as it has."""
         if self._writing is not None or self._is_over:
             return
-        outbox = self.outbox
-        message = outbox.take()
-        while message is not None:
-            try:
-                self.channel.send_nowait(message)
-            except WouldBlock:
-                self._writing = asyncio.get_running_loop().create_task(self._write(message))
-                return
-            except FrameTooLarge:
-                outbox.lose()
-            except IPCError as error:
-                self._check_ending(error)
-                return
-            message = outbox.take()
+        message = self.outbox.take()
+        while message is not None and self._send(message):
+            message = self.outbox.take()
+
+    def _send(self, message: bytes | Lost) -> bool:
+        """Send what was taken; False if nothing else can be sent now."""
+        try:
+            self.channel.send_nowait(message)
+        except WouldBlock:
+            self._writing = asyncio.get_running_loop().create_task(self._write(message))
+            return False
+        except FrameTooLarge:
+            self.outbox.lose()
+        except IPCError as error:
+            self._check_ending(error)
+            return False
+        return True
 
     async def finish(self) -> None:
         """Wait until everything has left, or nothing can any more.

@@ -154,6 +154,14 @@ class Outbox:
             return True
         return len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes
 
+    def pass_through(self) -> bool:
+        """Whether a message may leave at once, past nothing; then it counts as taken."""
+        if self._queue or self._lost or not self._credit:
+            return False
+        self._credit -= 1
+        self.offered += 1
+        return True
+
     def offer(self, topic: str, data: bytes) -> bool:
         """Put a message in, by the policy; with ``BLOCK``, ask `has_room` before.
 
