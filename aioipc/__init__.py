@@ -3,8 +3,8 @@
 `connect`, `listen` and `pair` give a `Channel`, which sends and receives whole objects over
 whatever the address names: pipes, FIFOs, sockets, a child process, memory.
 
-On top of channels: `rpc` and `pubsub`; beside them `signals`, `process` and `sync`, and asyncio's own
-streams and transports. Each is loaded when first used.
+On top of channels: `rpc` and `pubsub`; beside them `signals`, `process` and `sync`, and asyncio's
+own streams and transports. Each is loaded when first used.
 """
 
 import importlib

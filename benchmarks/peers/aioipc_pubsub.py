@@ -51,8 +51,8 @@ class AioipcPubSub(Contender):
 
     async def _receive(self, seat: Seat, gauge: Gauge) -> None:
         plan = seat.plan
-        options = {"codec": "raw", "when_full": "block"}
-        async with pubsub.subscriber(seat.wiring, TOPIC, **options) as subscription:
+        opening = pubsub.subscriber(seat.wiring, TOPIC, codec="raw", when_full="block")
+        async with opening as subscription:
             for _ in range(plan.warmup):
                 item = await subscription.receive()
             gauge.warm()

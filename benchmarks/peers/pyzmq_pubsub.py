@@ -65,6 +65,7 @@ class BlockingZmqPubSub(Contender):
                     socket.recv()
             for _ in sockets:
                 gauge.warm()
+            last: list[bytes] = []
             for number in range(plan.messages):
                 last = [socket.recv()[len(TOPIC) :] for socket in sockets]
                 if not number:
