@@ -6,39 +6,97 @@ mapping would kill whoever touches it (SIGBUS). Who receives one checks all of t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 
 from aioipc.kernel.owned import OwnedFd
+from aioipc.native._memory import Mapping
 from aioipc.native._os import filesystem_type
 
-__all__ = ["create_memory", "keep", "retrieve", "what_is_wrong"]
+__all__ = [
+    "check_available",
+    "create_memory",
+    "keep",
+    "map_memory",
+    "retrieve",
+    "seal",
+    "size_of",
+    "what_is_wrong",
+]
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-_WRITE_SEALS = fcntl.F_SEAL_WRITE | 0x10  # F_SEAL_FUTURE_WRITE, which fcntl has from 3.12 on
+_FUTURE_WRITE = 0x10  # F_SEAL_FUTURE_WRITE, which fcntl has from Python 3.12 on
+_WRITE_SEALS = fcntl.F_SEAL_WRITE | _FUTURE_WRITE
+_WORTH_A_LOOK = 64 * 1024 * 1024
 _TMPFS_MAGIC = 0x01021994  # statfs(2); hugetlbfs has another, and other rules
 
 
-def create_memory(size: int, name: str = "aioipc") -> OwnedFd:
+def create_memory(size: int, name: str = "aioipc", *, sealed: bool = True) -> OwnedFd:
     """Make zeroed memory of a fixed size.
 
     Args:
         size: In bytes.
         name: For /proc/PID/maps, for people to read.
+        sealed: Whether it is sealed at once, for others to write to as well.
 
     Raises:
         OSError: There is not so much (ENOSPC, ENOMEM), or no descriptor for it.
     """
+    check_available(size)
     memory = OwnedFd(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     try:
         os.ftruncate(memory.fileno(), size)
         os.posix_fallocate(memory.fileno(), 0, size)
-        fcntl.fcntl(memory.fileno(), fcntl.F_ADD_SEALS, _SEALS)
+        if sealed:
+            seal(memory)
     except BaseException:
         memory.close()
         raise
     return memory
+
+
+def check_available(size: int) -> None:
+    """Refuse more memory than the machine has left.
+
+    fallocate(2) would take it page by page until the kernel kills somebody to find more.
+
+    Raises:
+        OSError: ENOMEM.
+    """
+    if size < _WORTH_A_LOOK:
+        return
+    with open("/proc/meminfo", "rb") as file:
+        facts = dict(line.split(b":") for line in file)
+    available = sum(int(facts[key].split()[0]) for key in (b"MemAvailable", b"SwapFree")) * 1024
+    if size > available:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def seal(memory: OwnedFd, *, against_writing: bool = False) -> None:
+    """Let memory keep its size for ever.
+
+    Args:
+        memory: What `create_memory` made.
+        against_writing: Whether it can be mapped for reading only from now on.
+    """
+    seals = _SEALS | _FUTURE_WRITE if against_writing else _SEALS
+    fcntl.fcntl(memory.fileno(), fcntl.F_ADD_SEALS, seals)
+
+
+def map_memory(memory: OwnedFd, size: int, *, writable: bool = True) -> memoryview:
+    """Map the first ``size`` bytes, for as long as a view of them is left.
+
+    Raises:
+        OSError: The kernel refused; EPERM or EACCES where it can only be read.
+    """
+    return memoryview(Mapping(memory.fileno(), size, writable=writable))
+
+
+def size_of(memory: OwnedFd) -> int:
+    """How many bytes a file has."""
+    return os.fstat(memory.fileno()).st_size
 
 
 def keep(data: bytes, name: str = "aioipc") -> OwnedFd:
@@ -60,12 +118,13 @@ def retrieve(fd: int) -> bytes:
     return bytes(data)
 
 
-def what_is_wrong(fd: int, size: int) -> str | None:
+def what_is_wrong(fd: int, size: int, *, writable: bool = True) -> str | None:
     """Say why a descriptor that somebody sent is not memory as `create_memory` makes it.
 
     Args:
         fd: The descriptor.
         size: What it must have, in bytes.
+        writable: Whether it must be possible to write to it.
 
     Returns:
         The reason, None if it is good.
@@ -82,7 +141,7 @@ def what_is_wrong(fd: int, size: int) -> str | None:
     if seals & _SEALS != _SEALS:
         return f"its seals are {seals:#x}, and {_SEALS:#x} are due"
     is_writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
-    if not is_writable or seals & _WRITE_SEALS:
+    if writable and (not is_writable or seals & _WRITE_SEALS):
         return "it cannot be written"
     if status.st_size != size:
         return f"it has {status.st_size:,} bytes, not {size:,}"

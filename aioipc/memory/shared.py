@@ -1,0 +1,191 @@
+"""SharedMemory: a fixed number of bytes that several processes look at."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from aioipc.errors import AccessDenied, AddressError, ProtocolError, from_os_error
+from aioipc.kernel.memory import create_memory, map_memory, seal, size_of, what_is_wrong
+from aioipc.kernel.named_memory import create_named, open_named, unlink_named
+from aioipc.kernel.owned import OwnedFd
+
+__all__ = ["SharedMemory"]
+
+
+class SharedMemory:
+    """A fixed number of bytes in memory, shared with every process that has its descriptor or name.
+
+    Make one with `create`, `open` or `from_fd`. It has a ``fileno()``, so
+    ``channel.send(obj, fds=[memory])`` passes it on.
+
+    All of it is allocated when it is made: a machine without so much memory says so then, and
+    nothing is killed by touching it later. Views of `buffer` keep the memory mapped for as long
+    as they live, whatever is closed meanwhile.
+    """
+
+    def __init__(self, file: OwnedFd, name: str | None, buffer: memoryview) -> None:
+        self._file = file
+        self._name = name
+        self._buffer = buffer
+
+    @classmethod
+    def create(
+        cls, size: int, name: str | None = None, *, read_only_elsewhere: bool = False
+    ) -> Self:
+        """Make zeroed memory.
+
+        Args:
+            size: In bytes, for ever.
+            name: As for shm_open(3), for example ``"/frames"``: any process of this user can
+                then open it, and it stays until `unlink`. Without a name it is anonymous
+                (memfd_create(2)): it is passed on as a descriptor, and is gone when the last
+                process that has it is, however that ended.
+            read_only_elsewhere: Whether only this object may write; anonymous memory only.
+
+        Raises:
+            ResourceExhausted: There is not so much memory, or something has that name.
+            AccessDenied: The kernel does not allow it.
+            AddressError: It cannot be a name.
+            ValueError: The size is not positive, or a name and ``read_only_elsewhere`` are given.
+        """
+        if size < 1:
+            raise ValueError(f"shared memory has at least 1 byte, not {size}")
+        if name is not None and read_only_elsewhere:
+            raise ValueError("memory with a name can be written by whoever may open it")
+        doing = f"make {size:,} bytes of shared memory"
+        try:
+            file = create_memory(size, sealed=False) if name is None else create_named(name, size)
+        except OSError as error:
+            raise from_os_error(error, doing) from error
+        try:
+            buffer = map_memory(file, size)
+            if name is None:
+                seal(file, against_writing=read_only_elsewhere)
+        except OSError as error:
+            file.close()
+            if name is not None:
+                unlink_named(name)
+            raise from_os_error(error, doing) from error
+        return cls(file, name, buffer)
+
+    @classmethod
+    def open(cls, name: str, *, writable: bool = False) -> Self:
+        """Open memory that another process made, also one in another language (shm_open(3)).
+
+        Whoever may write to memory with a name may also cut it short, and then touching it kills
+        a process (SIGBUS): share it with programs that you trust.
+
+        Args:
+            name: Its name.
+            writable: Whether to write to it.
+
+        Raises:
+            AddressError: There is none, it is empty, or it cannot be a name.
+            AccessDenied: It belongs to somebody else.
+        """
+        try:
+            file = open_named(name, writable=writable)
+        except FileNotFoundError:
+            raise AddressError(f"there is no shared memory {name!r}") from None
+        except OSError as error:
+            raise from_os_error(error, f"open shared memory {name!r}") from error
+        size = size_of(file)
+        if size == 0:
+            file.close()
+            raise AddressError(f"shared memory {name!r} is empty")
+        return cls._mapped(file, name, size, writable=writable)
+
+    @classmethod
+    def from_fd(cls, fd: int, *, writable: bool = False) -> Self:
+        """Take over the descriptor of anonymous memory that came from `Channel.take_fds`.
+
+        It is checked before it is touched: memory, with the size that it will always have.
+
+        Args:
+            fd: The descriptor, which belongs to this object from now on, also if this raises.
+            writable: Whether to write to it.
+
+        Raises:
+            ProtocolError: It is something else.
+            AccessDenied: It cannot be written, and ``writable`` is given.
+            ResourceExhausted: There is no room to map it.
+        """
+        file = OwnedFd(fd)
+        try:
+            size = size_of(file)
+            wrong = what_is_wrong(file.fileno(), size, writable=False)
+        except OSError as error:
+            file.close()
+            raise from_os_error(error, f"take over descriptor {fd}") from error
+        if wrong is not None or size == 0:
+            file.close()
+            raise ProtocolError(f"descriptor {fd} is no shared memory: {wrong or 'it is empty'}")
+        return cls._mapped(file, None, size, writable=writable)
+
+    @classmethod
+    def _mapped(cls, file: OwnedFd, name: str | None, size: int, *, writable: bool) -> Self:
+        try:
+            return cls(file, name, map_memory(file, size, writable=writable))
+        except PermissionError as error:
+            file.close()
+            raise AccessDenied(error.errno, "this shared memory can only be read here") from error
+        except OSError as error:
+            file.close()
+            raise from_os_error(error, f"map {size:,} bytes of shared memory") from error
+
+    @property
+    def name(self) -> str | None:
+        """Its name, None if it is anonymous."""
+        return self._name
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._buffer.nbytes
+
+    @property
+    def writable(self) -> bool:
+        """Whether this process may write through `buffer`."""
+        return not self._buffer.readonly
+
+    @property
+    def buffer(self) -> memoryview:
+        """The bytes. Nobody keeps two processes from writing at a time: see `aioipc.sync`."""
+        return self._buffer
+
+    def fileno(self) -> int:
+        """The descriptor, -1 once it is closed."""
+        return self._file.fileno()
+
+    def unlink(self) -> None:
+        """Remove the name; who has the memory keeps it. Idempotent.
+
+        Raises:
+            ValueError: It has none.
+        """
+        if self._name is None:
+            raise ValueError("anonymous memory has no name to remove")
+        unlink_named(self._name)
+
+    def close(self) -> None:
+        """Close the descriptor. Idempotent.
+
+        The memory stays mapped as long as a view of it is left; its name stays, too.
+        """
+        self._file.close()
+        self._buffer = memoryview(b"")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<SharedMemory {self._name or 'anonymous'} {self.size:,} bytes>"

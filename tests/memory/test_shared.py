@@ -1,0 +1,169 @@
+"""Memory that processes share: by descriptor and by name, of a fixed size, and never a crash."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import aioipc
+from aioipc import AccessDenied, AddressError, ProtocolError, ResourceExhausted
+from aioipc.memory import SharedMemory
+from tests.children import Peers
+from tests.programs import program
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """A name that is removed at the end."""
+    name = f"/aioipc-test-{os.getpid()}"
+    yield name
+    Path("/dev/shm", name[1:]).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("kind", ["unix", "shm"])
+@pytest.mark.asyncio
+async def test_memory_travels(kind: str) -> None:
+    left, right = aioipc.pair(kind)
+    async with left, right:
+        with SharedMemory.create(1_000_000) as mine:
+            mine.buffer[-3:] = b"end"
+            await left.send("look", fds=[mine])
+            await right.receive()
+            with SharedMemory.from_fd(*right.take_fds()) as theirs:
+                assert (theirs.size, theirs.name, theirs.writable) == (1_000_000, None, False)
+                assert bytes(theirs.buffer[-3:]) == b"end"
+                mine.buffer[:5] = b"later"
+                assert bytes(theirs.buffer[:5]) == b"later"
+                with pytest.raises(TypeError):
+                    theirs.buffer[0] = 1
+
+
+def test_writing_on_both_sides() -> None:
+    with SharedMemory.create(10) as mine:
+        with SharedMemory.from_fd(os.dup(mine.fileno()), writable=True) as theirs:
+            theirs.buffer[0] = 7
+        assert mine.buffer[0] == 7
+
+
+def test_read_only_elsewhere() -> None:
+    with SharedMemory.create(10, read_only_elsewhere=True) as mine:
+        with pytest.raises(AccessDenied):
+            SharedMemory.from_fd(os.dup(mine.fileno()), writable=True)
+        mine.buffer[0] = 7
+        with SharedMemory.from_fd(os.dup(mine.fileno())) as theirs:
+            assert theirs.buffer[0] == 7
+        with pytest.raises(PermissionError):
+            os.pwrite(mine.fileno(), b"x", 0)
+
+
+def test_a_view_keeps_its_memory() -> None:
+    memory = SharedMemory.create(4096)
+    view = memory.buffer[10:20]
+    memory.close()
+    memory.close()
+    del memory
+    gc.collect()
+    view[:] = b"0123456789"
+    assert bytes(view) == b"0123456789"
+
+
+def test_its_size_is_fixed() -> None:
+    with SharedMemory.create(4096) as memory:
+        for size in (0, 4095, 8192):
+            with pytest.raises(PermissionError):
+                os.ftruncate(memory.fileno(), size)
+
+
+def test_what_is_no_memory(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(writer)
+    plain = os.memfd_create("aioipc-test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(plain, 4096)
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    for fd in (reader, plain, file):
+        with pytest.raises(ProtocolError, match="no shared memory"):
+            SharedMemory.from_fd(fd)
+
+
+def test_more_than_there_is() -> None:
+    for name in (None, "/aioipc-test-huge"):
+        with pytest.raises(ResourceExhausted, match="bytes of shared memory"):
+            SharedMemory.create(2**50, name)
+    with pytest.raises(ValueError, match="at least 1 byte"):
+        SharedMemory.create(0)
+
+
+def test_by_name(name: str) -> None:
+    with SharedMemory.create(100, name) as mine:
+        assert os.stat(f"/dev/shm{name}").st_mode & 0o777 == 0o600
+        with pytest.raises(ResourceExhausted, match="in use"):
+            SharedMemory.create(100, name)
+        mine.buffer[:2] = b"hi"
+        with SharedMemory.open(name) as theirs:
+            assert (theirs.size, theirs.name, bytes(theirs.buffer[:2])) == (100, name, b"hi")
+            assert not theirs.writable
+        with SharedMemory.open(name, writable=True) as theirs:
+            theirs.buffer[0] = ord("o")
+        assert bytes(mine.buffer[:2]) == b"oi"
+        mine.unlink()
+        mine.unlink()
+        with pytest.raises(AddressError, match="there is no shared memory"):
+            SharedMemory.open(name)
+
+
+C_PROGRAM = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(int count, char **arguments)
+{
+    int fd = shm_open(arguments[1], O_RDWR, 0);
+    char *data = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (fd < 0 || data == MAP_FAILED)
+        return 1;
+    puts(data);
+    strcpy(data, "hello from C");
+    return 0;
+}
+"""
+
+
+def test_a_c_program_opens_it(name: str, tmp_path: Path) -> None:
+    source, binary = tmp_path / "peer.c", tmp_path / "peer"
+    source.write_text(C_PROGRAM)
+    compiler = shutil.which("cc") or "gcc"
+    subprocess.run([compiler, source, "-o", binary, "-lrt"], check=True)
+    with SharedMemory.create(4096, name) as memory:
+        memory.buffer[:17] = b"hello from Python"
+        said = subprocess.run([binary, name], check=True, capture_output=True, text=True).stdout
+        assert said == "hello from Python\n"
+        assert bytes(memory.buffer[:12]) == b"hello from C"
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_left_of_a_killed_owner(peers: Peers) -> None:
+    async with aioipc.listen("unix:") as listener:
+        child = program(
+            peers,
+            """
+            memory = aioipc.memory.SharedMemory.create(1_000_000)
+            memory.buffer[:4] = b"mine"
+            channel = await aioipc.connect(sys.argv[1])
+            await channel.send("look", fds=[memory])
+            await asyncio.sleep(1000)
+            """,
+            listener.address,
+        )
+        async with await listener.accept() as channel:
+            await channel.receive()
+            child.kill()
+            with SharedMemory.from_fd(*channel.take_fds()) as memory:
+                assert bytes(memory.buffer[:4]) == b"mine"
