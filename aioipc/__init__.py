@@ -57,6 +57,8 @@ from aioipc.stream import ByteStream, StreamListener, connect_stream, listen_str
 
 if TYPE_CHECKING:
     from aioipc import process, rpc, signals, sync
+    from aioipc._blocking import BlockingChannel, blocking
+    from aioipc._wrap import wrap, wrap_stream
     from aioipc.asyncio_face import (
         create_connection,
         create_server,
@@ -71,6 +73,7 @@ __all__ = [
     "Address",
     "AddressError",
     "BadArguments",
+    "BlockingChannel",
     "BrokenBarrierError",
     "BusyError",
     "ByteStream",
@@ -108,6 +111,7 @@ __all__ = [
     "VersionMismatch",
     "WorkerDied",
     "WouldBlock",
+    "blocking",
     "codecs",
     "connect",
     "connect_stream",
@@ -128,16 +132,27 @@ __all__ = [
     "start_server",
     "sync",
     "timeout",
+    "wrap",
+    "wrap_stream",
 ]
 
 _PATTERNS = frozenset({"process", "rpc", "signals", "sync"})
-_ASYNCIO_FACE = frozenset({"create_connection", "create_server", "open_connection", "start_server"})
+_LATE = {
+    "BlockingChannel": "_blocking",
+    "blocking": "_blocking",
+    "create_connection": "asyncio_face",
+    "create_server": "asyncio_face",
+    "open_connection": "asyncio_face",
+    "start_server": "asyncio_face",
+    "wrap": "_wrap",
+    "wrap_stream": "_wrap",
+}
 """Loaded when first asked for, so that a program pays for what it uses."""
 
 
 def __getattr__(name: str) -> object:
     if name in _PATTERNS:
         return importlib.import_module(f"{__name__}.{name}")
-    if name in _ASYNCIO_FACE:
-        return getattr(importlib.import_module(f"{__name__}.asyncio_face"), name)
+    if name in _LATE:
+        return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
