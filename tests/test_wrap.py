@@ -19,6 +19,7 @@ import pytest
 
 import aioipc
 from aioipc import AddressError, Capability, EndOfStream, PeerCrashed, TruncatedFrame
+from tests.certificates import client_context, server_context
 from tests.links import steps
 
 pytestmark = pytest.mark.asyncio
@@ -222,6 +223,25 @@ async def test_a_writer_waits_for_a_slow_peer() -> None:
             left.abort()
 
 
+@pytest.mark.parametrize("size", [1000, 300_000])
+async def test_what_was_not_sent_yet_goes_first(size: int) -> None:
+    """Whether the writer was told to pause by then, or not."""
+    ours, theirs = socket.socketpair()
+    async with streams(ours) as (reader, writer):
+        sent = 0
+        while not writer.transport.get_write_buffer_size():
+            writer.write(bytes(size))
+            sent += size
+        left = aioipc.wrap_stream((reader, writer))
+        async with left, aioipc.wrap_stream(theirs) as right:
+            sending = asyncio.create_task(left.send(b"x" * 100_000))
+            received = b""
+            while len(received) < sent + 100_000:
+                received += await right.receive()
+            await sending
+            assert received == bytes(sent) + b"x" * 100_000
+
+
 async def test_both_over_tcp() -> None:
     async with aioipc.listen("tcp://127.0.0.1:0") as listener:
         host, _, port = listener.address.removeprefix("tcp://").rpartition(":")
@@ -235,6 +255,27 @@ async def test_both_over_tcp() -> None:
                 await left.receive()
     with pytest.raises(AddressError, match="is closed"):
         aioipc.wrap(pair)
+
+
+async def test_tls_that_asyncio_began() -> None:
+    accepted: asyncio.Queue[Streams] = asyncio.Queue()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await accepted.put((reader, writer))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=server_context())
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        pair = await asyncio.open_connection("localhost", port, ssl=client_context())
+        left, right = aioipc.wrap(pair), aioipc.wrap(await accepted.get())
+        async with left, right:
+            sending = asyncio.create_task(left.send(b"x" * 900_000))
+            assert await right.receive() == b"x" * 900_000
+            await sending
+            await right.aclose()
+            with pytest.raises(EndOfStream):
+                await left.receive()
+    await steps(10)
 
 
 # --- what cannot be taken over ---------------------------------------------------------------

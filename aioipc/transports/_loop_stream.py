@@ -47,18 +47,21 @@ class LoopStream(asyncio.Protocol):
             self.capabilities |= Capability.CREDENTIALS
         self.poll_source: int | None = None
         self._transport = transport
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
         self._pair = reader, writer  # which close the transport when they are collected
         self._data = bytearray()
         self._ended = False
         self._lost: PeerCrashed | None = None
         self._write_ended = False
-        self._full = transport.get_write_buffer_size() > 0
+        _, high = transport.get_write_buffer_limits()
+        self._full = transport.get_write_buffer_size() > high
         self._closed = False
         self._on_readable: _Callback | None = None
         self._on_writable: _Callback | None = None
         self._loop = asyncio.get_running_loop()
         transport.set_protocol(self)
-        transport.set_write_buffer_limits(high=0)
+        # With 0 the transports of asyncio's TLS pause whoever has nothing left to write.
+        transport.set_write_buffer_limits(high=1, low=0)
         self._take_over(reader)
 
     def _take_over(self, reader: asyncio.StreamReader) -> None:
@@ -80,7 +83,7 @@ class LoopStream(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._ended = True
         self._ring_reader()
-        return True  # the other direction goes on
+        return not self._is_tls  # else the other direction goes on
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if not self._ended:
