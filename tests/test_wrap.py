@@ -263,10 +263,14 @@ async def test_tls_that_asyncio_began() -> None:
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await accepted.put((reader, writer))
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=server_context())
+    # By number: to look a name up, libuv starts threads, which stay.
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = await asyncio.start_server(accept, sock=sock, ssl=server_context())
     async with server:
         port = server.sockets[0].getsockname()[1]
-        pair = await asyncio.open_connection("localhost", port, ssl=client_context())
+        pair = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=client_context(), server_hostname="localhost"
+        )
         left, right = aioipc.wrap(pair), aioipc.wrap(await accepted.get())
         async with left, right:
             sending = asyncio.create_task(left.send(b"x" * 900_000))
