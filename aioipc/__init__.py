@@ -3,7 +3,7 @@
 `connect`, `listen` and `pair` give a `Channel`, which sends and receives whole objects over
 whatever the address names: pipes, FIFOs, sockets, a child process, memory.
 
-On top of channels: `rpc`, loaded when first used.
+On top of channels: `rpc` and `queues`, loaded when first used.
 """
 
 import importlib
@@ -56,7 +56,7 @@ from aioipc.loop.run import new_event_loop, run
 from aioipc.stream import ByteStream, StreamListener, connect_stream, listen_stream
 
 if TYPE_CHECKING:
-    from aioipc import rpc
+    from aioipc import queues, rpc
 
 __version__ = "0.1.0"
 
@@ -110,6 +110,7 @@ __all__ = [
     "listen_stream",
     "new_event_loop",
     "pair",
+    "queues",
     "rpc",
     "run",
     "same_user",
@@ -117,7 +118,7 @@ __all__ = [
     "timeout",
 ]
 
-_PATTERNS = frozenset({"rpc"})
+_PATTERNS = frozenset({"queues", "rpc"})
 """Loaded when first asked for, so that a program pays for what it uses."""
 
 

@@ -19,9 +19,11 @@ FAMILIES = {
     "fd": "aioipc.transports.fd",
     "fifo": "aioipc.transports.fifo",
     "memory": "aioipc.transports.memory",
+    "mq": "aioipc.transports.mq",
     "pipe": "aioipc.transports.pipe",
     "shm": "aioipc.transports.shm",
     "stdio": "aioipc.transports.stdio",
+    "sysv": "aioipc.transports.sysv",
     "tcp": "aioipc.transports.tcp",
     "unix": "aioipc.transports.unix",
 }
