@@ -1,10 +1,26 @@
 """Queues: objects that any process puts in, and any process takes out, each of them once.
 
 `open` gives a queue by its address: ``mq:`` and ``sysv:`` are kept by the kernel and shared with
-programs in any language. docs/queues.md is the tutorial.
+programs in any language; elsewhere a process keeps it with `serve`, and then what is taken has to
+be acknowledged. docs/queues.md is the tutorial.
 """
 
+from aioipc.queues._broker import Policy
+from aioipc.queues._job import Job
 from aioipc.queues._opening import open  # noqa: A004 - queues.open
 from aioipc.queues._queue import Item, Queue, QueueStatistics
+from aioipc.queues.client import DeadJob, WorkQueue
+from aioipc.queues.server import QueueServer, serve
 
-__all__ = ["Item", "Queue", "QueueStatistics", "open"]
+__all__ = [
+    "DeadJob",
+    "Item",
+    "Job",
+    "Policy",
+    "Queue",
+    "QueueServer",
+    "QueueStatistics",
+    "WorkQueue",
+    "open",
+    "serve",
+]

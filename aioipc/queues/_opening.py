@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -9,13 +10,17 @@ from typing import Any, TypeVar, overload
 from aioipc._opening import Opening
 from aioipc.abc import Allow, Codec
 from aioipc.address import Address
+from aioipc.connect import connect
 from aioipc.errors import AddressError
 from aioipc.kernel.mqueue import Sizes, make_queue, open_or_make_queue, open_queue
 from aioipc.kernel.sysv import make_sysv_queue, open_or_make_sysv_queue, open_sysv_queue
 from aioipc.limits import Limits
+from aioipc.queues import _protocol as protocol
 from aioipc.queues._coding import Coding
 from aioipc.queues._queue import Queue
+from aioipc.queues.client import WorkQueue
 from aioipc.queues.kernel import PosixQueue, SystemVQueue
+from aioipc.transports import can_listen
 from aioipc.transports.mq import MqTransport
 from aioipc.transports.sysv import SysvTransport
 
@@ -33,6 +38,7 @@ def open(  # noqa: A001 - queues.open
     max_messages: int | None = None,
     max_message_size: int | None = None,
     mode: int = 0o600,
+    prefetch: int = 0,
     codec: Codec[T],
     limits: Limits | None = None,
     allow: Allow | None = None,
@@ -46,6 +52,7 @@ def open(  # noqa: A001 - queues.open
     max_messages: int | None = None,
     max_message_size: int | None = None,
     mode: int = 0o600,
+    prefetch: int = 0,
     codec: str = "msgpack",
     limits: Limits | None = None,
     allow: Allow | None = None,
@@ -58,6 +65,7 @@ def open(  # noqa: A001 - queues.open
     max_messages: int | None = None,
     max_message_size: int | None = None,
     mode: int = 0o600,
+    prefetch: int = 0,
     codec: str | Codec[Any] = "msgpack",
     limits: Limits | None = None,
     allow: Allow | None = None,
@@ -65,14 +73,18 @@ def open(  # noqa: A001 - queues.open
     """Open a queue: ``async with queues.open("mq:/jobs", create=True) as queue``.
 
     Args:
-        address: ``mq:/name`` for a POSIX queue, ``sysv:KEY`` for a System V queue.
+        address: ``mq:/name`` for a POSIX queue, ``sysv:KEY`` for a System V queue, else where
+            a work queue is served (`serve`), such as ``unix:jobs``.
         create: Whether to make the queue if it is not there.
         exclusive: With ``create``: it must not be there yet.
         max_messages: With ``create`` and ``mq:``: how many messages it holds.
         max_message_size: With ``create`` and ``mq:``: how long one may be, in bytes.
         mode: With ``create``: who may use it, less the umask.
+        prefetch: With a work queue: how many jobs wait here for this worker, beyond those that it
+            is waiting for. More of them save time, and are distributed less fairly.
         codec: As for `aioipc.connect`.
-        limits: How deep and how long a received message may be.
+        limits: How deep and how long a received message may be; with a work queue,
+            ``limits.max_calls`` is how many puts wait for an answer at once.
         allow: Decides about the server of a served queue, as for `aioipc.connect`.
 
     Raises:
@@ -89,10 +101,14 @@ def open(  # noqa: A001 - queues.open
     coding = Coding(codec, limits or Limits())
     making = Making(create, exclusive, max_messages, max_message_size, mode)
     making.check(where)
+    if prefetch < 0:
+        raise ValueError(f"prefetch must be at least 0, not {prefetch:,}")
     if where.scheme not in _KERNEL:
-        raise AddressError(f"address '{where}': {where.scheme}: has no queues, only mq: and sysv:")
+        return Opening(functools.partial(_open_served, where, coding, prefetch, limits, allow))
     if allow is not None:
         raise ValueError(f"{where}: the kernel keeps this queue, so there is nobody to allow=")
+    if prefetch:
+        raise ValueError(f"{where}: the kernel keeps this queue, and nothing is fetched before")
     open_kernel = _KERNEL[where.scheme]
 
     async def open_() -> Queue[Any]:
@@ -123,8 +139,24 @@ class Making:
                 raise ValueError(f"{address}: {name}= is for mq: queues")
             if size is not None and not self.create:
                 raise ValueError(f"{address}: {name}= needs create=True")
+        if self.create and address.scheme not in _KERNEL:
+            raise ValueError(f"{address}: a served queue is there when its server is")
         if self.exclusive and not self.create:
             raise ValueError(f"{address}: exclusive= needs create=True")
+
+
+async def _open_served(
+    address: Address,
+    coding: Coding[Any],
+    prefetch: int,
+    limits: Limits | None,
+    allow: Allow | None,
+) -> Queue[Any]:
+    if not can_listen(address):
+        raise AddressError(f"address '{address}': {address.scheme}: has no queues")
+    known = limits or Limits()
+    channel = await connect(address, codec=protocol, limits=known, allow=allow)
+    return WorkQueue(channel, coding, prefetch=prefetch, max_puts=known.max_calls)
 
 
 def _open_posix(address: Address, coding: Coding[Any], making: Making) -> Queue[Any]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Generic, Self, TypeVar
+
+from aioipc.errors import EndOfStream
+from aioipc.queues._job import Taking
 
 __all__ = ["Item", "Queue", "QueueStatistics"]
 
@@ -37,6 +41,9 @@ class QueueStatistics:
         max_message_size: How long one may be, in bytes.
         max_bytes: How many bytes it holds; None where messages are counted instead.
         is_unlinked: Whether it was removed, and lives on only for those who have it open.
+        counters: Of a served queue, how many jobs are "ready", "leased", "dead" or "waiting" for
+            room, and how many have been "accepted", "given", "redelivered", "done", "failed",
+            "lost" and "expired" since its server was started; "dead_dropped" were too many to keep.
     """
 
     messages: int
@@ -44,6 +51,7 @@ class QueueStatistics:
     max_message_size: int
     max_bytes: int | None = None
     is_unlinked: bool = False
+    counters: Mapping[str, int] = field(default_factory=dict)
 
 
 class Queue(abc.ABC, Generic[T]):
@@ -120,6 +128,13 @@ class Queue(abc.ABC, Generic[T]):
         """
         raise self._lacking("get_item")
 
+    def take(self) -> Taking[T]:
+        """Take a job and tell what became of it: ``async with queue.take() as job``.
+
+        Served queues have it: see `WorkQueue.take`.
+        """
+        raise self._lacking("take: nobody keeps what was taken until it is done; say get")
+
     def unlink(self) -> None:
         """Remove the queue from the system, where the kernel keeps it. Idempotent.
 
@@ -157,4 +172,7 @@ class Queue(abc.ABC, Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        return await self.get()
+        try:
+            return await self.get()
+        except EndOfStream:
+            raise StopAsyncIteration from None
