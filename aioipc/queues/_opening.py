@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from aioipc._opening import Opening
-from aioipc.abc import Allow, Codec
+from aioipc.abc import Allow, Capability, Codec
 from aioipc.address import Address
 from aioipc.connect import connect
 from aioipc.errors import AddressError
@@ -20,7 +20,7 @@ from aioipc.queues._coding import Coding
 from aioipc.queues._queue import Queue
 from aioipc.queues.client import WorkQueue
 from aioipc.queues.kernel import PosixQueue, SystemVQueue
-from aioipc.transports import can_listen
+from aioipc.transports import family_of
 from aioipc.transports.mq import MqTransport
 from aioipc.transports.sysv import SysvTransport
 
@@ -104,6 +104,7 @@ def open(  # noqa: A001 - queues.open
     if prefetch < 0:
         raise ValueError(f"prefetch must be at least 0, not {prefetch:,}")
     if where.scheme not in _KERNEL:
+        _check_serves(where)
         return Opening(functools.partial(_open_served, where, coding, prefetch, limits, allow))
     if allow is not None:
         raise ValueError(f"{where}: the kernel keeps this queue, so there is nobody to allow=")
@@ -145,6 +146,16 @@ class Making:
             raise ValueError(f"{address}: exclusive= needs create=True")
 
 
+def _check_serves(address: Address) -> None:
+    """Refuse an address over which no server could answer.
+
+    Raises:
+        AddressError: It is such.
+    """
+    if Capability.DUPLEX not in family_of(address, able_to="listen").CAPABILITIES:
+        raise AddressError(f"address '{address}': {address.scheme}: has no queues, being one way")
+
+
 async def _open_served(
     address: Address,
     coding: Coding[Any],
@@ -152,8 +163,6 @@ async def _open_served(
     limits: Limits | None,
     allow: Allow | None,
 ) -> Queue[Any]:
-    if not can_listen(address):
-        raise AddressError(f"address '{address}': {address.scheme}: has no queues")
     known = limits or Limits()
     channel = await connect(address, codec=protocol, limits=known, allow=allow)
     return WorkQueue(channel, coding, prefetch=prefetch, max_puts=known.max_calls)
