@@ -2,7 +2,8 @@
 
 `open` gives a queue by its address: ``mq:`` and ``sysv:`` are kept by the kernel and shared with
 programs in any language; elsewhere a process keeps it with `serve`, and then what is taken has to
-be acknowledged. docs/queues.md is the tutorial.
+be acknowledged. `mailbox` opens one of this process, to which others write by name.
+docs/queues.md is the tutorial.
 """
 
 from aioipc.queues._broker import Policy
@@ -10,17 +11,21 @@ from aioipc.queues._job import Job
 from aioipc.queues._opening import open  # noqa: A004 - queues.open
 from aioipc.queues._queue import Item, Queue, QueueStatistics
 from aioipc.queues.client import DeadJob, WorkQueue
+from aioipc.queues.mailboxes import Mailbox, Message, mailbox
 from aioipc.queues.server import QueueServer, serve
 
 __all__ = [
     "DeadJob",
     "Item",
     "Job",
+    "Mailbox",
+    "Message",
     "Policy",
     "Queue",
     "QueueServer",
     "QueueStatistics",
     "WorkQueue",
+    "mailbox",
     "open",
     "serve",
 ]
