@@ -13,7 +13,7 @@ from aioipc.address import Address
 from aioipc.connect import connect
 from aioipc.errors import AddressError
 from aioipc.kernel.mqueue import Sizes, make_queue, open_or_make_queue, open_queue
-from aioipc.kernel.sysv import make_sysv_queue, open_or_make_sysv_queue, open_sysv_queue
+from aioipc.kernel.sysv_queue import make_sysv_queue, open_or_make_sysv_queue, open_sysv_queue
 from aioipc.limits import Limits
 from aioipc.queues import _protocol as protocol
 from aioipc.queues._coding import Coding

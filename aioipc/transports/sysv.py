@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from aioipc.abc import Allow, Buffer, Capability, PeerCredentials
 from aioipc.address import Address
 from aioipc.errors import ClosedError, FrameTooLarge, IPCError
-from aioipc.kernel.sysv import SysvQueue, open_or_make_sysv_queue, open_sysv_queue
+from aioipc.kernel.sysv_queue import SysvQueue, open_or_make_sysv_queue, open_sysv_queue
 from aioipc.limits import Limits
 from aioipc.loop.pump import Watched, pump
 from aioipc.transports._single import SingleAcceptor
