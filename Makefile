@@ -86,6 +86,15 @@ test-all:  ## the tests on every Python from 3.11 on that PATH or pyenv knows
 		$(MAKE) pytest PYTHON="$$python" VENV=".venv-$$version"; \
 	done
 
+.PHONY: conformance
+conformance:  ## CPython's own tests of asyncio over our transports, on every Python
+	@for version in $(VERSIONS); do \
+		python=$$($(FIND_PYTHON)); \
+		if [ -z "$$python" ]; then echo "no Python $$version here"; continue; fi; \
+		$(MAKE) .venv-$$version/.native PYTHON="$$python" VENV=".venv-$$version"; \
+		.venv-$$version/bin/python -m tests.asyncio_face.conformance; \
+	done
+
 .PHONY: coverage
 coverage: $(VENV)/.test $(VENV)/.native  ## the tests, and which branches they took
 	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html $(TESTS)

@@ -3,11 +3,11 @@
 `connect`, `listen` and `pair` give a `Channel`, which sends and receives whole objects over
 whatever the address names: pipes, FIFOs, sockets, a child process, memory.
 
-On top of channels: `rpc` and `queues`, loaded when first used.
+On top of channels: `rpc` and `queues`; beside them `signals`, `process` and `sync`, and asyncio's
+own streams and transports. Each is loaded when first used.
 """
 
 import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from aioipc import codecs, errors
@@ -56,7 +56,13 @@ from aioipc.loop.run import new_event_loop, run
 from aioipc.stream import ByteStream, StreamListener, connect_stream, listen_stream
 
 if TYPE_CHECKING:
-    from aioipc import queues, rpc
+    from aioipc import process, queues, rpc, signals, sync
+    from aioipc.asyncio_face import (
+        create_connection,
+        create_server,
+        open_connection,
+        start_server,
+    )
 
 __version__ = "0.1.0"
 
@@ -105,24 +111,34 @@ __all__ = [
     "codecs",
     "connect",
     "connect_stream",
+    "create_connection",
+    "create_server",
     "errors",
     "listen",
     "listen_stream",
     "new_event_loop",
+    "open_connection",
     "pair",
+    "process",
     "queues",
     "rpc",
     "run",
     "same_user",
     "same_user_or_root",
+    "signals",
+    "start_server",
+    "sync",
     "timeout",
 ]
 
-_PATTERNS = frozenset({"queues", "rpc"})
+_PATTERNS = frozenset({"process", "queues", "rpc", "signals", "sync"})
+_ASYNCIO_FACE = frozenset({"create_connection", "create_server", "open_connection", "start_server"})
 """Loaded when first asked for, so that a program pays for what it uses."""
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> object:
     if name in _PATTERNS:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _ASYNCIO_FACE:
+        return getattr(importlib.import_module(f"{__name__}.asyncio_face"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioipc import codecs
 from aioipc.abc import (
@@ -21,7 +21,7 @@ from aioipc.abc import (
 )
 from aioipc.address import Address
 from aioipc.channel import Channel, Port
-from aioipc.errors import AccessDenied
+from aioipc.errors import AccessDenied, AddressError
 from aioipc.limits import Limits
 from aioipc.native._core import AdaptedPort
 from aioipc.transports._framed import FramedTransport, PeerPort, message_limit
@@ -37,26 +37,36 @@ AnyTransport = ByteTransport | MessageTransport | PortTransport
 LENGTH = "length"
 
 
-class _Closable(Protocol):
-    async def aclose(self) -> None: ...
+T = TypeVar("T")
 
 
-C = TypeVar("C", bound=_Closable)
+async def _aclose(opened: Any) -> None:
+    await opened.aclose()
 
 
-class Opening(Generic[C]):
-    """A resource about to be opened: ``await`` it, or enter it with ``async with``."""
+class Opening(Generic[T]):
+    """A resource about to be opened: ``await`` it, or enter it with ``async with``.
 
-    __slots__ = ("_open", "_opened")
+    Args:
+        open_: Opens it.
+        close: Closes it; by default its ``aclose`` does.
+    """
 
-    def __init__(self, open_: Callable[[], Awaitable[C]]) -> None:
+    __slots__ = ("_close", "_open", "_opened")
+
+    def __init__(
+        self,
+        open_: Callable[[], Awaitable[T]],
+        close: Callable[[T], Awaitable[None]] = _aclose,
+    ) -> None:
         self._open = open_
-        self._opened: C | None = None
+        self._close = close
+        self._opened: T | None = None
 
-    def __await__(self) -> Generator[Any, Any, C]:
+    def __await__(self) -> Generator[Any, Any, T]:
         return self._open().__await__()
 
-    async def __aenter__(self) -> C:
+    async def __aenter__(self) -> T:
         self._opened = await self._open()
         return self._opened
 
@@ -67,7 +77,7 @@ class Opening(Generic[C]):
         trace: TracebackType | None,
     ) -> None:
         assert self._opened is not None, "entered before it is left"
-        await self._opened.aclose()
+        await self._close(self._opened)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +147,7 @@ class ChannelOptions:
         if is_message_transport(transport):
             return AdaptedPort(transport)
         if self.framing != LENGTH:
+            _check_bytes(transport)
             return AdaptedPort(FramedTransport(transport, FRAMERS[self.framing](limit)))
         return PeerPort(transport, self.codec.name, limit)
 
@@ -155,6 +166,13 @@ def is_message_transport(
 ) -> TypeIs[MessageTransport]:
     """Whether the transport keeps the boundaries of messages by itself."""
     return hasattr(transport, "try_receive")
+
+
+def _check_bytes(transport: ByteTransport) -> None:
+    if Capability.STREAM not in transport.capabilities:
+        raise AddressError(
+            f"{transport.address} carries whole messages, so framing= has nothing to do there"
+        )
 
 
 def _is_foreign(peer: PeerCredentials | None) -> bool:

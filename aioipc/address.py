@@ -6,7 +6,8 @@
 ``unix:/path``  ``unix:///path``       a socket in the file system; also ``unix+seqpacket:``
                                        and ``unix+dgram:``
 ``unix:name``  ``unix:@abstract``      a socket in the runtime directory, in the abstract namespace
-``tcp://host:port``                    also ``tls://`` and ``udp://``; IPv6 as ``tcp://[::1]:80``
+``tcp://host:port``                    also ``udp://``; IPv6 as ``tcp://[::1]:80``
+``tls://host:port?cert=/p&ca=/q``      TCP with TLS and its files; also ``key`` and ``name``
 ``shm:name``  ``shm:/path``            a shared-memory ring, found by the socket that offers it
 ``shm:fd=7``                           the same, over a descriptor that this process inherited
 ``mq:/name``  ``sysv:0x1234``          a POSIX and a System V message queue
@@ -21,15 +22,20 @@ other scheme is kept as it stands, so that transports of third parties can have 
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
 import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+from urllib.parse import parse_qsl
 
 from aioipc.errors import AddressError
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["Address", "check_name"]
 
@@ -41,6 +47,7 @@ _KEY = re.compile(r"[1-9][0-9]{0,9}|0[xX][0-9A-Fa-f]{1,8}")
 _MAX_QUEUE_NAME_BYTES = 254  # mq_overview(7): NAME_MAX without the leading slash
 _MAX_ABSTRACT_BYTES = 107  # unix(7): sun_path without the leading NUL
 _MAX_PORT = 65535
+_TLS_PARAMETERS = ("cert", "key", "ca", "name")
 _MAX_FD = 2**31 - 1
 _MAX_SHOWN = 200
 
@@ -62,6 +69,9 @@ class Address:
         fds: Descriptors that this process inherited.
         argv: A command and its arguments.
         options: What stood behind the question mark.
+        parameters: The same where it is names and values, decoded: of ``tls:`` the files
+            ``cert``, ``key`` and ``ca``, and the ``name`` of the server.
+        tls: The context for ``tls:`` that `with_tls` was given.
     """
 
     scheme: str
@@ -75,6 +85,8 @@ class Address:
     fds: tuple[int, ...] = ()
     argv: tuple[str, ...] = ()
     options: frozenset[str] = frozenset()
+    parameters: tuple[tuple[str, str], ...] = ()
+    tls: ssl.SSLContext | None = None
 
     @classmethod
     def parse(cls, text: str | Address) -> Address:
@@ -100,6 +112,16 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return Address.parse(f"{self.scheme}://{host}:{port}")
 
+    def with_tls(self, context: ssl.SSLContext) -> Address:
+        """The same ``tls:`` address with a context of the caller's instead of parameters.
+
+        Raises:
+            AddressError: It is of another scheme.
+        """
+        if self.scheme != "tls":
+            raise AddressError(f"address {_shown(str(self))}: only tls: has a context")
+        return dataclasses.replace(self, tls=context)
+
 
 def check_name(name: str, *, part: str = "name") -> str:
     """Return ``name`` if it may stand in the runtime directory.
@@ -123,6 +145,7 @@ class _Parts(TypedDict, total=False):
     fds: tuple[int, ...]
     argv: tuple[str, ...]
     options: frozenset[str]
+    parameters: tuple[tuple[str, str], ...]
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -194,6 +217,22 @@ def _host_and_port(rest: str) -> _Parts:
     if not colon:
         raise AddressError("the port is missing: write //host:port")
     return {"host": _host(host), "port": _port(port)}
+
+
+def _tls(rest: str) -> _Parts:
+    place, _, query = rest.partition("?")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise _wrong("parameters", query, "name=value&name=value") from None
+    for name, value in pairs:
+        if name not in _TLS_PARAMETERS:
+            raise _wrong("parameter", name, ", ".join(_TLS_PARAMETERS))
+        if not value:
+            raise _wrong(f"parameter {name}", value, "something behind the =")
+    if len(dict(pairs)) < len(pairs):
+        raise _wrong("parameters", query, "each only once")
+    return {**_host_and_port(place), "parameters": tuple(pairs)}
 
 
 def _host(text: str) -> str:
@@ -290,7 +329,7 @@ _PARSERS: dict[str, Callable[[str], _Parts]] = {
     "unix+seqpacket": _unix,
     "unix+dgram": _unix,
     "tcp": _host_and_port,
-    "tls": _host_and_port,
+    "tls": _tls,
     "udp": _host_and_port,
     "shm": _shm,
     "mq": _queue_name,

@@ -44,6 +44,8 @@ class IPCAttribute(anyio.TypedAttributeSet):
     """The limits of this end."""
     capabilities: Capability = anyio.typed_attribute()
     """What the transport can do."""
+    peer_certificate: dict[str, Any] | None = anyio.typed_attribute()
+    """What the peer proved to be, over TLS, as `ssl.SSLSocket.getpeercert` has it; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
             IPCAttribute.codec: lambda: self.codec.name,
             IPCAttribute.limits: lambda: self.limits,
             IPCAttribute.capabilities: lambda: self.capabilities,
+            IPCAttribute.peer_certificate: lambda: getattr(self._stream, "peer_certificate", None),
         }
 
     def statistics(self) -> ChannelStatistics:

@@ -105,7 +105,7 @@ def pair(
     """Two connected channels: for two tasks, or one for a child process (`Channel.detach`).
 
     Args:
-        kind: "memory", "pipe", "unix" or "shm".
+        kind: "memory", "pipe", "unix", "unix+seqpacket" or "shm".
         codec: As for `connect`.
         framing: As for `connect`.
         limits: As for `connect`.

@@ -62,7 +62,7 @@ class EndOfStream(IPCError, anyio.EndOfStream, EOFError):
     """The peer finished cleanly. Nothing more will arrive; sending may still work."""
 
 
-class PeerCrashed(IPCError, anyio.BrokenResourceError, ConnectionError):
+class PeerCrashed(IPCError, anyio.BrokenResourceError, ConnectionResetError):
     """The peer is gone and did not say goodbye, or said that it failed.
 
     What arrived before was received. Only ``aclose`` is left to do.
@@ -241,17 +241,41 @@ class OwnerDied(IPCError):
 
 
 class WorkerDied(IPCError):
-    """A worker process ended.
+    """A worker process ended by itself, and not well. Nothing of it is left.
 
     Attributes:
-        status: Its exit code of 0 or more, or minus the number of the signal.
+        status: Its exit code, or minus the number of the signal that killed it.
+        out_of_memory: Whether the kernel ended processes for want of memory while it ran, and
+            this one ended in the same way.
+        last_lines: What it last wrote to its standard error, where that was logged.
     """
 
     status: int
+    out_of_memory: bool
+    last_lines: tuple[str, ...]
 
-    def __init__(self, message: str, *, status: int) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        out_of_memory: bool = False,
+        last_lines: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.out_of_memory = out_of_memory
+        self.last_lines = last_lines
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code; None where a signal killed it."""
+        return self.status if self.status >= 0 else None
+
+    @property
+    def signal(self) -> int | None:
+        """The number of the signal that killed it; None where it exited."""
+        return -self.status if self.status < 0 else None
 
 
 class BrokenBarrierError(IPCError, threading.BrokenBarrierError):

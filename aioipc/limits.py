@@ -40,6 +40,10 @@ class Limits:
     """How long a close may take to deliver what was already accepted."""
     max_calls: int = 128
     """Remote calls that one side of a connection has open at once; more of them wait."""
+    heartbeat_s: float = 15.0
+    """After how long without anything sent to a peer on the network it gets a sign of life."""
+    silence_s: float = 45.0
+    """After how long without anything from a peer on the network it counts as crashed."""
     ring_bytes: int = 1 * MIB
     """Size of one direction of a shared-memory ring, a power of two."""
 
@@ -48,6 +52,11 @@ class Limits:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} must be between {low:,} and {high:,}, not {value:,}")
+        if self.silence_s <= self.heartbeat_s:
+            raise ValueError(
+                f"silence_s must be more than heartbeat_s, {self.heartbeat_s:g}, "
+                f"not {self.silence_s:g}"
+            )
         if self.ring_bytes & (self.ring_bytes - 1):
             raise ValueError(f"ring_bytes must be a power of two, not {self.ring_bytes:,}")
 
@@ -64,5 +73,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("connect_s", 0.001, 3600),
     ("linger_s", 0, 3600),
     ("max_calls", 1, 2**20),
+    ("heartbeat_s", 0.001, 3600),
+    ("silence_s", 0.001, 24 * 3600),
     ("ring_bytes", 64 * KIB, 1024 * MIB),
 )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import errno
-import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,36 +13,21 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from aioipc._opening import AnyTransport, Opening, has_own_port, is_message_transport
+from aioipc._bytes import Entrance, Place
+from aioipc._opening import Opening
 from aioipc.abc import Acceptor, Allow, ByteTransport, Capability, PeerCredentials
 from aioipc.address import Address
 from aioipc.channel import IPCAttribute
-from aioipc.connect import open_transport
-from aioipc.errors import (
-    AccessDenied,
-    AddressError,
-    BusyError,
-    ClosedError,
-    EndOfStream,
-    ForkError,
-    IPCError,
-    from_os_error,
-)
-from aioipc.kernel.credentials import same_user
+from aioipc.errors import BusyError, ClosedError, EndOfStream, ForkError, IPCError
 from aioipc.limits import Limits
-from aioipc.listener import is_allowed
 from aioipc.loop.waiting import Waits, wait_writable
-from aioipc.transports import family_of
 
 __all__ = ["ByteStream", "StreamListener", "connect_stream", "listen_stream"]
-
-log = logging.getLogger("aioipc.stream")
 
 _READ_BYTES = 65536
 _WRITE_BYTES = 256 * 1024
 """At most so much in one go, so that the loop turns while a large item leaves."""
 _OPERATIONS_PER_TURN = 64
-_RETRY_S = 0.25
 
 
 class ByteStream(anyio.abc.ByteStream):
@@ -89,6 +72,9 @@ class ByteStream(anyio.abc.ByteStream):
             IPCAttribute.address: lambda: self.address,
             IPCAttribute.limits: lambda: self._limits,
             IPCAttribute.capabilities: lambda: self.capabilities,
+            IPCAttribute.peer_certificate: lambda: getattr(
+                self.transport, "peer_certificate", None
+            ),
         }
 
     async def receive(self, max_bytes: int = _READ_BYTES) -> bytes:
@@ -195,6 +181,13 @@ class ByteStream(anyio.abc.ByteStream):
         finally:
             self.transport.close()
 
+    def abort(self) -> None:
+        """Close the stream at once, dropping what did not leave yet. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._waits.end()
+            self.transport.close()
+
     async def _flush(self) -> None:
         try_flush = getattr(self.transport, "try_flush", None)
         if try_flush is not None:
@@ -235,23 +228,26 @@ class ByteStream(anyio.abc.ByteStream):
 class StreamListener(anyio.abc.Listener[ByteStream]):
     """Yields a stream for each peer that connected and was allowed."""
 
-    def __init__(self, acceptor: Acceptor, limits: Limits, allow: Allow) -> None:
-        self._acceptor = acceptor
+    def __init__(self, acceptor: Acceptor, limits: Limits, allow: Allow | None) -> None:
         self._limits = limits
-        self._allow = allow
         self._ready: collections.deque[ByteStream] = collections.deque()
         self._waits = Waits()
         self._accepting = False
-        self._exhausted = False
         self._closed = False
-        self._retry: asyncio.TimerHandle | None = None
+        self._entrance = Entrance(
+            acceptor,
+            allow,
+            enter=lambda transport: self._ready.append(ByteStream(transport, limits)),
+            has_room=lambda: len(self._ready) < limits.max_handshakes,
+            looked=self._waits.end,
+        )
         if getattr(acceptor, "speaks_first", False):
-            self._take_in()  # or who connects would wait for somebody to ask for streams
+            self._entrance.look()  # or who connects would wait for somebody to ask for streams
 
     @property
     def address(self) -> str:
         """Where peers reach it: the port that was chosen, the name that was made up."""
-        return self._acceptor.address
+        return self._entrance.address
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -279,45 +275,14 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
             while not self._ready:
                 if self._closed:
                     raise ClosedError(f"this side closed the listener on {self.address}")
-                if self._exhausted:
+                if self._entrance.exhausted:
                     raise EndOfStream(f"{self.address} has no other connection")
-                self._take_in()
-                if not self._ready and not self._exhausted:
+                self._entrance.look()
+                if not self._ready and not self._entrance.exhausted:
                     await self._waits.until_end()
             return self._ready.popleft()
         finally:
             self._accepting = False
-
-    def _take_in(self) -> None:
-        """Take in whoever is there, as far as the limits allow."""
-        while not self._closed and len(self._ready) < self._limits.max_handshakes:
-            try:
-                transport = self._acceptor.try_accept()
-            except EOFError:
-                self._exhausted = True
-                break
-            except IPCError as error:
-                log.warning("%s: cannot accept for now: %s", self.address, error)
-                self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._take_in)
-                break
-            if transport is None:
-                self._acceptor.on_readable(self._take_in)
-                break
-            self._admit(transport)
-        self._waits.end()
-
-    def _admit(self, transport: AnyTransport) -> None:
-        peer = transport.peer
-        try:
-            if peer is not None and not is_allowed(self._allow, peer, self.address):
-                raise AccessDenied(errno.EACCES, f"{self.address}: uid {peer.uid} may not connect")
-            self._ready.append(ByteStream(_byte_transport(transport), self._limits))
-        except IPCError as error:  # or it is gone already, or there is no memory for it
-            log.warning("%s: %s", self.address, error)
-            if has_own_port(transport):
-                transport.refuse(error)
-            else:
-                transport.close()
 
     async def serve(
         self, handler: Callable[[ByteStream], Any], task_group: TaskGroup | None = None
@@ -339,9 +304,7 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
         if self._closed:
             return
         self._closed = True
-        if self._retry is not None:
-            self._retry.cancel()
-        self._acceptor.close()
+        self._entrance.close()
         while self._ready:
             await self._ready.popleft().aclose()
         self._waits.end()
@@ -353,7 +316,7 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         finally:  # a warning may be an error
             self._closed = True
-            self._acceptor.close()
+            self._entrance.close()
 
     def __repr__(self) -> str:
         return f"<StreamListener {self.address} {'closed' if self._closed else 'open'}>"
@@ -391,18 +354,10 @@ def connect_stream(
     Cancellation:
         Undoes: nothing stays open.
     """
-    where = Address.parse(address)
-    family = family_of(where, able_to="connect")
-    chosen = limits or Limits()
+    place = Place.find(address, able_to="connect", limits=limits, allow=allow)
 
     async def open_() -> ByteStream:
-        await asyncio.sleep(0)
-        transport = await open_transport(family, where, chosen, allow)
-        try:
-            return ByteStream(_byte_transport(transport), chosen)
-        except BaseException:
-            transport.close()
-            raise
+        return ByteStream(await place.connect(), place.limits)
 
     return StreamOpening(open_)
 
@@ -428,25 +383,9 @@ def listen_stream(
     Cancellation:
         Undoes: nothing stays open.
     """
-    where = Address.parse(address)
-    family = family_of(where, able_to="listen")
-    chosen = limits or Limits()
+    place = Place.find(address, able_to="listen", limits=limits, allow=allow)
 
     async def open_() -> StreamListener:
-        try:
-            acceptor = await family.listen(where, limits=chosen, allow=allow)
-        except OSError as error:
-            if isinstance(error, IPCError):
-                raise
-            raise from_os_error(error, f"listen on {where}", connecting=True) from error
-        return StreamListener(acceptor, chosen, allow or same_user)
+        return StreamListener(await place.listen(), place.limits, allow)
 
     return Opening(open_)
-
-
-def _byte_transport(transport: AnyTransport) -> ByteTransport:
-    if has_own_port(transport):
-        return transport.open_stream()
-    if is_message_transport(transport):
-        raise AddressError(f"{transport.address} carries messages, not bytes")
-    return transport

@@ -35,6 +35,7 @@ from typing import Any, Literal
 Loop = Literal["asyncio", "uvloop"]
 Role = Literal["echo", "ping", "sink", "source", "hold", "paced_ping", "paced_source"]
 Carries = Literal["bytes", "dict"]
+Family = Literal["reference", "aioipc", "peer"]
 Buffer = bytes | bytearray | memoryview
 Wiring = tuple[Any, Any]
 """What the server process and the client process are given so that they find each other."""
@@ -226,7 +227,7 @@ class Contender:
     loop: Loop | None = None
     pace: float = 1.0
     quick: bool = False
-    family: Literal["reference", "aioipc", "peer"] = "peer"
+    family: Family = "peer"
     max_size: int = 1 << 30
     many_senders: bool = False
     many_echoes: bool = False

@@ -12,10 +12,24 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 30.0
 """How long a test waits for a peer before it calls it stuck; never a pause."""
+
+
+def is_gone(pid: int) -> bool:
+    """Whether there is not even a zombie."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+def has_ended(pid: int) -> bool:
+    """Whether it runs no more; whoever is to reap it may still have to."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 class Peer:

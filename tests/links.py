@@ -15,6 +15,8 @@ from typing import Any
 
 import aioipc
 from aioipc import Channel, WouldBlock
+from aioipc.address import Address
+from tests.certificates import client_context, server_context
 
 Ends = tuple[Channel[Any], Channel[Any]]
 Link = Callable[..., AbstractAsyncContextManager[Ends]]
@@ -33,6 +35,10 @@ async def _memory(**options: Any) -> Ends:
 
 async def _unix(**options: Any) -> Ends:
     return aioipc.pair("unix", **options)
+
+
+async def _packets(**options: Any) -> Ends:
+    return aioipc.pair("unix+seqpacket", **options)
 
 
 async def _pipe(**options: Any) -> Ends:
@@ -74,8 +80,20 @@ async def _unix_listen(**options: Any) -> Ends:
     return await _served("unix:", options)
 
 
+async def _packets_listen(**options: Any) -> Ends:
+    return await _served("unix+seqpacket:", options)
+
+
 async def _tcp(**options: Any) -> Ends:
     return await _served("tcp://127.0.0.1:0", options)
+
+
+async def _tls(**options: Any) -> Ends:
+    where = Address.parse("tls://127.0.0.1:0").with_tls(server_context())
+    async with aioipc.listen(where, **options) as listener:
+        there = Address.parse(listener.address).with_tls(client_context())
+        left = await aioipc.connect(there, **options)
+        return left, await listener.accept()
 
 
 async def _memory_listen(**options: Any) -> Ends:
@@ -98,33 +116,37 @@ _OPENERS: dict[str, Callable[..., Awaitable[Ends]]] = {
     "shm": _shm,
     "shm-listen": _shm_listen,
     "unix": _unix,
+    "packets": _packets,
     "pipe": _pipe,
     "fd": _fd,
     "fd-pipes": _fd_pipes,
     "unix-listen": _unix_listen,
     "memory-listen": _memory_listen,
+    "packets-listen": _packets_listen,
     "tcp": _tcp,
+    "tls": _tls,
     "fifo": _fifo,
 }
 
 DUPLEX = tuple(kind for kind in _OPENERS if kind != "fifo")
 """The transports with both directions."""
 
-STREAMS = tuple(kind for kind in DUPLEX if not kind.startswith("shm"))
-"""Those over bytes; shared memory carries whole messages."""
+STREAMS = tuple(kind for kind in DUPLEX if not kind.startswith(("shm", "packets")))
+"""Those over bytes; shared memory and sockets of packets carry whole messages."""
 
 FRAMED = [
     (kind, framing)
     for kind in DUPLEX
     for framing in ("length", "lines")
     if framing == "length" or kind in STREAMS
+    if (kind, framing) != ("tls", "lines")  # the same two rooms as with tcp, and a slow one
 ]
 """The first with a framing of our own and with one for bytes."""
 
 EVERY = tuple(_OPENERS)
 """All of them; on a FIFO the left end only sends and the right end only receives."""
 
-KERNEL = ("unix", "pipe", "tcp")
+KERNEL = ("unix", "packets", "pipe", "tcp")
 """One for each way in which the kernel moves the bytes."""
 
 

@@ -22,7 +22,7 @@ SLACK_KIB = 3_000
 HIGH_WATER_KIB = 2 * 64
 """What a channel gathers in each direction."""
 
-KINDS = ["unix", "unix-pair", "pipe", "tcp", "fifo"]
+KINDS = ["unix", "unix-pair", "unix+seqpacket", "pipe", "tcp", "fifo"]
 SIZES = [4_000, 1_000_000]
 
 
@@ -46,6 +46,7 @@ def connected(
     else:
         addresses = {
             "unix": "unix:",
+            "unix+seqpacket": "unix+seqpacket:",
             "tcp": "tcp://127.0.0.1:0",
             "fifo": f"fifo:{directory}/fifo",
         }

@@ -24,6 +24,7 @@ from aioipc import (
     PeerCrashed,
     WouldBlock,
 )
+from aioipc.transports import FAMILIES
 from tests.children import Peers
 from tests.links import DUPLEX, FIFO_LIMIT, KERNEL, SMALL_RING, Link, fill
 
@@ -494,7 +495,7 @@ async def test_facts_as_properties_and_as_typed_attributes(link: Link) -> None:
             assert end.extra(IPCAttribute.capabilities) == end.capabilities
             assert end.capabilities & (Capability.STREAM | Capability.MESSAGE)
             scheme = end.address.partition(":")[0]
-            assert scheme in ("memory", "unix", "pipe", "fd", "tcp", "fifo", "shm")
+            assert scheme in FAMILIES
             assert repr(end) == f"<Channel {end.address} json open>"
 
 

@@ -120,6 +120,22 @@ async def test_a_snippet_runs(
         assert capsys.readouterr().out == output
 
 
+PROGRAMS = [
+    (block, following.text)
+    for block, following in pairwise(BLOCKS)
+    if block.mark.startswith("program: ") and following.mark == "output"
+]
+
+
+@pytest.mark.parametrize(("block", "output"), PROGRAMS, ids=[str(block) for block, _ in PROGRAMS])
+def test_a_program_runs(block: Block, output: str, peers: Peers, tmp_path: Path) -> None:
+    file = tmp_path / block.mark.removeprefix("program: ")
+    file.write_text(block.text)
+    peer = peers.file(file)
+    assert peer.rest() == output
+    assert peer.wait() == 0
+
+
 SHELL = [
     (block, following.text)
     for block, following in pairwise(BLOCKS)
@@ -255,11 +271,11 @@ def test_the_addresses_page_has_every_scheme_and_no_other() -> None:
         Address.parse(address.replace("host:port", "localhost:80"))
 
 
-@pytest.mark.parametrize("command", ["listen", "send", "demo"])
+@pytest.mark.parametrize("command", ["listen", "send", "run", "demo"])
 def test_the_cli_page_has_every_option(command: str, peers: Peers) -> None:
     helped = peers.module("aioipc", command, "--help").rest()
     options = set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", helped, re.MULTILINE))
-    assert options >= {"--help", "--json"}
+    assert options > {"--help"}
     for option in options - {"--help"}:
         assert re.search(rf"^\| `{option}[` ]", TEXTS["docs/cli.md"], re.MULTILINE), option
 

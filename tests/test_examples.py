@@ -103,6 +103,48 @@ def test_camera_frames(kind: str) -> None:
     assert done.out.endswith("exit status 0\n")
 
 
+def test_safe_counter() -> None:
+    done = run("safe_counter.py")
+
+    assert done.status == 0, done.err
+    assert done.out.startswith("repaired: the counter is ")
+    assert done.out.endswith("workers ended with [-9, 0, 0, 0]\n101 steps, 101 expected\n")
+
+
+def test_prime_workers() -> None:
+    done = run("prime_workers.py")
+
+    assert done.status == 0, done.err
+    assert done.out == "17984 primes below 200000, statuses 0 and 0\n"
+    ranges = re.findall(
+        r"^\[count_primes \d+\] that was all: (\d+) ranges$", done.err, re.MULTILINE
+    )
+    assert sum(map(int, ranges)) == 20
+    assert len(ranges) == 2
+
+
+def test_reloading_service() -> None:
+    done = run("reloading_service.py")
+
+    assert done.status == 0, done.err
+    assert done.out == (
+        "Hello, Ada!\n"
+        "Good evening, Ada! over the same connection\n"
+        "the service ended with status 0\n"
+    )
+    assert re.search(r"read {'greeting': 'Good evening'} again, as process \d+ wished", done.err)
+
+
+@pytest.mark.parametrize("address", ["", "unix:", "tcp://127.0.0.1:0"])
+def test_asyncio_moved(address: str) -> None:
+    done = run("asyncio_moved.py", *filter(None, [address]))
+
+    assert done.status == 0, done.err
+    assert done.out.startswith("set colour green: done\nget colour: green\nget size: nothing\n")
+    assert done.out.endswith(f"over {address.partition(':')[0] or 'shm'}: exit status 0\n")
+    assert done.err == ""
+
+
 def test_shell_pipeline() -> None:
     done = run("shell_pipeline.sh")
 

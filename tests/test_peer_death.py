@@ -29,7 +29,7 @@ KILLS = scaled(20, full=500)  # on each of two loops
 LONGEST_LIFE_S = 0.02
 
 transports = pytest.mark.parametrize(
-    "kind", ["unix", "unix-pair", "pipe", "tcp", "shm", "shm-pair"]
+    "kind", ["unix", "unix-pair", "unix+seqpacket", "pipe", "tcp", "shm", "shm-pair"]
 )
 
 

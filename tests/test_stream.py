@@ -325,7 +325,7 @@ def fails(_: aioipc.PeerCredentials) -> bool:
 @pytest.mark.parametrize("address", ["unix:", "shm:"])
 async def test_an_allow_that_fails_says_no(address: str, caplog: pytest.LogCaptureFixture) -> None:
     async with aioipc.listen_stream(address) as listener:
-        listener._allow = fails
+        listener._entrance._allow = fails
         accepting = asyncio.create_task(listener.accept())
         with pytest.raises((aioipc.AccessDenied, PeerCrashed, EndOfStream)):
             async with aioipc.connect_stream(listener.address) as stream:

@@ -326,7 +326,7 @@ class TestBacklog:
 SILENT = """
 sockets = []
 for _ in range(int(sys.argv[2])):
-    sock = socket.socket(socket.AF_UNIX)
+    sock = socket.socket(socket.AF_UNIX, int(sys.argv[3]))
     sock.connect(sys.argv[1])
     sockets.append(sock)
 say("connected")
@@ -335,18 +335,24 @@ await hear()
 
 
 @pytest.mark.slow
-async def test_a_flood_of_silent_connections(path: Path, peers: Peers) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "kind"),
+    [("unix", socket.SOCK_STREAM), ("unix+seqpacket", socket.SOCK_SEQPACKET)],
+)
+async def test_a_flood_of_silent_connections(
+    scheme: str, kind: int, path: Path, peers: Peers
+) -> None:
     """The full figure has 1,000 of them before a good client, which gets in within 6 s."""
     limits = Limits(handshake_s=5)
     most_pending = 0
     async with (
-        aioipc.listen(f"unix:{path}", limits=limits) as listener,
+        aioipc.listen(f"{scheme}:{path}", limits=limits) as listener,
         serving(listener),
         aioipc.connect(listener.address) as early,
     ):
         await early.send("there before")
         await early.receive()
-        flood = program(peers, SILENT, path, FLOOD)
+        flood = program(peers, SILENT, path, FLOOD, int(kind))
         assert await flood.next_line() == "connected"
         started = time.monotonic()
         async with aioipc.connect(listener.address, limits=Limits(connect_s=30)) as good:

@@ -13,6 +13,7 @@ import click
 from aioipc import codecs
 from aioipc.address import Address
 from aioipc.cli.listening import Listening, receive_messages
+from aioipc.cli.locking import Locking, run_locked
 from aioipc.cli.notation import Notation
 from aioipc.cli.problems import OK, SIGNALLED, USAGE, MessageError, UsageProblem, tell
 from aioipc.cli.sending import Replies, Sending, send_messages
@@ -380,6 +381,39 @@ def _replies(address: Address, wait_reply: bool, replies: str | None) -> Replies
     return int(replies) or Replies.NONE
 
 
+@aioipc.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("-n", "--nonblock", is_flag=True, help="Do not wait: the same as --timeout 0.")
+@click.option(
+    "-w", "--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Wait no longer than this."
+)
+@click.option(
+    "-E",
+    "--conflict-exit-code",
+    type=click.IntRange(0, 255),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="The exit status if the lock was not to be had.",
+)
+def lock(
+    name: str,
+    command: tuple[str, ...],
+    *,
+    nonblock: bool,
+    timeout: float | None,
+    conflict_exit_code: int,
+) -> int:
+    """Run COMMAND while holding the lock NAME, as flock(1) does with files.
+
+    It is the lock of aioipc.sync.Lock(NAME) in Python; a NAME with a slash is a path. The exit
+    status is that of the command. Write -- before a command with options.
+    """
+    wanted = Locking(name, command, 0.0 if nonblock else timeout, conflict_exit_code)
+    return run_session(run_locked(wanted))
+
+
 @aioipc.command()
 @click.option(
     "--seconds",
@@ -394,3 +428,33 @@ def demo(seconds: float, as_json: bool) -> int:
     from aioipc.cli.demo import run_demo  # noqa: PLC0415 - rich takes as long to load as the rest
 
     return run_demo(seconds, as_json=as_json)
+
+
+@aioipc.command("run", epilog=_STATUSES)
+@click.argument("target", metavar="MODULE:FUNCTION")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many processes.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long each may take to end after it was told to, before it is killed.",
+)
+def run_command(target: str, workers: int, grace: float) -> int:
+    """Run FUNCTION in N worker processes, each with a channel as its first argument.
+
+    The module is looked for in the current directory, too. What a worker writes is printed with
+    its name before each line, and so is what it sends, as JSON. SIGINT and SIGTERM end all of
+    them; when one dies the others are ended, and the exit status is 1.
+    """
+    from aioipc.cli.running import Running, run_workers  # noqa: PLC0415 - brings subprocess
+
+    return run_session(run_workers(Running(target, workers, grace)))

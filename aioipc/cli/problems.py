@@ -17,6 +17,7 @@ from aioipc.errors import (
     IPCError,
     ProtocolError,
     VersionMismatch,
+    WorkerDied,
 )
 
 __all__ = [
@@ -112,6 +113,8 @@ def explain(error: BaseException, address: str = "", options: str | None = None)
         options: With which options one could listen there; None if that would be no help.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, WorkerDied):  # the rest, what it wrote last, has been printed
+        text = text.partition("\n")[0]
     hint = _hint(error, address, options)
     return f"{text}; {hint}" if hint else text
 

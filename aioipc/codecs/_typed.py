@@ -32,5 +32,8 @@ class Typed(Generic[T]):
         self.encode = msgpack.encode
         self.decode = msgspec.msgpack.Decoder(type_).decode
 
+    def __reduce__(self) -> tuple[type[Typed[T]], tuple[type[T]]]:
+        return Typed, (self.type,)
+
     def __repr__(self) -> str:
         return f"typed({getattr(self.type, '__qualname__', self.type)})"

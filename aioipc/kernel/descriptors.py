@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import select
+import socket
 import stat
 from dataclasses import dataclass
 
@@ -17,9 +18,13 @@ __all__ = [
     "Descriptor",
     "Facts",
     "Kind",
+    "SocketFacts",
     "above_stdio",
     "adopt",
     "find_facts",
+    "find_socket_facts",
+    "keep_from_children",
+    "open_null",
     "plug_holes",
     "redirect_to_stderr",
     "replace_with_null",
@@ -60,6 +65,19 @@ class Facts:
     readable: bool
     writable: bool
     pollable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFacts:
+    """What else can be said of a socket.
+
+    Attributes:
+        type: ``SOCK_STREAM``, ``SOCK_SEQPACKET`` or ``SOCK_DGRAM``.
+        send_buffer_bytes: SO_SNDBUF of socket(7).
+    """
+
+    type: int
+    send_buffer_bytes: int
 
 
 class Descriptor(OwnedFd):
@@ -136,6 +154,25 @@ def find_facts(fd: int) -> Facts:
     )
 
 
+def find_socket_facts(fd: int) -> SocketFacts:
+    """Ask the kernel what kind of socket a descriptor is."""
+    view = socket.socket(fileno=fd)
+    try:
+        return SocketFacts(view.type, view.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+    finally:
+        view.detach()
+
+
+def open_null() -> OwnedFd:
+    """Open /dev/null for reading and writing: null(4)."""
+    return OwnedFd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+
+
+def keep_from_children(fd: int) -> None:
+    """Have an inherited descriptor closed in whatever this process starts: FD_CLOEXEC, fcntl(2)."""
+    os.set_inheritable(fd, False)
+
+
 def replace_with_null(fd: int) -> None:
     """Put /dev/null in the place of 0, 1 or 2: null(4).
 
@@ -143,11 +180,8 @@ def replace_with_null(fd: int) -> None:
     ``print`` writes then no longer mixes with messages, and the peer sees the end of the
     stream when the adopted descriptor is closed. Children inherit the replacement.
     """
-    null = above_stdio(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-    try:
-        os.dup2(null, fd)
-    finally:
-        os.close(null)
+    with open_null() as null:
+        os.dup2(null.fileno(), fd)
 
 
 def redirect_to_stderr(fd: int) -> None:

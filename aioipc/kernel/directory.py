@@ -73,6 +73,10 @@ class Directory(OwnedFd):
                 raise denied(f"{self.join(name)} is a symlink") from None
             raise
 
+    def names(self) -> list[str]:
+        """What is there, in no order."""
+        return os.listdir(self.through_proc("."))
+
     def unlink(self, name: str) -> None:
         """Remove a name if it is there."""
         with contextlib.suppress(FileNotFoundError):

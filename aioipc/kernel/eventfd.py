@@ -6,7 +6,44 @@ import os
 
 from aioipc.kernel.owned import OwnedFd
 
-__all__ = ["create_eventfd", "is_eventfd"]
+__all__ = ["PermitCounter", "create_eventfd", "is_eventfd"]
+
+
+class PermitCounter(OwnedFd):
+    """A counter of which one is taken at a time, readable while it is not zero."""
+
+    __slots__ = ()
+
+    @classmethod
+    def create(cls, count: int) -> PermitCounter:
+        """Make one that never blocks."""
+        return cls(os.eventfd(count, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE))
+
+    @classmethod
+    def adopt(cls, fd: int) -> PermitCounter:
+        """Take over an inherited descriptor.
+
+        Raises:
+            ValueError: It is no eventfd.
+        """
+        if not is_eventfd(fd):
+            raise ValueError(f"descriptor {fd} is no eventfd")
+        counter = cls(fd)
+        os.set_inheritable(counter.fileno(), False)
+        os.set_blocking(counter.fileno(), False)
+        return counter
+
+    def try_take(self) -> bool:
+        """Take one, if there is one."""
+        try:
+            os.eventfd_read(self._fd)
+        except BlockingIOError:
+            return False
+        return True
+
+    def give(self) -> None:
+        """Put one back."""
+        os.eventfd_write(self._fd, 1)
 
 
 def create_eventfd(count: int = 0) -> OwnedFd:

@@ -21,7 +21,7 @@ import struct
 from aioipc.kernel.directory import Directory, Identity, denied, identity_of
 from aioipc.kernel.owned import OwnedFd
 
-__all__ = ["Guard", "try_guard", "try_lock", "unlock"]
+__all__ = ["Guard", "find_lock", "try_guard", "try_lock", "unlock"]
 
 # struct flock: type, whence, start, length (0: to the end), pid (0 for OFD locks)
 _FLOCK = struct.Struct("hhqqi")
@@ -84,26 +84,53 @@ def try_guard(directory: Directory, name: str) -> Guard | None:
             # Else the last holder removed the file while this was being taken.
 
 
-def try_lock(fd: int) -> bool:
-    """Lock a whole file, opened for writing, for its open file description.
+def try_lock(fd: int, *, shared: bool = False, start: int = 0, length: int = 0) -> bool:
+    """Lock a file, or a region of it, for its open file description.
+
+    What the description had locked there before is exchanged in one step.
+
+    Args:
+        fd: Opened for writing; for reading suffices if ``shared``.
+        shared: Whether others may have shared locks there too.
+        start: First byte.
+        length: Number of bytes; 0 for all there can be.
 
     Returns:
-        False if another description holds a lock on it.
+        False if another description holds a lock there that excludes this one.
     """
     try:
-        _set_lock(fd, fcntl.F_WRLCK)
+        _set_lock(fd, _kind(shared), start, length)
     except (BlockingIOError, PermissionError):  # fcntl_locking(2): EAGAIN or EACCES
         return False
     return True
 
 
-def unlock(fd: int) -> None:
-    """Release the lock of an open file description, whoever has descriptors of it."""
-    _set_lock(fd, fcntl.F_UNLCK)
+def unlock(fd: int, *, start: int = 0, length: int = 0) -> None:
+    """Release the locks of an open file description, whoever has descriptors of it."""
+    _set_lock(fd, fcntl.F_UNLCK, start, length)
 
 
-def _set_lock(fd: int, kind: int) -> None:
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
+def find_lock(
+    fd: int, *, shared: bool = False, start: int = 0, length: int = 0
+) -> tuple[int, int] | None:
+    """Find a lock of somebody else that excludes one: ``F_OFD_GETLK``.
+
+    The kernel does not tell whose it is.
+
+    Returns:
+        Start and length of the region that is locked, None if there is no such lock.
+    """
+    wanted = _FLOCK.pack(_kind(shared), os.SEEK_SET, start, length, 0)
+    kind, _, start, length, _ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted))
+    return None if kind == fcntl.F_UNLCK else (start, length)
+
+
+def _kind(shared: bool) -> int:
+    return fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+
+
+def _set_lock(fd: int, kind: int, start: int, length: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
 
 
 def _open_guard(directory: Directory, name: str) -> Guard:

@@ -13,7 +13,7 @@ import stat
 from aioipc.kernel.owned import OwnedFd
 from aioipc.native._os import filesystem_type
 
-__all__ = ["create_memory", "what_is_wrong"]
+__all__ = ["create_memory", "keep", "retrieve", "what_is_wrong"]
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _WRITE_SEALS = fcntl.F_SEAL_WRITE | 0x10  # F_SEAL_FUTURE_WRITE, which fcntl has from 3.12 on
@@ -39,6 +39,25 @@ def create_memory(size: int, name: str = "aioipc") -> OwnedFd:
         memory.close()
         raise
     return memory
+
+
+def keep(data: bytes, name: str = "aioipc") -> OwnedFd:
+    """Make memory that holds ``data``, for another process to `retrieve`."""
+    memory = create_memory(len(data), name)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.pwrite(memory.fileno(), rest, len(data) - len(rest)) :]
+    return memory
+
+
+def retrieve(fd: int) -> bytes:
+    """Read what `keep` wrote, and close the descriptor."""
+    with OwnedFd(fd) as memory:
+        data = bytearray(os.fstat(memory.fileno()).st_size)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.preadv(memory.fileno(), [rest], len(data) - len(rest)) :]
+    return bytes(data)
 
 
 def what_is_wrong(fd: int, size: int) -> str | None:

@@ -21,6 +21,8 @@ __all__ = [
     "above_stdio",
     "outlive",
     "owned_pipe",
+    "pipe_from_child",
+    "pipe_to_child",
     "socket_above_stdio",
 ]
 
@@ -152,6 +154,20 @@ def owned_pipe(flags: int = 0) -> tuple[OwnedFd, OwnedFd]:
         os.close(write_fd)
         raise
     return reader, OwnedFd(write_fd)
+
+
+def pipe_from_child() -> tuple[OwnedFd, OwnedFd]:
+    """Make a pipe and return our end, to read without blocking, and the child's, which blocks."""
+    reader, writer = owned_pipe()
+    os.set_blocking(reader.fileno(), False)
+    return reader, writer
+
+
+def pipe_to_child() -> tuple[OwnedFd, OwnedFd]:
+    """Make a pipe and return our end, to write without blocking, and the child's, which blocks."""
+    reader, writer = owned_pipe()
+    os.set_blocking(writer.fileno(), False)
+    return writer, reader
 
 
 class OwnedSocket(socket.socket):

@@ -9,8 +9,9 @@ import signal
 import struct
 
 from aioipc.kernel.owned import OwnedFd
+from aioipc.native._os import queue_signal
 
-__all__ = ["Child", "exit_status", "is_alive", "open_pidfd", "send_signal"]
+__all__ = ["Child", "describe", "exit_status", "is_alive", "open_pidfd", "send_signal"]
 
 _PIDFD_INFO = struct.Struct("QQ44si")  # struct pidfd_info: mask, cgroup, eleven ids, status
 _PIDFD_INFO_EXIT = 1 << 3
@@ -43,6 +44,17 @@ def exit_status(pidfd: int) -> int | None:
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
 
+def describe(status: int) -> str:
+    """How a process ended, in words that follow its name."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    return f"was killed by {name}"
+
+
 def is_alive(pidfd: int) -> bool:
     """Say whether the process still runs. A zombie does not; any process can be asked about."""
     poller = select.poll()
@@ -50,14 +62,21 @@ def is_alive(pidfd: int) -> bool:
     return not poller.poll(0)
 
 
-def send_signal(pidfd: int, number: int) -> bool:
-    """Send a signal: pidfd_send_signal(2).
+def send_signal(pidfd: int, number: int, value: int | None = None) -> bool:
+    """Send a signal, with a number or without: pidfd_send_signal(2).
 
     Returns:
         Whether the process was still there to receive it.
+
+    Raises:
+        PermissionError: The process belongs to somebody else.
+        BlockingIOError: It has no room for another real-time signal, or another with a number.
     """
     try:
-        signal.pidfd_send_signal(pidfd, number)
+        if value is None:
+            signal.pidfd_send_signal(pidfd, number)
+        else:
+            queue_signal(pidfd, number, value)
     except ProcessLookupError:
         return False
     return True
@@ -98,6 +117,26 @@ class Child(OwnedFd):
     def send_signal(self, number: int) -> bool:
         """Send a signal; False if the child has ended."""
         return self._fd >= 0 and send_signal(self._fd, number)
+
+    def has_ended(self) -> bool:
+        """Whether it has ended. It is not reaped by this."""
+        return self._status is not None or self._fd < 0 or not is_alive(self._fd)
+
+    def signal_group(self, number: int) -> bool:
+        """Send a signal to the process group that `spawn` made for the child: kill(2).
+
+        As long as the child is not reaped, the number of the group cannot be another one's.
+
+        Returns:
+            Whether somebody was there to receive it.
+        """
+        if self._status is not None or self._fd < 0:
+            return False
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
 
     def close(self) -> None:
         """Let go of the child, which may go on running; `spawn` reaps it some time later."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ def spawn(
     stderr: int | None = None,
     pass_fds: Sequence[int] = (),
     env: Mapping[str, str] | None = None,
+    new_group: bool = False,
 ) -> Child:
     """Start a program with a clean signal mask and only the descriptors meant for it.
 
@@ -37,6 +39,8 @@ def spawn(
         pass_fds: Descriptors that the child gets at the same numbers. They stay close-on-exec
             in this process.
         env: The child's environment; None hands down our own.
+        new_group: Whether it leads a process group of its own: setpgid(2). A Ctrl-C at the
+            terminal is then not for it.
 
     Returns:
         The child. The descriptors given still belong to the caller.
@@ -50,7 +54,8 @@ def spawn(
     wanted = _with_passed((stdin, stdout, stderr), pass_fds)
     with _out_of_the_way(wanted) as sources:
         actions = [*_standard_actions(sources), *_keep_actions(pass_fds)]
-        pid = os.posix_spawnp(
+        start = functools.partial(os.posix_spawnp, setpgroup=0) if new_group else os.posix_spawnp
+        pid = start(
             argv[0],
             list(argv),
             os.environ if env is None else env,

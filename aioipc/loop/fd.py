@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aioipc.errors import from_os_error
 
@@ -25,10 +25,24 @@ class FdWatch:
             epoll alone.
     """
 
-    __slots__ = ("_loop", "_read_fd", "_write_fd", "abandoned", "reading", "writing")
+    __slots__ = (
+        "_add_reader",
+        "_add_writer",
+        "_call_soon",
+        "_is_claimed",
+        "_loop",
+        "_read_fd",
+        "_remove_reader",
+        "_remove_writer",
+        "_write_fd",
+        "abandoned",
+        "reading",
+        "writing",
+    )
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_claimed = False
         self._read_fd = -1
         self._write_fd = -1
         self.reading = False
@@ -43,8 +57,40 @@ class FdWatch:
         """
         if self._loop is None:
             self._loop = loop
+            self._add_reader = loop.add_reader
+            self._add_writer = loop.add_writer
+            self._call_soon = loop.call_soon
+            self._remove_reader = loop.remove_reader
+            self._remove_writer = loop.remove_writer
         elif self._loop is not loop:
             raise RuntimeError("this object belongs to another event loop")
+
+    def claim(self, loop: asyncio.AbstractEventLoop, fds: Iterable[int], owner: object) -> None:
+        """Belong to ``loop``, and let nobody else watch or use the descriptors there.
+
+        asyncio's loop then refuses ``loop.add_reader`` and ``loop.sock_recv`` on them, as on those
+        of its own transports, which it keeps in a weak dictionary; uvloop has no such door.
+
+        Args:
+            loop: The loop.
+            fds: The descriptors.
+            owner: Whom the loop names; it has the method ``is_closing``.
+
+        Raises:
+            RuntimeError: It belongs to another loop already.
+        """
+        self.bind(loop)
+        self._is_claimed = True
+        transports = getattr(loop, "_transports", None)
+        add_reader = getattr(loop, "_add_reader", None)
+        add_writer = getattr(loop, "_add_writer", None)
+        if transports is not None and add_reader is not None and add_writer is not None:
+            for fd in fds:
+                transports[fd] = owner
+            self._add_reader = add_reader
+            self._add_writer = add_writer
+            self._remove_reader = loop._remove_reader  # type: ignore[attr-defined]
+            self._remove_writer = loop._remove_writer  # type: ignore[attr-defined]
 
     def watch_reading(self, fd: int, callback: _Callback) -> None:
         """Call ``callback`` while ``fd`` is readable, until `unwatch_reading`.
@@ -52,11 +98,11 @@ class FdWatch:
         Raises:
             ResourceExhausted: The kernel has no memory or no room for it: epoll_ctl(2).
         """
-        loop = self._running_loop()
+        self._check_loop()
         try:
-            loop.add_reader(fd, callback)
+            self._add_reader(fd, callback)
         except PermissionError:
-            loop.call_soon(callback)
+            self._call_soon(callback)
             return
         except OSError as error:
             raise from_os_error(error, "watch a descriptor") from error
@@ -69,11 +115,11 @@ class FdWatch:
         Raises:
             ResourceExhausted: The kernel has no memory or no room for it: epoll_ctl(2).
         """
-        loop = self._running_loop()
+        self._check_loop()
         try:
-            loop.add_writer(fd, callback)
+            self._add_writer(fd, callback)
         except PermissionError:
-            loop.call_soon(callback)
+            self._call_soon(callback)
             return
         except OSError as error:
             raise from_os_error(error, "watch a descriptor") from error
@@ -85,14 +131,14 @@ class FdWatch:
         if self.reading:
             self.reading = False
             if self._loop is not None and not self._loop.is_closed() and not self.abandoned:
-                self._loop.remove_reader(self._read_fd)
+                self._remove_reader(self._read_fd)
 
     def unwatch_writing(self) -> None:
         """Stop calling. Idempotent."""
         if self.writing:
             self.writing = False
             if self._loop is not None and not self._loop.is_closed() and not self.abandoned:
-                self._loop.remove_writer(self._write_fd)
+                self._remove_writer(self._write_fd)
 
     def close(self) -> None:
         """Stop calling for good; the descriptors may be closed afterwards. Idempotent."""
@@ -104,7 +150,7 @@ class FdWatch:
         self.abandoned = True
         self.reading = self.writing = False
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.get_running_loop()
-        self.bind(loop)
-        return loop
+    def _check_loop(self) -> None:
+        # Who claimed it says itself in which loop it is, also while that does not run.
+        if not self._is_claimed:
+            self.bind(asyncio.get_running_loop())

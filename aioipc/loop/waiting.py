@@ -99,6 +99,10 @@ class Waits:
         """As `wait_writable`; or until `end`."""
         await _wait(target.on_writable, self._pending)
 
+    async def fd(self, fd: int) -> None:
+        """Wait until a descriptor can be read; or until `end`."""
+        await wait_fd(fd, pending=self._pending)
+
     async def until_end(self) -> None:
         """Wait for `end`."""
         await _wait(lambda _: None, self._pending)
@@ -110,8 +114,15 @@ class Waits:
                 ready.set_result(None)
 
 
-async def wait_fd(fd: int, *, writing: bool = False) -> None:
+async def wait_fd(
+    fd: int, *, writing: bool = False, pending: set[asyncio.Future[None]] | None = None
+) -> None:
     """Wait until a descriptor can be read, or written.
+
+    Args:
+        fd: The descriptor.
+        writing: Whether to wait for room.
+        pending: Who may end the wait: `Waits`.
 
     Cancellation:
         Abandons the wait.
@@ -119,7 +130,7 @@ async def wait_fd(fd: int, *, writing: bool = False) -> None:
     watch = FdWatch()
     begin = watch.watch_writing if writing else watch.watch_reading
     try:
-        await _wait(lambda callback: None if callback is None else begin(fd, callback))
+        await _wait(lambda callback: None if callback is None else begin(fd, callback), pending)
     finally:
         watch.close()
 

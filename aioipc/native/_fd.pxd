@@ -23,7 +23,7 @@ cdef class ByteCore:
 cdef class FdStream(ByteCore):
     cdef int read_fd
     cdef int write_fd
-    cdef bint is_socket
+    cdef readonly bint is_socket
     cdef bint closed
     cdef readonly object watch
     cdef readonly str address
@@ -36,6 +36,7 @@ cdef class FdStream(ByteCore):
     cdef bint at_end
     cdef public bint shared         # many writers share it, as on a FIFO
     cdef public int atomic_bytes    # the longest write that is kept whole among them, or 0
+    cdef public object heartbeat    # makes what notices, for a port, that the peer fell silent
     cdef public bint alone          # there is one at a time, so a message may span such writes
     cdef object read_callback
     cdef object write_callback

@@ -7,6 +7,7 @@ class FdStream:
     shared: bool
     atomic_bytes: int
     alone: bool
+    heartbeat: Callable[[Any], Any] | None
     wait_closed: Callable[[], Awaitable[None]] | None
     @property
     def watch(self) -> Any: ...
@@ -18,6 +19,8 @@ class FdStream:
     def capabilities(self) -> Capability: ...
     @property
     def poll_source(self) -> int | None: ...
+    @property
+    def is_socket(self) -> bool: ...
     @property
     def readable(self) -> bool: ...
     @property

@@ -316,9 +316,13 @@ cdef class FdStream(ByteCore):
         return 0
 
     def detach(self):
-        """Give up the descriptors without closing them; the object is closed afterwards."""
+        """Give up the descriptors without closing them; the object is closed afterwards.
+
+        They block, as a program expects that has never heard of us.
+        """
         fds = self.c_let_go()
         for fd in fds:
+            os.set_blocking(fd, True)
             owner = self.owners.pop(fd, None)
             if owner is not None:
                 owner.detach()

@@ -1,9 +1,11 @@
 # cython: language_level=3
 # cython: freethreading_compatible=True
+# cython: cdivision=True
 """System calls that Python has no name for. Errors are OSError with errno."""
 
 from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, errno
 from libc.stdint cimport uint32_t
+from posix.time cimport timespec
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -34,6 +36,34 @@ cdef extern from *:
     """
     long mq_put(int fd, const char* data, size_t size, unsigned int priority)
     long mq_take(int fd, char* data, size_t size, unsigned int* priority)
+cdef extern from "<sys/sem.h>" nogil:
+    cdef struct sembuf:
+        unsigned short sem_num
+        short sem_op
+        short sem_flg
+    int c_semtimedop "semtimedop"(int id, sembuf* ops, size_t count, const timespec* limit)
+    int SEM_UNDO
+
+cdef extern from "<sys/signalfd.h>" nogil:
+    int c_signalfd "signalfd"(int fd, const sigset_t* mask, int flags)
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int PR_SET_PDEATHSIG
+    int prctl(int option, unsigned long number)
+
+cdef extern from "passing.h" nogil:
+    ctypedef struct sigset_t:
+        pass
+    int sigemptyset(sigset_t* mask)
+    int sigaddset(sigset_t* mask, int number)
+    int PASSED
+    int MOST_SIGNALS
+    unsigned long passing_lost[]
+    int c_start_passing "start_passing"(int number, int thread)
+    int c_stop_passing "stop_passing"(int number)
+    int queue_to(int pidfd, int number, int value)
+
+PASSED_ON = PASSED
 
 
 def filesystem_type(int fd):
@@ -128,6 +158,64 @@ cdef class MqCalls:
         except OSError as error:
             raise from_os_error(error, f"{doing} {self.name}") from error
         return 0
+def semtimedop(int set_id, int change, long long limit_ns):
+    """Change the first semaphore of a set, with SEM_UNDO, waiting so long at most: semop(2)."""
+    cdef sembuf operation
+    cdef timespec limit
+    cdef int result
+    operation.sem_num = 0
+    operation.sem_op = <short> change
+    operation.sem_flg = <short> SEM_UNDO
+    limit.tv_sec = limit_ns // 1_000_000_000
+    limit.tv_nsec = limit_ns % 1_000_000_000
+    with nogil:
+        result = c_semtimedop(set_id, &operation, 1, &limit)
+    _checked(result)
+
+
+def signalfd(numbers, int flags):
+    """Open a descriptor from which blocked signals are read: signalfd(2)."""
+    cdef sigset_t mask
+    sigemptyset(&mask)
+    for number in numbers:
+        _checked(sigaddset(&mask, number))
+    return _checked(c_signalfd(-1, &mask, flags))
+
+
+def start_passing(int number, int thread):
+    """Have every thread that gets the signal pass it on to ``thread``, and not act on it.
+
+    Args:
+        number: The signal.
+        thread: The native id of a thread of this process, which has the signal blocked.
+    """
+    _checked(c_start_passing(_in_range(number), thread))
+
+
+def stop_passing(int number):
+    """Have the signal handled as before `start_passing`, unless another handler came since."""
+    _checked(c_stop_passing(_in_range(number)))
+
+
+def lost_in_passing(int number):
+    """How many since `start_passing` could not be passed on: RLIMIT_SIGPENDING in setrlimit(2)."""
+    return passing_lost[_in_range(number)]
+
+
+def queue_signal(int pidfd, int number, int value):
+    """Send a signal with a number, as sigqueue(3) does: pidfd_send_signal(2)."""
+    _checked(queue_to(pidfd, number, value))
+
+
+def set_parent_death_signal(int number):
+    """Be sent a signal when the thread that started this process ends: PR_SET_PDEATHSIG(2const)."""
+    _checked(prctl(PR_SET_PDEATHSIG, number))
+
+
+cdef int _in_range(int number) except -1:
+    if not 0 < number < MOST_SIGNALS:
+        raise ValueError(f"{number} is not the number of a signal")
+    return number
 
 
 cdef int _checked(int result) except -1:

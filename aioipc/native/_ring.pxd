@@ -3,7 +3,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from aioipc.native._memory cimport Mapping
-from aioipc.native._pacer cimport Borrowed, MessagePort
+from aioipc.native._frames cimport FramePort
+from aioipc.native._pacer cimport Borrowed
 
 cdef extern from "ring.h" nogil:
     ctypedef enum RingAnswer:
@@ -112,7 +113,7 @@ cdef class ReadLease(Borrowed):
     cdef bint ended
 
 
-cdef class RingPort(MessagePort):
+cdef class RingPort(FramePort):
     cdef readonly object transport
     cdef Mapping memory
     cdef bint is_open
@@ -130,29 +131,17 @@ cdef class RingPort(MessagePort):
     cdef PyObject* large         # the parts of a message that came so far
     cdef Py_ssize_t large_filled
     cdef Py_ssize_t last_large   # how long the last such message was
-    cdef readonly object ending
-    cdef public bint greeted
-    cdef object read_callback
     cdef int patience            # how often a poll may still pass over what is there
     cdef bint answers            # something was sent since the last receive: an answer is awaited
     cdef uint64_t sent_before
     cdef uint64_t received_before
     cdef bint out_of_leases      # a borrow waits until one is given back
-    cdef public Py_ssize_t max_receive_bytes
     # Sending
-    cdef list rest               # views of a message that did not fit yet, from rest_offset on
-    cdef Py_ssize_t rest_offset
     cdef Py_ssize_t rest_bytes
     cdef bint rest_is_new        # nothing of it was put yet
     cdef list larges             # [begin, end] of messages in fragments, where they lie
     cdef list controls           # (tag, payload) that did not fit yet
-    cdef bint armed              # `_drain` will be called
-    cdef bint write_ended
     cdef bint said_closed
-    cdef readonly object send_failure
-    cdef object write_callback
-    cdef public Py_ssize_t max_send_bytes
-
     cdef bint in_place           # a message can be read where it lies: the peer is trusted
 
     cdef int c_check_sending(self) except -1
@@ -166,12 +155,8 @@ cdef class RingPort(MessagePort):
     cdef object c_find_ending(self)
     cdef object c_record(self, RingRecord* record)
     cdef object c_gather_part(self, RingRecord* record)
-    cdef object c_refuse(self, object error)
     cdef object c_corrupted(self, RingFault* fault)
     cdef int c_drop_large(self) noexcept
-    cdef int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1
-    cdef int c_send_parts(self, object parts) except -1
-    cdef int c_send_large(self, list parts, Py_ssize_t size) except -1
     cdef int c_accepted(self, Py_ssize_t size) except -1
     cdef int c_push_rest(self) except -1
     cdef int c_fill(self, unsigned char* payload, Py_ssize_t size) except -1
@@ -180,8 +165,6 @@ cdef class RingPort(MessagePort):
     cdef bint c_is_inside_large(self, uint64_t position) except -1
     cdef int c_block(self) except -1
     cdef int c_no_room(self, RingAnswer answer) except -1
-    cdef int c_fail(self, object error) except -1
-    cdef int c_call_back(self, object callback) except -1
     cdef int c_start(self) except -1
     cdef int c_look(self) except -1
     cdef int c_arm(self) except -1

@@ -22,8 +22,8 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from aioipc.native._pacer cimport ACCEPTED, NO_ROOM, MessagePort
-from aioipc.native._stream cimport get_buffer, hold
+from aioipc.native._frames cimport CONTROL_LIMIT, FramePort, get_buffer, hold
+from aioipc.native._pacer cimport ACCEPTED, NO_ROOM
 
 from aioipc.errors import (
     AddressError,
@@ -70,7 +70,6 @@ cdef enum:
     LONG = 8192                  # bytes that take a time worth looking at the clock
     MOST_RECORDS = 64            # without a message, before the clock is looked at
     MOST_CONTROLS = 16
-    CONTROL_LIMIT = 4096
 
 
 @cython.no_gc_clear               # its end needs the port
@@ -110,10 +109,8 @@ cdef class ReadLease(Borrowed):
         return self.views == 0
 
 
-cdef class RingPort(MessagePort):
+cdef class RingPort(FramePort):
     """Messages over two rings in one mapping.
-
-    A subclass decides what control records, endings and refusals mean, as for a `StreamPort`.
 
     Args:
         transport: Watches the bell and the socket: ``start``, ``stop_lifeline``, ``close``.
@@ -156,37 +153,12 @@ cdef class RingPort(MessagePort):
         self.in_place = not bells_are_sockets
         self.max_receive_bytes = max_message_bytes
         self.max_send_bytes = max_message_bytes
+        self.join_bytes = FRAGMENT
         self.in_memory = self.answers = True
         self.is_open = True
 
     def __dealloc__(self):
         self.c_drop_large()
-
-    # For the floor above to fill in
-
-    def _control(self, int kind, bytes payload):
-        """A HELLO, GOODBYE, PING or PONG arrived."""
-
-    def _ended(self, bint inside_message, error):
-        """The peer is gone: return the exception that a receive raises from now on."""
-        return error or PeerCrashed("the peer is gone")
-
-    def _refused(self, error):
-        """The peer broke the protocol: say so to it, and close."""
-
-    def _send_failed(self, error):
-        """The peer is gone: return the exception that a send raises from now on."""
-        return error
-
-    def end_receiving(self, error):
-        """Let every further receive raise ``error``."""
-        self.ending = error
-
-    def end_sending(self, error):
-        """Let every further send raise ``error``, and those that wait for room."""
-        self.send_failure = error
-        self.c_call_back(self.write_callback)
-        self.write_callback = None
 
     # Receiving
 
@@ -389,11 +361,6 @@ cdef class RingPort(MessagePort):
             f"{self.transport.address}: the peer wrote an impossible {what}, {fault.value:#x}"
         )
 
-    cdef object c_refuse(self, object error):
-        self.ending = error
-        self._refused(error)
-        raise error
-
     @cython.final
     cdef inline int c_retire_some(self) except -1:
         """Give back what was taken: all when that was all, or much; else at the end of the turn."""
@@ -449,11 +416,6 @@ cdef class RingPort(MessagePort):
 
     # Sending
 
-    cdef int c_check_size(self, Py_ssize_t size) except -1:
-        if size > self.max_send_bytes:
-            raise FrameTooLarge(size, self.max_send_bytes)
-        return 0
-
     @cython.final
     cdef inline int c_check_sending(self) except -1:
         if self.send_failure is not None:
@@ -461,7 +423,7 @@ cdef class RingPort(MessagePort):
         if self.write_ended or not self.is_open:
             raise ClosedError("this side ended its sending direction")
         if self.dead:
-            self.c_fail(self.c_gone())
+            self.c_fail_sending(self.c_gone())
             raise self.send_failure
         return 0
 
@@ -509,8 +471,6 @@ cdef class RingPort(MessagePort):
         return 0
 
     cdef int c_send(self, object parts, object fds) except -1:
-        cdef Py_buffer view
-        cdef int answer
         if fds:
             raise AddressError(f"{self.transport.address} carries no descriptors")
         self.c_check_sending()
@@ -518,14 +478,7 @@ cdef class RingPort(MessagePort):
             return NO_ROOM
         if PyBytes_CheckExact(parts):
             return self.c_send_one(parts, PyBytes_AS_STRING(parts), PyBytes_GET_SIZE(parts))
-        if isinstance(parts, (tuple, list)):
-            return self.c_send_parts(parts)
-        get_buffer(parts, &view)
-        try:
-            answer = self.c_send_one(parts, <const char*>view.buf, view.len)
-        finally:
-            PyBuffer_Release(&view)
-        return answer
+        return self.c_send_buffers(parts)
 
     @cython.final
     cdef inline int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1:
@@ -538,24 +491,6 @@ cdef class RingPort(MessagePort):
         if answer == RING_TOO_LARGE:
             return self.c_send_large([owner], size)
         return self.c_no_room(answer)
-
-    cdef int c_send_parts(self, object parts) except -1:
-        """A message in several pieces, each copied from where it lies."""
-        cdef Py_buffer view
-        cdef Py_ssize_t size = 0
-        cdef list pieces = []
-        for part in parts:
-            get_buffer(part, &view)
-            size += view.len
-            if view.len:
-                pieces.append(part)
-            PyBuffer_Release(&view)
-        if size > self.max_send_bytes:
-            raise FrameTooLarge(size, self.max_send_bytes)
-        if size <= FRAGMENT:
-            joined = b"".join(pieces)
-            return self.c_send_one(joined, PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined))
-        return self.c_send_large(pieces, size)
 
     cdef int c_send_large(self, list parts, Py_ssize_t size) except -1:
         """Put a message in fragments; hold on to what does not fit yet."""
@@ -594,7 +529,7 @@ cdef class RingPort(MessagePort):
         if answer == RING_POISONED:
             error = self.c_corrupted(&self.producer.fault)
             self._refused(error)
-            self.c_fail(error)
+            self.c_fail_sending(error)
             raise error
         return NO_ROOM
 
@@ -678,22 +613,6 @@ cdef class RingPort(MessagePort):
             PyBuffer_Release(&view)
         return 0
 
-    cdef bint c_rest(self) noexcept:
-        return self.rest is not None
-
-    cdef int c_own_rest(self) except -1:
-        if self.rest is None:
-            return 0
-        for index, part in enumerate(self.rest):
-            if not PyBytes_CheckExact(part):
-                self.rest[index] = bytes(part)
-        return 0
-
-    cdef int c_begin_batch(self) except -1:
-        if self.pacer is not None:
-            self.turn = self.pacer.turn
-        return 0
-
     cdef int c_flush(self) except -1:
         if not self.is_open:
             return 1
@@ -701,7 +620,7 @@ cdef class RingPort(MessagePort):
         if self.send_failure is not None:
             raise self.send_failure.with_traceback(None)
         if self.dead:
-            self.c_fail(self.c_gone())
+            self.c_fail_sending(self.c_gone())
             raise self.send_failure
         if (self.rest is not None and not self.c_push_rest()) or not self.c_push_controls():
             return self.c_block()
@@ -770,19 +689,9 @@ cdef class RingPort(MessagePort):
         if self.rest is None:
             self.c_push_controls()
 
-    def try_flush(self):
-        """Show what was gathered: True when all of it is in the ring."""
-        return self.c_flush() == 1
-
-    def end_writing(self):
-        """Refuse further sends; what was accepted is still shown."""
-        self.write_ended = True
-
-    cdef int c_fail(self, object error) except -1:
+    cdef int c_drop_unsent(self) except -1:
         self.rest = None
         self.controls = None
-        self.send_failure = error
-        self.send_failure = self._send_failed(error)
         return 0
 
     cdef object c_gone(self):
@@ -960,11 +869,6 @@ cdef class RingPort(MessagePort):
                 return
         self.c_call_back(self._readable)
 
-    def _readable(self):
-        callback, self.read_callback = self.read_callback, None
-        if callback is not None:
-            callback()
-
     def on_writable(self, callback):
         self.write_callback = callback
         if callback is None or self.armed:
@@ -976,17 +880,8 @@ cdef class RingPort(MessagePort):
             self.write_callback = None
             self.c_call_back(callback)
 
-    cdef int c_call_back(self, object callback) except -1:
-        """Call soon, from the loop."""
-        if callback is None:
-            return 0
-        try:
-            if self.pacer is not None:
-                self.pacer.call_soon(callback)
-            else:
-                self.transport.call_soon(callback)
-        except RuntimeError:
-            pass  # the loop is closed, so nobody waits
+    cdef int c_call_soon(self, object callback) except -1:
+        self.transport.call_soon(callback)
         return 0
 
     # Polling
@@ -1034,8 +929,7 @@ cdef class RingPort(MessagePort):
         self.rest = None
         self.controls = None
         self.write_ended = True
-        self.c_call_back(self.write_callback)
-        self.write_callback = None
+        self.c_call_writer()
 
     def abandon(self):
         """Forget the memory, which a forked child does not have."""
@@ -1044,7 +938,7 @@ cdef class RingPort(MessagePort):
 
 
 cdef class RingStream:
-    """A ByteTransport over a ring: each write is records, each read a part of one.
+    """A ByteTransport over a ring: each write is records, each read as many as are there.
 
     Args:
         port: Takes care of HELLO, GOODBYE and the peer's death.
@@ -1074,6 +968,7 @@ cdef class RingStream:
 
     def try_read_into(self, buffer):
         cdef Py_buffer into
+        cdef Py_ssize_t count = 0
         cdef int records
         if not self.port.is_open and self.port.ending is None:
             raise ClosedError(f"{self.address} is closed")
@@ -1084,13 +979,17 @@ cdef class RingStream:
                     self.record = self.port.c_borrow()
                     self.offset = 0
                 if self.record is None:
-                    return None
-                size = self.c_take(<char*>into.buf, into.len)
-                if size or into.len == 0:
-                    return size
-            return None
+                    return count or None
+                count += self.c_take(<char*>into.buf + count, into.len - count)
+                if count == into.len:
+                    return count
+            return count or None
         except EndOfStream:
-            return 0
+            return count
+        except IPCError:
+            if count == 0:  # else it is raised when this was read
+                raise
+            return count
         finally:
             PyBuffer_Release(&into)
 

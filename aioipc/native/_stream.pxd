@@ -1,13 +1,12 @@
 # cython: language_level=3
-from cpython.buffer cimport Py_buffer
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from aioipc.native._fd cimport ByteCore
-from aioipc.native._pacer cimport MessagePort
+from aioipc.native._frames cimport FramePort
 
 
-cdef class StreamPort(MessagePort):
+cdef class StreamPort(FramePort):
     cdef readonly object stream
     cdef ByteCore io
     # Receiving: unread bytes are block[start:end]; a frame larger than the block is `large`.
@@ -22,29 +21,20 @@ cdef class StreamPort(MessagePort):
     cdef uint32_t large_word
     cdef bytearray pieces        # of a message whose frames had the flag MORE
     cdef int read_errno          # met while polling without the GIL
-    cdef readonly object ending  # what every further receive raises
-    cdef public bint greeted     # the peer's HELLO was accepted, or none is expected
     # Sending: out[out_start:out_end], then `rest` from rest_offset on.
     cdef char* out
     cdef Py_ssize_t out_start
     cdef Py_ssize_t out_end
     cdef Py_ssize_t gather_bytes
     cdef bint fragments          # longer messages leave in frames of so many bytes each
-    cdef list rest
-    cdef Py_ssize_t rest_offset
+    cdef bint packets            # each read is whole frames, as each write is
+    cdef int controls_waiting    # control frames behind `rest`
+    cdef object stream_flush     # pushes out what the stream accepted and still has, or None
     cdef bint blocked            # the last write found no room
-    cdef bint armed
-    cdef bint write_ended
-    cdef readonly object send_failure
-    cdef object read_callback
-    cdef object write_callback
-    cdef public Py_ssize_t max_send_bytes
-    cdef public Py_ssize_t max_receive_bytes
 
     cdef object c_frame(self)
     cdef object c_dispatch(self, uint32_t word, object payload)
     cdef Py_ssize_t c_pieces_bytes(self) except -1
-    cdef object c_refuse(self, object error)
     cdef int c_begin_large(self, uint32_t word, Py_ssize_t length) except -1
     cdef int c_fill(self) except -1
     cdef int c_fill_large(self) except -1
@@ -55,19 +45,10 @@ cdef class StreamPort(MessagePort):
     cdef bint c_is_inside(self) noexcept
     cdef int c_make_space(self) except -1
     cdef int c_release_block(self) noexcept
-    cdef int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1
-    cdef int c_send_parts(self, object parts) except -1
     cdef int c_gather(self, Py_ssize_t size) except -1
-    cdef int c_send_large(self, list parts, Py_ssize_t size) except -1
     cdef int c_send_fragments(self, object message) except -1
     cdef int c_keep_rest(self, list parts, Py_ssize_t written) except -1
     cdef int c_flush_out(self) except -1
     cdef int c_flush_rest(self) except -1
     cdef int c_block(self) except -1
     cdef int c_drop_out(self) noexcept
-    cdef int c_call_writer(self) except -1
-    cdef int c_send_failed(self, object error) except -1
-
-
-cdef object hold(object part)
-cdef int get_buffer(object part, Py_buffer* view) except -1

@@ -2,12 +2,7 @@
 """Frames over byte streams: many frames out of one read, many messages into one write."""
 
 cimport cython
-from cpython.buffer cimport (
-    PyBUF_SIMPLE,
-    Py_buffer,
-    PyBuffer_Release,
-    PyObject_GetBuffer,
-)
+from cpython.buffer cimport Py_buffer, PyBuffer_Release
 from cpython.bytes cimport (
     PyBytes_AS_STRING,
     PyBytes_CheckExact,
@@ -21,8 +16,8 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
 from aioipc.native._fd cimport AT_END, AdaptedStream, ByteCore, FdStream, WOULD_BLOCK, iovec
-from aioipc.native._pacer cimport ACCEPTED, MessagePort, NO_ROOM
-
+from aioipc.native._frames cimport CONTROL_LIMIT, MOST_PARTS, FramePort, get_buffer, hold
+from aioipc.native._pacer cimport ACCEPTED, NO_ROOM
 
 from aioipc.errors import (
     AddressError,
@@ -31,7 +26,6 @@ from aioipc.errors import (
     FrameTooLarge,
     HandshakeError,
     IPCError,
-    PeerCrashed,
     ProtocolError,
 )
 
@@ -48,11 +42,9 @@ cdef enum:
     BLOCK = 65536                # one read, and one gathered write
     SLACK = 8192                 # room that control frames always find behind `out`
     SPARE_BLOCKS = 32
-    MOST_PARTS = 64
     MOST_WAITING = 16            # control frames behind a message that is on its way
     LONG = 8192                  # bytes whose way takes a time worth looking at the clock
     MOST_FRAMES = 64             # without a message, before the clock is looked at
-    CONTROL_LIMIT = 4096
     LOOKAHEAD_LIMIT = 8388608
 
 # The second half of a header, `u8 kind, u8 flags, u16 fds`, as one little-endian word.
@@ -90,11 +82,8 @@ cdef void give_block(char* block) noexcept:
         free(block)
 
 
-cdef class StreamPort(MessagePort):
+cdef class StreamPort(FramePort):
     """Frames with the 8-byte header over a byte stream.
-
-    A subclass decides what control frames, endings and refusals mean (`_control`,
-    `_ended`, `_refused`); those are rare, so they are Python.
 
     Args:
         stream: A ByteTransport.
@@ -105,6 +94,8 @@ cdef class StreamPort(MessagePort):
         alone: Whether they come one after the other: then a message may take several such
             writes, and one that its writer did not live to finish is forgotten at the HELLO
             of the next.
+        packets: Whether the stream keeps the boundaries of writes: then each read has to be
+            whole frames.
     """
 
     def __init__(
@@ -114,55 +105,27 @@ cdef class StreamPort(MessagePort):
         *,
         Py_ssize_t atomic_bytes=0,
         bint alone=False,
+        bint packets=False,
     ):
         self.stream = stream
         self.io = stream if isinstance(stream, ByteCore) else AdaptedStream(stream)
         self.max_receive_bytes = max_message_bytes
         self.max_send_bytes = max_message_bytes
         self.gather_bytes = BLOCK
+        self.packets = packets
+        self.stream_flush = getattr(stream, "try_flush", None)
         if atomic_bytes:
             self.gather_bytes = atomic_bytes
             self.fragments = alone
             if not alone:
                 self.max_send_bytes = min(max_message_bytes, atomic_bytes - HEADER)
+        self.join_bytes = self.gather_bytes - HEADER
 
     def __dealloc__(self):
         self.c_release_block()
         self.c_drop_large()
         if self.out is not NULL:
             give_block(self.out)
-
-    # For the floor above to fill in
-
-    def _control(self, int kind, bytes payload):
-        """A HELLO, GOODBYE, PING or PONG arrived."""
-
-    def _ended(self, bint inside_frame, error):
-        """The stream ended: return the exception that a receive raises from now on."""
-        return error or PeerCrashed("the stream ended")
-
-    def _refused(self, error):
-        """The peer broke the protocol: say so to it, and close."""
-
-    def end_receiving(self, error):
-        """Let every further receive raise ``error``."""
-        self.ending = error
-
-    def end_sending(self, error):
-        """Let every further send raise ``error``, and those that wait for room."""
-        self.send_failure = error
-        self.c_call_writer()
-
-    cdef int c_call_writer(self) except -1:
-        """Let who waits for room look again, from the loop."""
-        callback, self.write_callback = self.write_callback, None
-        if callback is None or self.pacer is None:
-            return 0
-        try:
-            self.pacer.call_soon(callback)
-        except RuntimeError:
-            pass  # the loop is closed, so nobody waits
-        return 0
 
     # Receiving
 
@@ -252,6 +215,11 @@ cdef class StreamPort(MessagePort):
             payload = PyBytes_FromStringAndSize(self.block + self.start + HEADER, length)
             self.start += HEADER + length
             return self.c_dispatch(word, payload)
+        if self.packets:
+            self.c_refuse(ProtocolError(
+                f"a packet ends inside a frame of {length:,} bytes, after "
+                f"{self.end - self.start - HEADER:,} of them"
+            ))
         if HEADER + length > BLOCK:
             self.c_begin_large(word, length)
         return None
@@ -285,17 +253,16 @@ cdef class StreamPort(MessagePort):
     cdef Py_ssize_t c_pieces_bytes(self) except -1:
         return 0 if self.pieces is None else len(self.pieces)
 
-    cdef object c_refuse(self, object error):
-        self.ending = error
-        self._refused(error)
-        raise error
-
     @cython.final
     cdef int c_fill(self) except -1:
         """Read more: 1 when something came (bytes, or an ending), 0 when nothing is there."""
         cdef Py_ssize_t n
         if self.large is not NULL:
             return self.c_fill_large()
+        if self.packets and self.start != self.end:
+            self.c_refuse(ProtocolError(
+                f"a packet ends inside a header, after {self.end - self.start} bytes of it"
+            ))
         self.c_make_space()
         n = self.c_read(self.block + self.end, self.capacity - self.end)
         if n > 0:
@@ -311,7 +278,7 @@ cdef class StreamPort(MessagePort):
 
     cdef Py_ssize_t c_read(self, char* data, Py_ssize_t size) except -2:
         """Read; the end of the stream and errors become ``ending``."""
-        cdef Py_ssize_t n
+        cdef Py_ssize_t n = AT_END
         self.counters.read_calls += 1
         try:
             if self.read_errno:
@@ -319,6 +286,8 @@ cdef class StreamPort(MessagePort):
                 raise (<FdStream>self.io).c_error(number, "read from")
             n = self.io.c_read(data, size)
         except IPCError as error:
+            if self.packets and isinstance(error, ProtocolError):
+                self.c_refuse(error)
             self.ending = self._ended(self.c_is_inside(), error)
             return AT_END
         if n == AT_END:
@@ -409,14 +378,7 @@ cdef class StreamPort(MessagePort):
 
     # Sending
 
-    cdef int c_check_size(self, Py_ssize_t size) except -1:
-        if size > self.max_send_bytes:
-            raise FrameTooLarge(size, self.max_send_bytes)
-        return 0
-
     cdef int c_send(self, object parts, object fds) except -1:
-        cdef Py_buffer view
-        cdef int answer
         if fds:
             raise AddressError(f"{self.stream.address} carries no descriptors")
         if self.send_failure is not None:
@@ -427,14 +389,7 @@ cdef class StreamPort(MessagePort):
             return NO_ROOM
         if PyBytes_CheckExact(parts):
             return self.c_send_one(parts, PyBytes_AS_STRING(parts), PyBytes_GET_SIZE(parts))
-        if isinstance(parts, (tuple, list)):
-            return self.c_send_parts(parts)
-        get_buffer(parts, &view)
-        try:
-            answer = self.c_send_one(parts, <const char*>view.buf, view.len)
-        finally:
-            PyBuffer_Release(&view)
-        return answer
+        return self.c_send_buffers(parts)
 
     @cython.final
     cdef int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1:
@@ -452,24 +407,6 @@ cdef class StreamPort(MessagePort):
         memcpy(self.out + self.out_end, &header, HEADER)
         memcpy(self.out + self.out_end + HEADER, data, size)
         return self.c_gather(size)
-
-    cdef int c_send_parts(self, object parts) except -1:
-        """A message in several pieces: joined when small, else each from where it lies."""
-        cdef Py_buffer view
-        cdef Py_ssize_t size = 0
-        cdef list pieces = []
-        for part in parts:
-            get_buffer(part, &view)
-            size += view.len
-            if view.len:
-                pieces.append(part)
-            PyBuffer_Release(&view)
-        if size > self.max_send_bytes:
-            raise FrameTooLarge(size, self.max_send_bytes)
-        if HEADER + size <= self.gather_bytes or len(pieces) >= MOST_PARTS:
-            joined = b"".join(pieces)
-            return self.c_send_one(joined, PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined))
-        return self.c_send_large(pieces, size)
 
     @cython.final
     cdef inline int c_gather(self, Py_ssize_t size) except -1:
@@ -518,7 +455,7 @@ cdef class StreamPort(MessagePort):
             try:
                 written = self.io.c_write(iov, count + 1)
             except IPCError as error:
-                self.c_send_failed(error)
+                self.c_fail_sending(error)
                 raise self.send_failure
         finally:
             while count:
@@ -560,6 +497,7 @@ cdef class StreamPort(MessagePort):
         start = len(frames)
         self.rest = frames
         self.rest_offset = 0
+        self.controls_waiting = 0
         if not self.c_flush() and len(frames) == start:
             # Nothing of it left: it was not accepted, and the caller waits.
             self.rest = None
@@ -572,6 +510,7 @@ cdef class StreamPort(MessagePort):
         """Remember which bytes of ``parts`` still have to leave."""
         cdef Py_ssize_t size
         self.rest = list(parts)
+        self.controls_waiting = 0
         while True:
             size = memoryview(self.rest[0]).nbytes
             if written < size:
@@ -579,22 +518,6 @@ cdef class StreamPort(MessagePort):
             written -= size
             self.rest.pop(0)
         self.rest_offset = written
-        return 0
-
-    cdef bint c_rest(self) noexcept:
-        return self.rest is not None
-
-    cdef int c_own_rest(self) except -1:
-        if self.rest is None:
-            return 0
-        for index, part in enumerate(self.rest):
-            if not PyBytes_CheckExact(part):
-                self.rest[index] = bytes(part)
-        return 0
-
-    cdef int c_begin_batch(self) except -1:
-        if self.pacer is not None:
-            self.turn = self.pacer.turn
         return 0
 
     cdef int c_flush(self) except -1:
@@ -606,8 +529,10 @@ cdef class StreamPort(MessagePort):
                 return self.c_block()
             if self.rest is not None and not self.c_flush_rest():
                 return self.c_block()
+            if self.stream_flush is not None and not self.stream_flush():
+                return self.c_block()
         except IPCError as error:
-            self.c_send_failed(error)
+            self.c_fail_sending(error)
             raise self.send_failure
         return 1
 
@@ -669,16 +594,10 @@ cdef class StreamPort(MessagePort):
             self.armed = True
         return 0
 
-    cdef int c_send_failed(self, object error) except -1:
+    cdef int c_drop_unsent(self) except -1:
         self.c_drop_out()
         self.rest = None
-        self.send_failure = error
-        self.send_failure = self._send_failed(error)
         return 0
-
-    def _send_failed(self, error):
-        """A write failed: return the exception that a send raises from now on."""
-        return error
 
     def _drain(self):
         """The kernel has room again."""
@@ -690,7 +609,7 @@ cdef class StreamPort(MessagePort):
             except IPCError:
                 pass  # each send raises it
             except Exception as error:
-                self.c_send_failed(error)
+                self.c_fail_sending(error)
         self.blocked = False
         callback, self.write_callback = self.write_callback, None
         if callback is not None:
@@ -705,25 +624,18 @@ cdef class StreamPort(MessagePort):
         if len(payload) > CONTROL_LIMIT:
             raise ValueError(f"a control frame holds {CONTROL_LIMIT} bytes, not {len(payload)}")
         frame = PyBytes_FromStringAndSize(<char*>&header, HEADER) + payload
-        if len(self.rest or ()) > MOST_PARTS + MOST_WAITING or (
-            self.rest is None and len(frame) > BLOCK + SLACK - self.out_end
+        if (self.rest is not None and self.controls_waiting == MOST_WAITING) or (
+            self.rest is None and len(frame) > self.gather_bytes + SLACK - self.out_end
         ):
             raise ProtocolError("the peer does not read: there is no room even for control frames")
         if self.rest is not None:
             self.rest.append(frame)
+            self.controls_waiting += 1
             return
         if self.out is NULL:
             self.out = take_block()
         memcpy(self.out + self.out_end, PyBytes_AS_STRING(frame), len(frame))
         self.out_end += len(frame)
-
-    def try_flush(self):
-        """Push out what was gathered: True when all of it left."""
-        return self.c_flush() == 1
-
-    def end_writing(self):
-        """Refuse further sends; what was accepted still leaves."""
-        self.write_ended = True
 
     # Readiness
 
@@ -731,11 +643,6 @@ cdef class StreamPort(MessagePort):
         self.read_callback = callback
         if callback is not None:
             self.stream.on_readable(self._readable)
-
-    def _readable(self):
-        callback, self.read_callback = self.read_callback, None
-        if callback is not None:
-            callback()
 
     def on_writable(self, callback):
         self.write_callback = callback
@@ -751,6 +658,8 @@ cdef class StreamPort(MessagePort):
     cdef int c_begin_poll(self, bint for_room) except -1:
         if for_room or self.large is not NULL or self.ending is not None or self.io.c_read_fd() < 0:
             return 0
+        if self.packets and self.start != self.end:
+            return 0  # a packet needs the whole block
         self.c_make_space()
         return 1
 
@@ -784,7 +693,7 @@ cdef class StreamPort(MessagePort):
             # What is read here makes the descriptor readable no more.
             self.pacer.call_soon(self._readable)
         while True:
-            if self.end == self.capacity:
+            if self.capacity - self.end < (BLOCK if self.packets else 1):
                 if self.capacity >= LOOKAHEAD_LIMIT:
                     break
                 grown = <char*>malloc(2 * self.capacity)
@@ -823,25 +732,7 @@ cdef class StreamPort(MessagePort):
         self.stream.close()
         self.c_release_block()
         self.c_drop_large()
-        self.rest = None
-        self.c_drop_out()
+        self.c_drop_unsent()
         self.blocked = False
         self.write_ended = True
         self.c_call_writer()
-
-
-cdef object hold(object part):
-    """An object whose memory stays where it is, and as long as it is, until it is dropped.
-
-    The caller may resize a bytearray or release a memoryview while it waits for room.
-    """
-    return part if PyBytes_CheckExact(part) else memoryview(part)
-
-
-cdef int get_buffer(object part, Py_buffer* view) except -1:
-    try:
-        return PyObject_GetBuffer(part, view, PyBUF_SIMPLE)
-    except (TypeError, BufferError, ValueError) as error:
-        raise EncodeError(
-            f"a message is made of contiguous buffers, not {type(part).__name__}: {error}"
-        ) from None

@@ -25,7 +25,9 @@ FAMILIES = {
     "stdio": "aioipc.transports.stdio",
     "sysv": "aioipc.transports.sysv",
     "tcp": "aioipc.transports.tcp",
+    "tls": "aioipc.transports.tls",
     "unix": "aioipc.transports.unix",
+    "unix+seqpacket": "aioipc.transports.seqpacket",
 }
 """Scheme to module."""
 

@@ -5,15 +5,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 
 from aioipc.abc import Allow, Capability
 from aioipc.address import Address
 from aioipc.errors import AddressError, from_os_error
 from aioipc.kernel.credentials import peer_credentials
-from aioipc.kernel.descriptors import Descriptor, Facts, Kind, adopt, find_facts
+from aioipc.kernel.descriptors import (
+    Descriptor,
+    Facts,
+    Kind,
+    SocketFacts,
+    adopt,
+    find_facts,
+    find_socket_facts,
+)
 from aioipc.kernel.owned import abandon_in_child
 from aioipc.loop.fd import FdWatch
 from aioipc.native._fd import FdStream
+from aioipc.native._packet import PacketStream
+from aioipc.transports._packets import PACKETS, with_packets
 from aioipc.transports._sockets import check_allowed
 from aioipc.transports._stream import STREAM
 
@@ -40,6 +51,7 @@ def adopted_stream(
     facts = [_facts(address, fd) for fd in fds]
     reads, writes = _directions(address, facts, fds)
     is_socket = all(fact.kind is Kind.SOCKET for fact in facts)
+    packets = _packets(address, facts, fds)
     peer = peer_credentials(fds[0]) if is_socket else None
     if allow is not None:
         check_allowed(peer, allow, str(address))
@@ -47,17 +59,24 @@ def adopted_stream(
     if not keep:
         for fd in fds:
             os.close(fd)
-    stream = FdStream(
+    capabilities = STREAM if packets is None else PACKETS
+    if not (reads and writes):
+        capabilities &= ~Capability.DUPLEX
+    if peer is not None:
+        capabilities |= Capability.CREDENTIALS
+    stream = (FdStream if packets is None else PacketStream)(
         ends[0].fileno() if reads else -1,
         ends[-1].fileno() if writes else -1,
         FdWatch(),
         is_socket=is_socket,
         address=str(address),
-        capabilities=_capabilities(duplex=reads and writes, known=peer is not None),
+        capabilities=capabilities,
         peer=peer,
         owners={end.fileno(): end for end in ends},
     )
     abandon_in_child(stream)
+    if packets is not None and isinstance(stream, PacketStream):
+        with_packets(stream, packets.send_buffer_bytes)
     return stream
 
 
@@ -81,9 +100,20 @@ def _directions(address: Address, facts: list[Facts], fds: tuple[int, ...]) -> t
     return True, True
 
 
-def _capabilities(*, duplex: bool, known: bool) -> Capability:
-    capabilities = STREAM if duplex else STREAM & ~Capability.DUPLEX
-    return capabilities | Capability.CREDENTIALS if known else capabilities
+def _packets(address: Address, facts: list[Facts], fds: tuple[int, ...]) -> SocketFacts | None:
+    """What to know of a socket that keeps the boundaries of packets; None of anything else."""
+    for fact, fd in zip(facts, fds, strict=True):
+        if fact.kind is not Kind.SOCKET:
+            continue
+        found = find_socket_facts(fd)
+        if found.type == socket.SOCK_STREAM:
+            continue
+        if found.type != socket.SOCK_SEQPACKET:
+            raise AddressError(f"{address}: descriptor {fd} is a socket without connections")
+        if len(fds) > 1:
+            raise AddressError(f"{address}: descriptor {fd} is a socket of packets, for both ways")
+        return found
+    return None
 
 
 def _adopt(address: Address, fds: tuple[int, ...]) -> list[Descriptor]:

@@ -41,7 +41,10 @@ class PeerPort(Session, StreamPort):
     def __init__(self, stream: ByteTransport, codec: str, max_message_bytes: int) -> None:
         atomic_bytes = getattr(stream, "atomic_bytes", 0)
         alone = getattr(stream, "alone", False)
-        super().__init__(stream, max_message_bytes, atomic_bytes=atomic_bytes, alone=alone)
+        packets = getattr(stream, "packets", False)
+        super().__init__(
+            stream, max_message_bytes, atomic_bytes=atomic_bytes, alone=alone, packets=packets
+        )
         reads = getattr(stream, "readable", True)
         writes = getattr(stream, "writable", True)
         self.start_session(
@@ -54,6 +57,13 @@ class PeerPort(Session, StreamPort):
             self.end_sending(AddressError(f"{stream.address} only receives"))
         if not reads:
             self.end_receiving(AddressError(f"{stream.address} only sends"))
+        start = getattr(stream, "heartbeat", None)
+        self._heartbeat = None if start is None else start(self)
+
+    def close(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+        super().close()
 
     @property
     def transport(self) -> ByteTransport:  # type: ignore[override]
@@ -165,6 +175,10 @@ class FramedTransport:
                 self._arm()
                 return False
             self._drop(count)
+        try_flush = getattr(self.stream, "try_flush", None)
+        if try_flush is not None and not try_flush():
+            self._arm()
+            return False
         return True
 
     def _drop(self, count: int) -> None:

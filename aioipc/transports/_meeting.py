@@ -22,7 +22,7 @@ Met = Callable[[socket.socket, PeerCredentials | None, str], Accepted]
 
 
 async def connect_unix(
-    address: Address, allow: Allow | None, *, folder: str
+    address: Address, allow: Allow | None, *, folder: str, kind: int = socket.SOCK_STREAM
 ) -> tuple[OwnedSocket, PeerCredentials | None]:
     """Connect to a server that a trusted user runs.
 
@@ -30,6 +30,7 @@ async def connect_unix(
         address: With a path, a name or an abstract name.
         allow: Decides by the server's credentials; by default this user and root are trusted.
         folder: The subdirectory of the runtime directory that names are for.
+        kind: ``SOCK_STREAM`` or ``SOCK_SEQPACKET``.
 
     Returns:
         The socket, which belongs to the caller, and the server's credentials.
@@ -46,7 +47,7 @@ async def connect_unix(
     except FileNotFoundError:
         raise ConnectError(f"connect to {address}: nobody listens there (no such socket)") from None
     with file:
-        sock = OwnedSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = OwnedSocket(socket.AF_UNIX, kind)
         try:
             await connect_socket(sock, file.address, str(address))
             peer = peer_credentials(sock.fileno())
@@ -63,6 +64,7 @@ def listen_unix(
     met: Met,
     *,
     folder: str,
+    kind: int = socket.SOCK_STREAM,
     speaks_first: bool = False,
 ) -> SocketAcceptor:
     """Take the name and listen.
@@ -72,6 +74,7 @@ def listen_unix(
         allow: With it a path is open to all users (mode 0666), and it decides.
         met: Makes the transport of a connection.
         folder: The subdirectory of the runtime directory that names are for.
+        kind: ``SOCK_STREAM`` or ``SOCK_SEQPACKET``.
         speaks_first: Whether who connects can do nothing before it is accepted.
 
     Raises:
@@ -94,7 +97,7 @@ def listen_unix(
             f"listen on {address}: other users cannot reach a name in the private runtime "
             "directory; give a path"
         )
-    bound = bind_unix(_target(address), others=others, folder=folder)
+    bound = bind_unix(_target(address), kind, others=others, folder=folder)
     text = str(address)
 
     def accepted(sock: socket.socket) -> Accepted:

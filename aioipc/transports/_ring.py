@@ -190,6 +190,7 @@ class RingTransport:
         self._bell = FdWatch()
         self._lifeline = FdWatch()
         self._tripwire: _Tripwire | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         abandon_in_child(self)
 
     # The port
@@ -266,12 +267,13 @@ class RingTransport:
         """
         self._bell.bind(loop)
         self._lifeline.bind(loop)
+        self._loop = loop
         if self._port is not None:
             self._port.started_in(loop)
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        """Call from the running loop, where the port belongs to no pacer yet."""
-        asyncio.get_running_loop().call_soon(callback)
+        """Call from the loop, where the port belongs to no pacer yet."""
+        (self._loop or asyncio.get_running_loop()).call_soon(callback)
 
     def start(self, port: _Listening) -> None:
         """Let the port hear its bell, and the end of the peer."""

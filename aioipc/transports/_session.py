@@ -35,6 +35,7 @@ class Session:
     """
 
     transport: Transport
+    _silence: IPCError | None = None
 
     if TYPE_CHECKING:  # what every native port between peers has
         greeted: bool
@@ -128,6 +129,17 @@ class Session:
         self.end_sending(error if isinstance(error, IPCError) else gone)
         self.close()
 
+    def beat(self) -> None:
+        """Give a sign of life, unless something is on its way already."""
+        with contextlib.suppress(IPCError):
+            if self.try_flush():
+                self.queue_control(Kind.PING, b"")
+                self.try_flush()
+
+    def fell_silent(self, error: IPCError) -> None:
+        """The peer says nothing any more: what ends now ends with ``error``."""
+        self._silence = error
+
     # What the native part asks
 
     def _control(self, kind: int, payload: bytes) -> None:
@@ -149,6 +161,8 @@ class Session:
 
     def _ended(self, inside_frame: bool, error: Any) -> IPCError:
         address = self.transport.address
+        if self._silence is not None:
+            return self._silence
         if isinstance(error, IPCError) and not isinstance(error, PeerCrashed):
             return error
         if inside_frame:
@@ -169,6 +183,8 @@ class Session:
 
     def _why_it_failed(self, error: IPCError) -> IPCError:
         """A GOODBYE that arrived before the failure says why the peer closed."""
+        if self._silence is not None:
+            return self._silence
         if isinstance(self.ending, IPCError) and not isinstance(self.ending, EndOfStream):
             return self.ending
         payload = None if self.ending is not None else self.look_ahead()

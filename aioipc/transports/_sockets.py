@@ -115,7 +115,7 @@ class SocketAcceptor:
     ) -> None:
         self.address = address
         self.speaks_first = speaks_first
-        self._socket = sock
+        self.socket = sock
         self._accepted = accepted
         self._on_close: Callable[[], object] | None = on_close
         self._callback: Callable[[], object] | None = None
@@ -125,7 +125,7 @@ class SocketAcceptor:
     def try_accept(self) -> Accepted | None:
         while True:
             try:
-                connection, _ = self._socket.accept()
+                connection, _ = self.socket.accept()
             except BlockingIOError:
                 return None
             except OSError as error:
@@ -143,7 +143,7 @@ class SocketAcceptor:
         if callback is None:
             self._watch.unwatch_reading()
         elif not self._watch.reading:
-            self._watch.watch_reading(self._socket.fileno(), self._readable)
+            self._watch.watch_reading(self.socket.fileno(), self._readable)
 
     def _readable(self) -> None:
         callback, self._callback = self._callback, None

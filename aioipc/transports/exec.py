@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import Callable
 
 from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.errors import PeerCrashed, from_os_error
-from aioipc.kernel.owned import abandon_in_child, owned_pipe
+from aioipc.kernel.owned import abandon_in_child, pipe_from_child, pipe_to_child
+from aioipc.kernel.pidfd import describe
 from aioipc.kernel.spawn import Child, spawn
 from aioipc.limits import Limits
+from aioipc.loop.child import ends_within
 from aioipc.loop.fd import FdWatch
 from aioipc.native._fd import FdStream
 from aioipc.transports._stream import STREAM
@@ -36,11 +37,8 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
     """
     if allow is not None:
         raise ValueError(f"{address}: the child runs as this user, so allow= has no question")
-    child_reads, writer = owned_pipe()
-    reader, child_writes = owned_pipe()
-    # The child's ends are its own open file descriptions, so they may block.
-    for end in (reader, writer):
-        os.set_blocking(end.fileno(), False)
+    writer, child_reads = pipe_to_child()
+    reader, child_writes = pipe_from_child()
     with child_reads, child_writes:
         try:
             child = spawn(address.argv, stdin=child_reads.fileno(), stdout=child_writes.fileno())
@@ -115,7 +113,9 @@ class Program:
             PeerCrashed: The child ended with another status than 0.
         """
         if self._failure:
-            raise PeerCrashed(f"{self.address}: {describe(self._failure)}", status=self._failure)
+            raise PeerCrashed(
+                f"{self.address}: the program {describe(self._failure)}", status=self._failure
+            )
 
     def on_ready(self, callback: Callable[[], object] | None) -> None:
         """Call ``callback`` once the child has ended, or was waited for long enough."""
@@ -163,30 +163,15 @@ class Program:
             The child is killed at once.
         """
         try:
-            if not await self._ends_within(self._linger_s):
+            if not await ends_within(self._child, self._linger_s):
                 self._child.send_signal(signal.SIGTERM)
-                if not await self._ends_within(_TERMINATE_GRACE_S):
+                if not await ends_within(self._child, _TERMINATE_GRACE_S):
                     self._child.send_signal(signal.SIGKILL)
-                    await self._ends_within(None)
+                    await ends_within(self._child, None)
         except BaseException:
             self.kill()
             raise
         self._child.close()
-
-    async def _ends_within(self, limit_s: float | None) -> bool:
-        if self._child.status() is not None:
-            return True
-        ended = asyncio.Event()
-        watch = FdWatch()
-        watch.watch_reading(self._child.pidfd, ended.set)
-        try:
-            async with asyncio.timeout(limit_s):
-                await ended.wait()
-        except TimeoutError:
-            pass
-        finally:
-            watch.close()
-        return self._child.status() is not None
 
     def kill(self) -> None:
         """End the child at once, and reap it as soon as it has ended. Idempotent."""
@@ -203,14 +188,3 @@ class Program:
         if self._child.fileno() >= 0:
             self._child.send_signal(signal.SIGTERM)
             self._child.close()
-
-
-def describe(status: int) -> str:
-    """How a process ended, in words."""
-    if status >= 0:
-        return f"the program ended with exit status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    return f"the program was killed by {name}"

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import errno
-import ipaddress
-import socket
-
-from aioipc.abc import Allow, Capability
+from aioipc.abc import Allow
 from aioipc.address import Address
-from aioipc.errors import AccessDenied, ConnectError, from_os_error
-from aioipc.kernel.owned import OwnedSocket, socket_above_stdio
 from aioipc.limits import Limits
 from aioipc.native._fd import FdStream
-from aioipc.transports._sockets import SocketAcceptor, connect_socket
-from aioipc.transports._stream import STREAM, socket_stream
+from aioipc.transports._sockets import SocketAcceptor
+from aioipc.transports._tcp import CAPABILITIES, connect_tcp, listen_tcp, refuse_allow
 
 __all__ = ["CAPABILITIES", "connect", "listen"]
-
-CAPABILITIES = STREAM | Capability.REMOTE
-
-_Resolved = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 
 
 async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> FdStream:
@@ -31,21 +19,8 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
         ConnectError: Nobody listens there, or the host has no address.
         ValueError: ``allow`` was given; TCP knows no users.
     """
-    _refuse_allow(address, allow)
-    failure: Exception | None = None
-    for family, target in await _resolve(address):
-        sock = OwnedSocket(family, socket.SOCK_STREAM)
-        try:
-            await connect_socket(sock, target, str(address))
-            return _stream(sock, str(address))
-        except ConnectError as error:
-            sock.close()
-            failure = error
-        except BaseException:
-            sock.close()
-            raise
-    assert failure is not None, "getaddrinfo(3) returns at least one address"
-    raise failure
+    refuse_allow(address, allow)
+    return await connect_tcp(address, limits)
 
 
 async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> SocketAcceptor:
@@ -56,66 +31,7 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> So
             authenticate them.
         ResourceExhausted: The port is in use.
         ConnectError: The host has no address.
+        ValueError: ``allow`` was given.
     """
-    _refuse_allow(address, allow)
-    family, target = (await _resolve(address))[0]
-    if not _is_loopback(target[0]):
-        raise AccessDenied(
-            errno.EACCES,
-            f"listen on {address}: tcp: authenticates nobody, so it binds loopback only, "
-            f"and {target[0]} is not",
-        )
-    sock = OwnedSocket(family, socket.SOCK_STREAM)
-    try:
-        # Without it a restart has to wait for TIME_WAIT; it does not let two processes listen.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(target)
-        sock.listen(socket.SOMAXCONN)
-    except OSError as error:
-        sock.close()
-        raise from_os_error(error, f"listen on {address}", connecting=True) from error
-    text = str(address.with_port(sock.getsockname()[1]))
-    return SocketAcceptor(sock, text, lambda peer: _stream(peer, text), sock.close)
-
-
-def _refuse_allow(address: Address, allow: Allow | None) -> None:
-    if allow is not None:
-        raise ValueError(f"{address}: TCP does not know the peer's user, so allow= cannot be asked")
-
-
-def _stream(sock: socket.socket, address: str) -> FdStream:
-    sock = socket_above_stdio(sock)  # now, for the number must not change any more
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    local = _is_loopback(sock.getpeername()[0])
-    capabilities = CAPABILITIES & ~Capability.REMOTE if local else CAPABILITIES
-    fd = sock.fileno()
-    return socket_stream(
-        sock, address=address, capabilities=capabilities, on_close=lambda: _read_off(fd)
-    )
-
-
-def _read_off(fd: int) -> None:
-    """Read what is left, else close(2) sends a reset that overtakes what we wrote.
-
-    RFC 1122, 4.2.2.13.
-    """
-    view = socket.socket(fileno=fd)
-    with contextlib.suppress(OSError):
-        for _ in range(64):
-            if not view.recv(16 * 1024, socket.MSG_DONTWAIT):
-                break
-    view.detach()
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-
-
-async def _resolve(address: Address) -> list[_Resolved]:
-    assert address.host is not None
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConnectError(f"{address}: {address.host!r} has no address: {error}") from error
-    return [(family, target) for family, _, _, _, target in found]  # type: ignore[misc]
+    refuse_allow(address, allow)
+    return await listen_tcp(address, limits, lambda stream: stream)

@@ -14,6 +14,7 @@ ADAPTERS = (
     "tuned_protocol",
     "aioipc_channel",
     "asyncio_streams",
+    "aioipc_asyncio",
     "multiprocessing_pipe",
     "multiprocessing_queue",
     "pyzmq",

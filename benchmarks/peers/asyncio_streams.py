@@ -6,12 +6,14 @@ import asyncio
 import struct
 import time
 from asyncio import IncompleteReadError, StreamReader, StreamWriter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from benchmarks.contender import Contender, Flow, Gauge, Loop, Seat
 
 GATHER_BYTES = 64 * 1024
 READ_LIMIT = 1 << 20
+
+Connected = Callable[[StreamReader, StreamWriter], Awaitable[None]]
 
 _HEADER = struct.Struct("<I")
 
@@ -55,6 +57,14 @@ class AsyncioStreams(Contender):
         self.name = f"asyncio streams ({loop})"
         self.quick = loop == "uvloop"
 
+    async def serve(self, connected: Connected, where: str) -> asyncio.AbstractServer:
+        """Start the server."""
+        return await asyncio.start_unix_server(connected, where, limit=READ_LIMIT, backlog=1024)
+
+    async def open(self, where: str) -> tuple[StreamReader, StreamWriter]:
+        """Connect to it."""
+        return await asyncio.open_unix_connection(where, limit=READ_LIMIT)
+
     async def echo(self, seat: Seat) -> None:
         """Answer on every connection until it ends."""
         endings = asyncio.Semaphore(0)
@@ -68,7 +78,7 @@ class AsyncioStreams(Contender):
                 writer.close()
                 endings.release()
 
-        server = await asyncio.start_unix_server(answer, seat.wiring, limit=READ_LIMIT)
+        server = await self.serve(answer, seat.wiring)
         seat.announce("listening")
         for _ in range(seat.plan.clients):
             await endings.acquire()
@@ -77,7 +87,7 @@ class AsyncioStreams(Contender):
     async def ping(self, seat: Seat) -> list[int]:
         """One await for each direction."""
         plan = seat.plan
-        reader, writer = await asyncio.open_unix_connection(seat.wiring, limit=READ_LIMIT)
+        reader, writer = await self.open(seat.wiring)
         for message in plan.warming():
             send(writer, message)
             await receive(reader)
@@ -111,7 +121,7 @@ class AsyncioStreams(Contender):
             gauge.stop(message)
             writer.close()
 
-        server = await asyncio.start_unix_server(count, seat.wiring, limit=READ_LIMIT, backlog=1024)
+        server = await self.serve(count, seat.wiring)
         seat.announce("listening")
         flow = await gauge.finished()
         server.close()
@@ -120,9 +130,7 @@ class AsyncioStreams(Contender):
     async def source(self, seat: Seat) -> None:
         """Gathered writes on every connection."""
         plan = seat.plan
-        writers = [
-            (await asyncio.open_unix_connection(seat.wiring))[1] for _ in range(plan.clients)
-        ]
+        writers = [(await self.open(seat.wiring))[1] for _ in range(plan.clients)]
         await asyncio.gather(*(send_all(writer, plan.warming()) for writer in writers))
         await seat.wait_in_loop()
         await asyncio.gather(*(send_all(writer, plan.measured()) for writer in writers))
@@ -134,7 +142,7 @@ class AsyncioStreams(Contender):
         """One round trip on every connection, then silence."""
         connections = []
         for _ in range(seat.plan.clients):
-            reader, writer = await asyncio.open_unix_connection(seat.wiring)
+            reader, writer = await self.open(seat.wiring)
             send(writer, seat.plan.payload)
             await receive(reader)
             connections.append((reader, writer))

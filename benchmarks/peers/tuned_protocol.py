@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, cast
 
-from benchmarks.contender import Buffer, Contender, Flow, Gauge, Loop, Plan, Seat
+from benchmarks.contender import Buffer, Contender, Family, Flow, Gauge, Loop, Plan, Seat
 from benchmarks.probe import Ticker
 
 GATHER_BYTES = 64 * 1024
@@ -258,7 +258,7 @@ def _note(gauge: Gauge, count: int, message: Buffer) -> int:
 class TunedProtocol(Contender):
     """The reference contender, on either loop."""
 
-    family = "reference"
+    family: Family = "reference"
     quick = True
     many_senders = True
     many_echoes = True
@@ -270,8 +270,7 @@ class TunedProtocol(Contender):
     async def echo(self, seat: Seat) -> None:
         """Answer from the callback."""
         ended = asyncio.Semaphore(0)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(lambda: _Echo(ended), seat.wiring, backlog=1024)
+        server = await self.serve(lambda: _Echo(ended), seat.wiring)
         seat.announce("listening")
         for _ in range(seat.plan.clients):
             await ended.acquire()
@@ -289,10 +288,7 @@ class TunedProtocol(Contender):
     async def sink(self, seat: Seat) -> Flow:
         """Count in the callback."""
         gauge = Gauge(seat, seat.plan.clients)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(
-            lambda: self.new_sink(gauge), seat.wiring, backlog=1024
-        )
+        server = await self.serve(lambda: self.new_sink(gauge), seat.wiring)
         seat.announce("listening")
         flow = await gauge.finished()
         server.close()
@@ -355,10 +351,20 @@ class TunedProtocol(Contender):
         """Send everything, one by one."""
         await protocol.send_all(messages)
 
-    async def _connect(self, seat: Seat, factory: Callable[[], P]) -> P:
+    async def serve(
+        self, factory: Callable[[], FramedProtocol], where: str
+    ) -> asyncio.AbstractServer:
+        """Start the server."""
         loop = asyncio.get_running_loop()
-        _, protocol = await loop.create_unix_connection(factory, seat.wiring)
-        return protocol
+        return await loop.create_unix_server(factory, where, backlog=1024)
+
+    async def connect(self, factory: Callable[[], P], where: str) -> P:
+        """Connect to it."""
+        loop = asyncio.get_running_loop()
+        return (await loop.create_unix_connection(factory, where))[1]
+
+    async def _connect(self, seat: Seat, factory: Callable[[], P]) -> P:
+        return await self.connect(factory, seat.wiring)
 
 
 class TunedBatches(TunedProtocol):

@@ -17,10 +17,10 @@ class TestHelp:
     def test_no_command(self, commands: Commands) -> None:
         result = commands.run()
         assert (result.status, result.err) == (0, "")
-        for command in ("demo", "listen", "send"):
+        for command in ("demo", "listen", "run", "send"):
             assert re.search(rf"^  {command} +[A-Z]", result.out.decode(), re.MULTILINE)
 
-    @pytest.mark.parametrize("command", ["", "demo", "listen", "send"])
+    @pytest.mark.parametrize("command", ["", "demo", "listen", "run", "send"])
     def test_each_one(self, command: str, commands: Commands) -> None:
         result = commands.run(*command.split(), "-h")
         assert (result.status, result.err) == (0, "")

@@ -26,6 +26,7 @@ from aioipc import (
     PeerCrashed,
     TruncatedFrame,
 )
+from tests.children import is_gone
 from tests.programs import converse, ends, loop_name, source, stuck_send
 
 pytestmark = pytest.mark.asyncio
@@ -76,11 +77,6 @@ def shell(script: str) -> str:
 
 def connect_lines(address: str, **options: Any) -> aioipc._opening.Opening[Channel[Any]]:
     return aioipc.connect(address, codec="text", framing="lines", **options)
-
-
-def is_gone(pid: int) -> bool:
-    """Whether there is not even a zombie."""
-    return not Path(f"/proc/{pid}").exists()
 
 
 class TestTalking:

@@ -167,7 +167,7 @@ async def test_every_address_of_the_host_is_tried(monkeypatch: pytest.MonkeyPatc
         return [(socket.AF_INET, (host, address.port)) for host in ("127.0.0.2", "127.0.0.1")]
 
     async with aioipc.listen("tcp://127.0.0.1:0") as listener:
-        monkeypatch.setattr("aioipc.transports.tcp._resolve", resolve)
+        monkeypatch.setattr("aioipc.transports._tcp._resolve", resolve)
         async with aioipc.connect(listener.address) as near, await listener.accept() as far:
             await near.send("reached")
             assert await far.receive() == "reached"

@@ -75,7 +75,8 @@ def transports(book: list[Message]) -> list[Transport]:
         Transport("pipe", "two pipes", _inherited("pipe")),
         Transport("fifo", "two named pipes", _two_fifos),
         Transport("unix", "a Unix socket", _listening("unix:")),
-        Transport("fd", "an inherited socket", _inherited("fd")),
+        Transport("unix+seqpacket", "Unix packets", _listening("unix+seqpacket:")),
+        Transport("fd", "inherited socket", _inherited("fd")),
         Transport("tcp", "TCP over loopback", _listening("tcp://127.0.0.1:0")),
         Transport("exec", "a child's stdio", _program),
     ]

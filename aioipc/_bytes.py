@@ -1,0 +1,195 @@
+"""Bytes to and from peers: opening one transport, and taking in those who come."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aioipc._opening import AnyTransport, has_own_port, is_message_transport
+from aioipc.abc import Acceptor, Allow, ByteTransport, Capability
+from aioipc.address import Address
+from aioipc.connect import open_transport
+from aioipc.errors import AccessDenied, AddressError, IPCError, from_os_error
+from aioipc.kernel.credentials import same_user
+from aioipc.limits import Limits
+from aioipc.listener import is_allowed
+from aioipc.transports import family_of
+
+__all__ = ["Entrance", "Place"]
+
+log = logging.getLogger("aioipc.stream")
+
+_RETRY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An address where bytes are sent or awaited, and how.
+
+    Attributes:
+        address: The address.
+        family: The transports of its scheme.
+        limits: Sizes and deadlines.
+        allow: What decides by a peer's credentials; None for the default.
+    """
+
+    address: Address
+    family: Any
+    limits: Limits
+    allow: Allow | None
+
+    @classmethod
+    def find(
+        cls,
+        address: str | Address,
+        *,
+        able_to: str,
+        limits: Limits | None,
+        allow: Allow | None,
+    ) -> Place:
+        """Look an address up.
+
+        Raises:
+            AddressError: It is wrong, or cannot do that, or carries nothing but messages.
+        """
+        where = Address.parse(address)
+        family = family_of(where, able_to=able_to)
+        # Rings carry both.
+        if not family.CAPABILITIES & (Capability.STREAM | Capability.ZERO_COPY):
+            raise AddressError(f"{where} carries messages, not bytes")
+        return cls(where, family, limits or Limits(), allow)
+
+    async def connect(self) -> ByteTransport:
+        """Open a byte transport there.
+
+        Raises:
+            AddressError: It carries no bytes.
+            ConnectError: Nobody listens there, or not within ``limits.connect_s``.
+            AccessDenied: The path or the server's user is not trusted.
+
+        Cancellation:
+            Undoes: nothing stays open.
+        """
+        # Connecting may need no wait; who opens many in a row gives others a turn.
+        await asyncio.sleep(0)
+        transport = await open_transport(self.family, self.address, self.limits, self.allow)
+        try:
+            return _byte_transport(transport)
+        except BaseException:
+            transport.close()
+            raise
+
+    async def listen(self) -> Acceptor:
+        """Wait for peers there.
+
+        Raises:
+            AddressError: It cannot be listened on.
+            AccessDenied: The directory is not to be trusted.
+            ResourceExhausted: The address is in use.
+
+        Cancellation:
+            Undoes: nothing stays open.
+        """
+        try:
+            acceptor: Acceptor = await self.family.listen(
+                self.address, limits=self.limits, allow=self.allow
+            )
+        except OSError as error:
+            if isinstance(error, IPCError):
+                raise
+            raise from_os_error(error, f"listen on {self.address}", connecting=True) from error
+        return acceptor
+
+
+class Entrance:
+    """Takes in the peers that come to an acceptor and may.
+
+    Args:
+        acceptor: Where they come.
+        allow: Decides by their credentials; None for the same user.
+        enter: Called with the byte transport of each.
+        has_room: Whether another one may come in.
+        looked: Called after each look, whoever came.
+
+    Attributes:
+        exhausted: Whether no other peer will come.
+    """
+
+    def __init__(
+        self,
+        acceptor: Acceptor,
+        allow: Allow | None,
+        *,
+        enter: Callable[[ByteTransport], object],
+        has_room: Callable[[], bool],
+        looked: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.exhausted = False
+        self._acceptor = acceptor
+        self._allow = allow or same_user
+        self._enter = enter
+        self._has_room = has_room
+        self._looked = looked
+        self._retry: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def address(self) -> str:
+        """Where peers reach it, resolved."""
+        return self._acceptor.address
+
+    def look(self) -> None:
+        """Take in whoever is there, and whoever comes, as long as there is room."""
+        while not self._closed and not self.exhausted and self._has_room():
+            try:
+                transport = self._acceptor.try_accept()
+            except EOFError:
+                self.exhausted = True
+                break
+            except IPCError as error:
+                log.warning("%s: cannot accept for now: %s", self.address, error)
+                self._stop_retry()
+                self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self.look)
+                break
+            if transport is None:
+                self._acceptor.on_readable(self.look)
+                break
+            self._admit(transport)
+        self._looked()
+
+    def _admit(self, transport: AnyTransport) -> None:
+        peer = transport.peer
+        try:
+            if peer is not None and not is_allowed(self._allow, peer, self.address):
+                raise AccessDenied(errno.EACCES, f"{self.address}: uid {peer.uid} may not connect")
+            stream = _byte_transport(transport)
+        except IPCError as error:  # or it is gone already, or there is no memory for it
+            log.warning("%s: %s", self.address, error)
+            if has_own_port(transport):
+                transport.refuse(error)
+            else:
+                transport.close()
+        else:
+            self._enter(stream)
+
+    def _stop_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+
+    def close(self) -> None:
+        """Take in nobody any more. Idempotent."""
+        self._closed = True
+        self._stop_retry()
+        self._acceptor.close()
+
+
+def _byte_transport(transport: AnyTransport) -> ByteTransport:
+    if has_own_port(transport):
+        return transport.open_stream()
+    if is_message_transport(transport) or Capability.STREAM not in transport.capabilities:
+        raise AddressError(f"{transport.address} carries messages, not bytes")
+    return transport

@@ -1,0 +1,130 @@
+"""``aioipc run``: some workers that run the same function, until they end or are told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import sys
+from dataclasses import dataclass
+from typing import NoReturn, TextIO
+
+from aioipc.cli.notation import Notation
+from aioipc.cli.problems import OutputClosed, UsageProblem
+from aioipc.cli.session import first_of
+from aioipc.errors import PeerCrashed
+from aioipc.process.setup import Setup
+from aioipc.process.target import Target
+from aioipc.process.worker import Worker, spawn
+
+__all__ = ["Running", "run_workers"]
+
+_JSON = Notation.of(None, None, as_json=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What to run.
+
+    Attributes:
+        target: ``module:function``.
+        workers: How many processes.
+        grace_s: How long each may take to end after SIGTERM.
+    """
+
+    target: str
+    workers: int
+    grace_s: float
+
+
+async def run_workers(wanted: Running) -> None:
+    """Start the workers and print what they write, and what they send as JSON.
+
+    When one of them fails, or this is cancelled, all are told to end.
+
+    Raises:
+        UsageProblem: The target is not written as it should be.
+        WorkerDied: One failed.
+        OutputClosed: Nobody reads what they write.
+    """
+    try:
+        name = Target.of(wanted.target).function
+    except ValueError as error:
+        raise UsageProblem(str(error)) from None
+    sys.path.insert(0, os.getcwd())
+    output = _Output()
+    workers: list[Worker] = []
+    try:
+        for number in range(1, wanted.workers + 1):
+            setup = output.setup_of(f"{name}-{number}", wanted.grace_s)
+            workers.append(await spawn(wanted.target, setup=setup))
+        await first_of(output.wait_closed(), _until_all_end(workers, output))
+    finally:
+        await _see_off(workers)
+
+
+async def _until_all_end(workers: list[Worker], output: _Output) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for worker in workers:
+            tasks.create_task(_until_end(worker, output))
+
+
+async def _until_end(worker: Worker, output: _Output) -> None:
+    """Print what a worker sends, until it ends.
+
+    Raises:
+        WorkerDied: It did not end well.
+    """
+    with contextlib.suppress(PeerCrashed):
+        async for obj in worker.channel:
+            output.write(sys.stdout, worker.name, _JSON.show(obj, to_terminal=False).decode())
+    await worker.wait()
+    if (death := worker.death()) is not None:
+        raise death
+
+
+async def _see_off(workers: list[Worker]) -> None:
+    """Tell those that still run to end, and wait for that.
+
+    Cancellation:
+        They are killed at once.
+    """
+    for worker in workers:
+        worker.terminate()
+    async with asyncio.TaskGroup() as tasks:
+        for worker in workers:
+            tasks.create_task(worker.aclose())
+
+
+class _Output:
+    """Lines on our standard output and error, with the name of a worker before each."""
+
+    def __init__(self) -> None:
+        self._closed = asyncio.Event()
+
+    def setup_of(self, name: str, grace_s: float) -> Setup:
+        return Setup(
+            name=name,
+            stdout=functools.partial(self.write, sys.stdout, name),
+            stderr=functools.partial(self.write, sys.stderr, name),
+            grace_s=grace_s,
+        )
+
+    def write(self, stream: TextIO | None, name: str, line: str) -> None:
+        if stream is None:
+            return
+        try:
+            stream.write(f"[{name}] {line.rstrip()}\n")
+            stream.flush()
+        except BrokenPipeError:
+            self._closed.set()
+
+    async def wait_closed(self) -> NoReturn:
+        """Wait until nobody reads what is written.
+
+        Raises:
+            OutputClosed: Nobody does.
+        """
+        await self._closed.wait()
+        raise OutputClosed

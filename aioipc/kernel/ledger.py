@@ -1,0 +1,182 @@
+"""The file of a name that processes meet at: what each holder notes there outlives it.
+
+Whoever uses the name has a shared lock on the file for as long (fcntl_locking(2)). The last
+one to leave can lock it for itself, and then removes it, and what belongs to it, unless a note
+has to stay: that of a holder who died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+import os
+import stat
+import struct
+import time
+from typing import NamedTuple
+
+from aioipc.errors import AddressError
+from aioipc.kernel.directory import Directory, denied, identity_of
+from aioipc.kernel.lockfile import try_lock, unlock
+from aioipc.kernel.owned import OwnedFd
+
+__all__ = ["Ledger", "Note", "State", "note_of_ours", "open_ledger", "start_ticks"]
+
+_HEAD = struct.Struct("<8s16sQ")  # magic, kind, count
+_MAGIC = b"aioipc\0\1"
+_NOTE = struct.Struct("<QQQII")
+_PRESENCE = 1 << 40
+_HEADER_LOCK = _PRESENCE + 1
+_START_TIME_FIELD = 19  # proc_pid_stat(5) counts from 1, and the name, field 2, may have spaces
+
+
+class State(enum.IntFlag):
+    """What is so, by a note. Two bits, so that one may outlive the other."""
+
+    NONE = 0
+    HELD = 1
+    """Somebody holds it; if nobody does, he died."""
+    TORN = 2
+    """Somebody died holding it, and nobody has said since that all is well."""
+    HELD_TORN = 3
+    """Both."""
+
+
+_STATES = tuple(map(State, range(4)))
+
+
+class Note(NamedTuple):
+    """What one holder wrote.
+
+    Attributes:
+        state: What is so.
+        pid: Whose note it is; 0 for nobody's.
+        start_ticks: When that process started, in clock ticks after boot: proc_pid_stat(5).
+        since_ns: Since when it holds, in nanoseconds of CLOCK_MONOTONIC.
+        number: How many notes were written here before, or another count.
+    """
+
+    state: State = State.NONE
+    pid: int = 0
+    start_ticks: int = 0
+    since_ns: int = 0
+    number: int = 0
+
+
+class Ledger(OwnedFd):
+    """The open file. Reading and writing notes is up to who holds what they are about."""
+
+    __slots__ = ("_directory", "_name")
+
+    def __init__(self, fd: int, directory: Directory, name: str) -> None:
+        super().__init__(fd)
+        self._directory = directory
+        self._name = name
+
+    def read(self, place: int) -> Note:
+        """Read the note at a place; an empty one where nobody ever wrote."""
+        data = os.pread(self._fd, _NOTE.size, _offset(place))
+        if len(data) < _NOTE.size:
+            return Note()
+        number, start_ticks, since_ns, pid, state = _NOTE.unpack(data)
+        return Note(_STATES[state & 3], pid, start_ticks, since_ns, number)
+
+    def write(self, place: int, note: Note) -> None:
+        """Write a note; one write, which a reader sees whole or not at all."""
+        data = _NOTE.pack(note.number, note.start_ticks, note.since_ns, note.pid, note.state)
+        os.pwrite(self._fd, data, _offset(place))
+
+    def places(self) -> int:
+        """How many places have ever been written."""
+        return max(0, os.fstat(self._fd).st_size - _HEAD.size) // _NOTE.size
+
+    def is_current(self) -> bool:
+        """Whether the file still has a name: somebody else may have removed it."""
+        return self._fd >= 0 and os.fstat(self._fd).st_nlink > 0
+
+    def leave(self) -> bool:
+        """Try to be the last who is here, with a right to remove what belongs to the name.
+
+        The file is then gone; close it when the rest is gone too.
+        """
+        if not try_lock(self._fd, start=_PRESENCE, length=1):
+            # Of several who leave at the same time, each sees the others still there. So each
+            # goes first and then looks back: the last one finds nobody.
+            unlock(self._fd, start=_PRESENCE, length=1)
+            if not try_lock(self._fd, start=_PRESENCE, length=1):
+                return False
+        self._directory.unlink_if(self._name, identity_of(os.fstat(self._fd)))
+        return True
+
+
+def open_ledger(directory: Directory, name: str, kind: str, count: int) -> Ledger:
+    """Open the file of a name, or make it.
+
+    Args:
+        directory: Where names of this kind are.
+        name: The file's name.
+        kind: What the name is for, at most 16 ASCII letters.
+        count: A number that all who use the name have to agree on.
+
+    Raises:
+        AccessDenied: The file is a symlink or no regular file, or somebody else's.
+        AddressError: It is for something else, or for another count.
+    """
+    while True:
+        with contextlib.ExitStack() as undo:
+            fd = directory.open(name, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK)
+            ledger = undo.enter_context(Ledger(fd, directory, name))
+            status = os.fstat(ledger.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                raise denied(f"{directory.join(name)} is not a file of uid {os.geteuid()}")
+            present = try_lock(ledger.fileno(), shared=True, start=_PRESENCE, length=1)
+            if present and directory.identity(name) == identity_of(status):
+                _agree(ledger, directory.join(name), kind, count)
+                undo.pop_all()
+                return ledger
+        os.sched_yield()  # somebody is removing it, which takes him two system calls
+
+
+def note_of_ours(state: State, *, number: int = 0) -> Note:
+    """A note of this process, as of now."""
+    pid = os.getpid()
+    return Note(state, pid, start_ticks(pid), time.monotonic_ns(), number)
+
+
+@functools.lru_cache(maxsize=1)
+def start_ticks(pid: int) -> int:
+    """When a process started, to tell it from another one with the same pid; 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as facts:
+            return int(facts.read().rpartition(b")")[2].split()[_START_TIME_FIELD])
+    except OSError:
+        return 0
+
+
+def _agree(ledger: Ledger, path: str, kind: str, count: int) -> None:
+    """Write the head of the file, or compare it with what is wanted."""
+    fd = ledger.fileno()
+    wanted = _HEAD.pack(_MAGIC, kind.encode(), count)
+    found = os.pread(fd, _HEAD.size, 0)
+    while len(found) < _HEAD.size:
+        if try_lock(fd, start=_HEADER_LOCK, length=1):
+            if os.fstat(fd).st_size < _HEAD.size:
+                os.pwrite(fd, wanted, 0)
+            unlock(fd, start=_HEADER_LOCK, length=1)
+        else:
+            os.sched_yield()  # somebody is writing it just now
+        found = os.pread(fd, _HEAD.size, 0)
+    if found == wanted:
+        return
+    magic, its_kind, its_count = _HEAD.unpack(found)
+    if magic != _MAGIC:
+        raise AddressError(f"{path} was not made by aioipc")
+    its = its_kind.rstrip(b"\0").decode(errors="replace")
+    if its != kind:
+        raise AddressError(f"{path} is a {its}, not a {kind}")
+    raise AddressError(f"{path} was made for {its_count}, not for {count}")
+
+
+def _offset(place: int) -> int:
+    return _HEAD.size + place * _NOTE.size

@@ -1,0 +1,207 @@
+"""A lifeline: a FIFO whose lock says who has something, and whose end says that he let go.
+
+Who holds it has the FIFO open for writing and a lock on that same open file description
+(fcntl_locking(2), ``F_OFD_SETLK``). Who waits has it open for reading. When the holder closes
+it, or dies however it dies, the kernel first drops the lock and then hangs up on the readers
+(``__fput`` in the kernel's fs/file_table.c: locks first, then the file's own release), so a
+reader that hears it finds the lock free. No timer, no polling, no message that could be lost.
+
+Every hold and every wait opens the FIFO anew. So a lock excludes tasks, threads and processes
+alike, and a file that somebody removed or replaced is noticed: what was locked has to be what
+the name stands for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import stat
+from collections.abc import Iterable
+
+from aioipc.kernel.directory import Directory, denied, identity_of
+from aioipc.kernel.lockfile import find_lock, try_lock, unlock
+from aioipc.kernel.owned import OwnedFd
+
+__all__ = ["Hold", "Lifeline", "Watch", "watch_all"]
+
+_HOLD_BYTE = 0
+_FIRST_SEAT = 1
+
+
+class Hold(OwnedFd):
+    """A lifeline that is held, until `close` or until the process dies."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Let go, also of the lock that a child just forked has a copy of. Idempotent."""
+        if self._fd >= 0:
+            unlock(self._fd)
+        super().close()
+
+    def take_seat(self) -> int:
+        """Take the lowest number from 0 that no other holder has; for holders who share."""
+        seat = 0
+        while not try_lock(self._fd, start=_FIRST_SEAT + seat, length=1):
+            seat += 1
+        return seat
+
+    def is_alone(self) -> bool:
+        """Exchange a shared hold for one that excludes others; False if there are others."""
+        return try_lock(self._fd, start=_HOLD_BYTE, length=1)
+
+
+class Watch(OwnedFd):
+    """Readable once a lifeline was let go of by all who had it when the watch began."""
+
+    __slots__ = ()
+
+
+class Lifeline:
+    """A name for the FIFO, which is made when it is first needed.
+
+    Attributes:
+        name: Its name in the directory.
+    """
+
+    __slots__ = ("_directory", "_make", "name")
+
+    def __init__(self, directory: Directory, name: str, *, make: bool = True) -> None:
+        """Know the name.
+
+        Args:
+            directory: Where it is.
+            name: Its name there.
+            make: Whether to make it; else who uses it gets FileNotFoundError if it is gone.
+        """
+        self._directory = directory
+        self.name = name
+        self._make = make
+
+    def try_hold(self, *, shared: bool = False) -> Hold | None:
+        """Take hold of it.
+
+        Args:
+            shared: Whether others may hold it at the same time, if they also say so.
+
+        Returns:
+            The hold, None if somebody else has it.
+
+        Raises:
+            AccessDenied: What is there is no FIFO, or somebody else's.
+            OSError: It cannot be opened or made.
+        """
+        while True:
+            hold = Hold(self._open(os.O_RDWR))
+            is_ours = False
+            try:
+                status = self._checked(hold)
+                if not try_lock(hold.fileno(), shared=shared, start=_HOLD_BYTE, length=1):
+                    return None
+                is_ours = self._directory.identity(self.name) == identity_of(status)
+            finally:
+                if not is_ours:
+                    hold.close()
+            if is_ours:
+                return hold
+            # Else the last user removed it while this was being taken.
+
+    def watch(self) -> Watch:
+        """Begin to watch. Look after this, not before, whether waiting is needed at all."""
+        # A reader is told of the end of those writers only that came after it, or that were
+        # there when it opened (pipe_poll in the kernel's fs/pipe.c): so one is there.
+        with self.pull():
+            return Watch(self._open(os.O_RDONLY))
+
+    def listen(self) -> Watch:
+        """Begin to watch one that nobody holds: readable once somebody has pulled and let go."""
+        return Watch(self._open(os.O_RDONLY))
+
+    def pull(self) -> OwnedFd:
+        """Have it open like a holder, without a lock: closing this tells all who listen."""
+        line = OwnedFd(self._open(os.O_RDWR))
+        try:
+            self._checked(line)
+        except BaseException:
+            line.close()
+            raise
+        return line
+
+    def is_held(self, *, shared: bool = False) -> bool:
+        """Whether somebody holds it; if ``shared``, in a way that excludes sharing."""
+        return self._is_locked(_HOLD_BYTE, shared=shared)
+
+    def is_taken(self, seat: int) -> bool:
+        """Whether somebody has this seat."""
+        return self._is_locked(_FIRST_SEAT + seat)
+
+    def is_occupied(self) -> bool:
+        """Whether any seat is taken."""
+        return self._is_locked(_FIRST_SEAT, length=0)
+
+    def remove(self) -> None:
+        """Remove the name, if it is there. Only for who knows that nobody wants it."""
+        self._directory.unlink(self.name)
+
+    def _is_locked(self, start: int, *, length: int = 1, shared: bool = False) -> bool:
+        try:
+            fd = self._directory.open(self.name, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return False
+        with OwnedFd(fd) as line:
+            return find_lock(line.fileno(), shared=shared, start=start, length=length) is not None
+
+    def _open(self, access: int) -> int:
+        while True:
+            try:
+                return self._directory.open(self.name, access | os.O_NONBLOCK)
+            except FileNotFoundError:
+                if not self._make:
+                    raise
+                with contextlib.suppress(FileExistsError):
+                    os.mkfifo(self.name, 0o600, dir_fd=self._directory.fileno())
+
+    def _checked(self, line: OwnedFd) -> os.stat_result:
+        status = os.fstat(line.fileno())
+        if not stat.S_ISFIFO(status.st_mode) or status.st_uid != os.geteuid():
+            raise denied(f"{self._directory.join(self.name)} is no FIFO of uid {os.geteuid()}")
+        return status
+
+
+class _Watches(Watch):
+    """Readable once one of several watches is: epoll(7) can be polled itself."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: list[Watch]) -> None:
+        epoll = select.epoll()
+        super().__init__(os.dup(epoll.fileno()))
+        self._parts = parts
+        with epoll:
+            for part in parts:
+                epoll.register(part.fileno(), select.EPOLLIN)
+
+    def close(self) -> None:
+        super().close()
+        for part in self._parts:
+            part.close()
+
+
+def watch_all(lifelines: Iterable[Lifeline], *, bell: Lifeline | None = None) -> Watch:
+    """Watch several at once: readable once one of them was let go of.
+
+    Args:
+        lifelines: Those that are gone and are not to be made are left out.
+        bell: One to listen to. Without it, one of the others has to be there.
+    """
+    parts = []
+    with contextlib.ExitStack() as undo:
+        if bell is not None:
+            parts.append(undo.enter_context(bell.listen()))
+        for lifeline in lifelines:
+            with contextlib.suppress(FileNotFoundError):
+                parts.append(undo.enter_context(lifeline.watch()))
+        watch = parts[0] if len(parts) == 1 else _Watches(parts)
+        undo.pop_all()
+    return watch

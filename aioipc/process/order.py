@@ -1,0 +1,60 @@
+"""What a worker is told at its start, through memory that it inherits."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+from aioipc.abc import Codec
+from aioipc.limits import Limits
+from aioipc.process.target import MainModule, Target
+
+__all__ = ["ChannelFacts", "Order"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelFacts:
+    """How the worker opens its end of the channel: see `aioipc.connect`."""
+
+    codec: str | Codec[Any]
+    framing: str | None
+    limits: Limits | None
+    polling: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Everything that a worker needs to begin.
+
+    Attributes:
+        address: Its end of the channel.
+        path: The ``sys.path`` of the parent.
+        argv: Its ``sys.argv``.
+        main: The parent's program, where something in it is needed.
+        target: The function to run.
+        rest: `ChannelFacts` and the arguments, pickled, to be loaded when all modules can be
+            found. Pickle is no danger here: it comes from the parent alone.
+    """
+
+    address: str
+    path: list[str]
+    argv: list[str]
+    main: MainModule | None
+    target: Target
+    rest: bytes
+
+    def dump(self) -> bytes:
+        """The bytes for `load`."""
+        return pickle.dumps(self)
+
+    @staticmethod
+    def load(data: bytes) -> Order:
+        """What was dumped."""
+        order: Order = pickle.loads(data)  # noqa: S301 - comes from the parent alone
+        return order
+
+    def unpack(self) -> tuple[ChannelFacts, tuple[Any, ...]]:
+        """The channel and the arguments."""
+        facts, args = pickle.loads(self.rest)  # noqa: S301 - as above
+        return facts, args

@@ -1,0 +1,92 @@
+"""What processes write, line by line as it comes."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import sys
+from collections.abc import Callable
+
+from aioipc.kernel.owned import OwnedFd
+from aioipc.transports._stream import STREAM, descriptor_stream
+
+__all__ = ["Lines", "to_stderr"]
+
+_READ_BYTES = 65536
+_MOST_LINE_BYTES = 8192
+_KEPT_LINES = 20
+_MOST_KEPT_CHARACTERS = 500
+
+
+def to_stderr(prefix: str) -> Callable[[str], object]:
+    """What writes lines to the standard error of this process, with something before each."""
+
+    def write(line: str) -> None:
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):  # full, or closed
+                sys.stderr.write(f"{prefix}{line}\n")
+                sys.stderr.flush()
+
+    return write
+
+
+class Lines:
+    """Gives each line of a pipe to a function, and keeps the last ones.
+
+    Lines of more than 8 KiB come in pieces, and bytes that are no UTF-8 as escapes.
+    """
+
+    def __init__(self, pipe: OwnedFd, take: Callable[[str], object]) -> None:
+        self._stream = descriptor_stream(pipe.detach(), -1, address="output:", capabilities=STREAM)
+        self._take = take
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._begun = b""
+        self._last: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+        self._closed = False
+        self._stream.on_readable(self._readable)
+
+    @property
+    def last(self) -> tuple[str, ...]:
+        """The last lines, oldest first."""
+        return tuple(self._last)
+
+    def finish(self) -> None:
+        """Take what is there, but do not wait for what others may still write. Idempotent."""
+        while not self._closed and self._read():
+            pass
+        self.close()
+
+    def close(self) -> None:
+        """Take nothing any more. Idempotent."""
+        self._closed = True
+        self._stream.close()
+        begun, self._begun = self._begun, b""
+        if begun:
+            self._give_all(begun)
+
+    def _readable(self) -> None:
+        count = self._read()
+        if count == 0:
+            self.close()
+        else:
+            self._stream.on_readable(self._readable)
+
+    def _read(self) -> int | None:
+        count = self._stream.try_read_into(self._buffer)
+        if count:
+            *lines, self._begun = (self._begun + self._buffer[:count]).split(b"\n")
+            for line in lines:
+                self._give_all(line)
+            if len(self._begun) >= _MOST_LINE_BYTES:
+                begun, self._begun = self._begun, b""
+                self._give_all(begun)
+        return count
+
+    def _give_all(self, line: bytes) -> None:
+        for start in range(0, len(line) or 1, _MOST_LINE_BYTES):
+            self._give(line[start : start + _MOST_LINE_BYTES])
+
+    def _give(self, line: bytes) -> None:
+        text = line.decode(errors="backslashreplace").rstrip("\r")
+        self._last.append(text[:_MOST_KEPT_CHARACTERS])
+        self._take(text)

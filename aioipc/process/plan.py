@@ -1,0 +1,116 @@
+"""How workers are begun: a function in a fresh interpreter, or any command."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aioipc.kernel.memory import keep
+from aioipc.kernel.owned import OwnedFd
+from aioipc.process.order import ChannelFacts, Order
+from aioipc.process.program import LEASH
+from aioipc.process.setup import Setup
+from aioipc.process.target import Target, check_loaded, main_module
+
+__all__ = ["Launch", "Plan", "plan_for"]
+
+_ADDRESS = "AIOIPC_ADDRESS"
+_PLACE = "{address}"
+_MAIN = b"__main__"
+_ROOT = str(Path(__file__).parent.parent.parent)
+# The directory that stands first for "python -c" could hide modules of the standard library.
+_BOOT = (
+    "import sys; sys.path[:] = [*filter(None, sys.path), {root!r}]; "
+    "from aioipc.process.bootstrap import main; main()"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One start.
+
+    Attributes:
+        argv: The command, for `aioipc.process.program.start`.
+        env: The environment; None hands down ours.
+        memory: What it is to inherit besides, and what is closed here afterwards.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str] | None
+    memory: OwnedFd | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything about a worker but its channel's address.
+
+    Attributes:
+        name: What it is called.
+        setup: As the user wants it.
+        launch: Prepares a start with an address.
+    """
+
+    name: str
+    setup: Setup
+    launch: Callable[[str], Launch]
+
+
+def plan_for(
+    target: str | Callable[..., object] | Sequence[str],
+    args: tuple[Any, ...],
+    facts: ChannelFacts,
+    setup: Setup,
+) -> Plan:
+    """Check what can be checked before anything is started.
+
+    Raises:
+        ValueError: The target cannot be found by a worker, or the arguments cannot travel.
+        RuntimeError: This is a worker, loading the module that wants to start it.
+    """
+    check_loaded()
+    if isinstance(target, str) or callable(target):
+        return _function_plan(Target.of(target), args, facts, setup)
+    return _command_plan(list(target), args, setup)
+
+
+def _function_plan(
+    target: Target, args: tuple[Any, ...], facts: ChannelFacts, setup: Setup
+) -> Plan:
+    name = setup.name or target.function
+    try:
+        rest = pickle.dumps((facts, args))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise ValueError(f"the arguments of {target} cannot be pickled: {error}") from error
+    needs_main = f"{target.module}".encode() == _MAIN or _MAIN in rest
+    main = main_module() if needs_main else None
+
+    def launch(address: str) -> Launch:
+        order = Order(address, list(sys.path), list(sys.argv), main, target, rest)
+        memory = keep(order.dump(), "aioipc-order")
+        flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        boot = ["-c", _BOOT.format(root=_ROOT)]
+        numbers = [LEASH, str(memory.fileno()), str(os.getpid())]
+        argv = [sys.executable, *flags, *boot, *numbers, name]
+        return Launch(argv, setup.env, memory)
+
+    return Plan(name, setup, launch)
+
+
+def _command_plan(command: list[str], args: tuple[Any, ...], setup: Setup) -> Plan:
+    if not command or not all(isinstance(word, str) for word in command):
+        raise ValueError(f"a command is one or more words, not {command!r}")
+    if args:
+        raise ValueError("arguments of a command belong into its list")
+
+    def launch(address: str) -> Launch:
+        argv = [word.replace(_PLACE, address) for word in command]
+        env = {**(os.environ if setup.env is None else setup.env), _ADDRESS: address}
+        return Launch(argv, env)
+
+    return Plan(setup.name or os.path.basename(command[0]), setup, launch)

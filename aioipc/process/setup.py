@@ -1,0 +1,54 @@
+"""What a process is started with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["Input", "Output", "Setup"]
+
+Input = str | int
+"""``"null"``, ``"pipe"``, ``"inherit"``, or a descriptor."""
+
+Output = str | int | Callable[[str], object]
+"""``"log"``, ``"pipe"``, ``"null"``, ``"inherit"``, a descriptor, or what takes each line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """How a process is started and ended, apart from its channel.
+
+    Attributes:
+        name: What it is called in logs and errors; by default as its function or program.
+        stdin: "null" for an empty input, "pipe" for a stream at ``worker.stdin``, "inherit" for
+            that of this process, or a descriptor.
+        stdout: "log" to write its lines to the standard error of this process with its name
+            and pid before each, "pipe" for a stream at ``worker.stdout``, "null" to drop what
+            comes, "inherit", a descriptor, or a function that is called with each line.
+        stderr: The same.
+        env: Its environment; None hands down that of this process.
+        grace_s: How many seconds it has to end by itself once its channel is closed, and again
+            between SIGTERM and SIGKILL.
+    """
+
+    name: str | None = None
+    stdin: Input = "null"
+    stdout: Output = "log"
+    stderr: Output = "log"
+    env: Mapping[str, str] | None = None
+    grace_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no such thing.
+
+        Raises:
+            ValueError: A word is unknown.
+        """
+        _check("stdin", self.stdin, ("null", "pipe", "inherit"))
+        _check("stdout", self.stdout, ("log", "pipe", "null", "inherit"))
+        _check("stderr", self.stderr, ("log", "pipe", "null", "inherit"))
+
+
+def _check(stream: str, wanted: object, words: tuple[str, ...]) -> None:
+    if isinstance(wanted, str) and wanted not in words:
+        raise ValueError(f"{stream} must be one of {', '.join(words)}, not {wanted!r}")

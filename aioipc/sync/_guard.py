@@ -1,0 +1,210 @@
+"""What is held, by whom: guards, and the objects that hand them out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from aioipc.errors import IPCError
+from aioipc.kernel.ledger import Note
+from aioipc.kernel.owned import abandon_in_child
+from aioipc.sync._turns import Turns
+
+__all__ = ["Enterable", "Guard", "Guarded", "Holder", "caller"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds something.
+
+    Attributes:
+        pid: The process.
+        since: Since when, on the clock of ``time.monotonic``, in seconds.
+    """
+
+    pid: int
+    since: float
+
+    @classmethod
+    def of(cls, note: Note) -> Holder:
+        """Who wrote a note."""
+        return cls(note.pid, note.since_ns / 1e9)
+
+    @property
+    def held_s(self) -> float:
+        """For how long, in seconds."""
+        return time.monotonic() - self.since
+
+
+class _Hold(Protocol):
+    def close(self) -> None: ...
+
+
+class Guard:
+    """A lock or a permit that the calling task holds.
+
+    Attributes:
+        owner_died: Whether somebody died holding it, and nobody has called `mark_consistent`
+            since: what it guards may be torn.
+        slot: Which one of several permits it is, from 0.
+        is_held: Whether it is held still.
+    """
+
+    __slots__ = ("_consistent", "_hold", "_let_go", "_owner", "is_held", "owner_died", "slot")
+
+    def __init__(
+        self,
+        let_go: Callable[[Guard], None],
+        hold: _Hold,
+        *,
+        slot: int = 0,
+        owner_died: bool = False,
+    ) -> None:
+        self._let_go = let_go
+        self._hold = hold
+        self._owner = caller()
+        self._consistent = not owner_died
+        self.is_held = True
+        self.owner_died = owner_died
+        self.slot = slot
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the next owner need not be told of a death."""
+        return self._consistent
+
+    def mark_consistent(self) -> None:
+        """Say that what it guards is repaired; else the next owner is told of the death too.
+
+        Raises:
+            RuntimeError: It was released already.
+        """
+        if not self.is_held:
+            raise RuntimeError("this was released already")
+        self._consistent = True
+
+    def release(self) -> None:
+        """Let go of it.
+
+        Raises:
+            RuntimeError: It was released already, or another task or thread holds it.
+        """
+        if not self.is_held:
+            raise RuntimeError("this was released already")
+        if self._owner != caller():
+            raise RuntimeError("another task or thread holds this")
+        self.is_held = False
+        try:
+            self._let_go(self)
+        finally:
+            self._hold.close()
+
+    def drop(self) -> None:
+        """Let go of it without a word, as if the process had died."""
+        self.is_held = False
+        self._hold.close()
+
+    def __repr__(self) -> str:
+        state = "held" if self.is_held else "released"
+        return f"<Guard {state} slot={self.slot} owner_died={self.owner_died}>"
+
+
+class Guarded:
+    """An object of which tasks hold something, by guards. All threads and loops may use it.
+
+    Args:
+        what: How messages call it.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._turns = Turns()
+        self._held: dict[object, list[Guard]] = {}
+        self._unusable: IPCError | None = None
+        abandon_in_child(self)
+
+    def abandon(self) -> None:
+        """Forget what the parent holds and who waits there, in a forked child."""
+        self._turns.forget()
+        self._held = {}
+
+    def _check(self) -> None:
+        """Raise what makes it unusable."""
+        if self._unusable is not None:
+            raise type(self._unusable)(str(self._unusable))
+
+    def _keep(self, guard: Guard) -> Guard:
+        self._held.setdefault(caller(), []).append(guard)
+        return guard
+
+    def _forget(self, guard: Guard) -> None:
+        me = caller()
+        guards = self._held[me]
+        guards.remove(guard)
+        if not guards:
+            del self._held[me]
+
+    def _mine(self) -> Guard | None:
+        guards = self._held.get(caller()) if self._held else None
+        return guards[-1] if guards else None
+
+    def _refuse_again(self) -> None:
+        if self._held and caller() in self._held:
+            raise RuntimeError(f"this task holds {self._what} already, and would wait for itself")
+
+    def _drop_all(self) -> None:
+        held, self._held = self._held, {}
+        for guards in held.values():
+            for guard in guards:
+                guard.drop()
+
+    def _release(self) -> None:
+        self._check()
+        guard = self._mine()
+        if guard is None:
+            raise RuntimeError(f"this task holds nothing of {self._what}")
+        guard.release()
+
+
+class Enterable(Guarded):
+    """One that is entered with ``async with``."""
+
+    async def acquire(self) -> Guard:
+        """Wait, and take it."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Let go of what the calling task took last.
+
+        Raises:
+            RuntimeError: This task holds nothing of it. Nothing changed.
+            ClosedError: It was closed, and so released.
+            ForkError: It belongs to the parent of this process.
+        """
+        self._release()
+
+    async def __aenter__(self) -> Guard:
+        return await self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._unusable is None:  # else nothing is held any more
+            self._release()
+
+
+def caller() -> object:
+    """Who calls: the running task, else the thread."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident() if task is None else task

@@ -1,0 +1,144 @@
+"""One thread for a call that can only block, and permits that are never lost on the way.
+
+The thread runs while somebody waits. It never serves a certain task: it hands each permit to
+the loop of whoever has waited longest, and there the oldest waiter who still wants it gets it.
+If nobody does, the permit goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["Pump"]
+
+_SLICE_S = 0.05
+
+
+class _Waiter:
+    __slots__ = ("future", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[None] = loop.create_future()
+
+
+class Pump:
+    """Waits for permits.
+
+    Args:
+        take: Blocks for at most so many seconds; returns whether it took a permit.
+        give_back: Puts a permit back.
+        name: Of the thread.
+    """
+
+    def __init__(
+        self, take: Callable[[float], bool], give_back: Callable[[], None], name: str
+    ) -> None:
+        self._take = take
+        self._give_back = give_back
+        self._name = name
+        self._mutex = threading.Lock()
+        self._waiters: deque[_Waiter] = deque()
+        self._thread: threading.Thread | None = None
+
+    async def wait(self) -> None:
+        """Wait for a permit, which is then the caller's.
+
+        Raises:
+            Exception: What ``take`` raised; it ends all waits.
+
+        Cancellation:
+            Safe: a permit that came in the same moment goes to the next waiter, or back.
+        """
+        waiter = _Waiter(asyncio.get_running_loop())
+        with self._mutex:
+            self._waiters.append(waiter)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+        try:
+            await waiter.future
+        except asyncio.CancelledError:
+            if not self._withdraw(waiter) and _has_permit(waiter):
+                self._deliver()
+            raise
+
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits already, before whom nobody should be served."""
+        return any(not waiter.future.done() for waiter in self._waiters)
+
+    def fail(self, error: Exception) -> None:
+        """End all waits."""
+        with self._mutex:
+            waiters, self._waiters = self._waiters, deque()
+        for waiter in waiters:
+            _call(waiter, _set_exception, waiter.future, error)
+
+    def forget(self) -> None:
+        """Know of no waiter and no thread, in a forked child."""
+        self._mutex = threading.Lock()
+        self._waiters = deque()
+        self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            with self._mutex:
+                if not self._waiters:
+                    self._thread = None
+                    return
+            try:
+                # In slices, so that the thread ends soon after the last waiter has gone. A
+                # slice ends early when there is a permit.
+                taken = self._take(_SLICE_S)
+            except Exception as error:  # noqa: BLE001 - whoever waits is told
+                self.fail(error)
+                continue
+            if taken:
+                self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand a permit to the loop of the oldest waiter; give it back if there is none."""
+        while True:
+            with self._mutex:
+                if not self._waiters:
+                    break
+                waiter = self._waiters.popleft()
+            if _call(waiter, self._grant, waiter):
+                return
+        self._give_back()
+
+    def _grant(self, waiter: _Waiter) -> None:
+        if waiter.future.done():
+            self._deliver()
+        else:
+            waiter.future.set_result(None)
+
+    def _withdraw(self, waiter: _Waiter) -> bool:
+        with self._mutex:
+            try:
+                self._waiters.remove(waiter)
+            except ValueError:
+                return False
+        return True
+
+
+def _has_permit(waiter: _Waiter) -> bool:
+    future = waiter.future
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _set_exception(future: asyncio.Future[None], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _call(waiter: _Waiter, callback: Callable[..., None], *arguments: object) -> bool:
+    """Call something in the waiter's loop; False if that is closed."""
+    try:
+        waiter.loop.call_soon_threadsafe(callback, *arguments)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,74 @@
+"""Who waits for one object: a line for each loop, and a way to end all waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from aioipc.loop.waiting import Waits
+
+__all__ = ["Turn", "Turns"]
+
+T = TypeVar("T")
+
+
+class Source(Protocol):
+    """Readable when it is worth trying again."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+
+
+class Turn:
+    """The tasks of one loop. Only the first in line tries and waits; so order is kept."""
+
+    __slots__ = ("line", "waits")
+
+    def __init__(self) -> None:
+        self.line = asyncio.Lock()
+        self.waits = Waits()
+
+    async def take(self, attempt: Callable[[], T | None], source: Source) -> T:
+        """Stand in line; then try until it works, and wait for a descriptor in between.
+
+        Args:
+            attempt: Returns what is wanted, or None; whatever it returns is not lost.
+            source: What is waited for.
+
+        Cancellation:
+            Safe: nothing was taken.
+        """
+        async with self.line:
+            while (taken := attempt()) is None:
+                await self.waits.fd(source.fileno())
+            return taken
+
+
+class Turns:
+    """The lines of all loops that an object is used in."""
+
+    def __init__(self) -> None:
+        self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def here(self) -> Turn:
+        """That of the running loop."""
+        loop = asyncio.get_running_loop()
+        turn = self._turns.get(loop)
+        if turn is None:
+            turn = self._turns[loop] = Turn()
+        return turn
+
+    def end(self) -> None:
+        """Let everybody look again, from whatever thread."""
+        for loop, turn in list(self._turns.items()):
+            with contextlib.suppress(RuntimeError):  # that loop is closed
+                loop.call_soon_threadsafe(turn.waits.end)
+
+    def forget(self) -> None:
+        """Know of nobody, in a forked child."""
+        self._turns = weakref.WeakKeyDictionary()

@@ -1,0 +1,213 @@
+"""A condition whose notifications reach somebody who lives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from aioipc.kernel.ledger import State, note_of_ours
+from aioipc.kernel.lifeline import Hold, Watch, watch_all
+from aioipc.sync._guard import Guard
+from aioipc.sync._named import Place, kernel_errors
+from aioipc.sync.lock import Lock
+
+__all__ = ["Condition"]
+
+_BELL = 1
+_ISSUED, _GRANTED = 1, 2
+
+
+class Condition(Lock):
+    """A lock, and a queue of those who wait for what it guards to change.
+
+    ``async with condition:`` takes the lock; inside, ``await condition.wait()`` gives it up
+    until somebody calls ``notify()``, and takes it again. Waiters are notified in the order in
+    which they began to wait, over all processes. One who dies before he has woken up passes
+    the notification on, and so does one who is cancelled. Waiting costs no thread and no timer.
+
+    Args:
+        name: A name in the runtime directory, or a path (with a slash).
+
+    Raises:
+        AddressError: It cannot be a name.
+    """
+
+    # A waiter has a ticket: a lifeline with a number. Those up to the number granted are
+    # notified. All of that changes under the lock only.
+
+    kind = "condition"
+
+    def __init__(self, name: str | os.PathLike[str]) -> None:
+        super().__init__(name)
+        self._parts = ["line", "bell"]
+
+    def notify(self, count: int = 1) -> None:
+        """Wake so many waiters, those who have waited longest.
+
+        Raises:
+            RuntimeError: The calling task does not hold the lock.
+        """
+        self._must_hold("notify")
+        with kernel_errors(f"notify {self._what}"):
+            _grant(self._open(), count)
+
+    def notify_all(self) -> None:
+        """Wake all waiters.
+
+        Raises:
+            RuntimeError: The calling task does not hold the lock.
+        """
+        self._must_hold("notify")
+        with kernel_errors(f"notify {self._what}"):
+            place = self._open()
+            _grant(place, len(_tickets(place)))
+
+    async def wait(self) -> Guard:
+        """Give up the lock until notified, and take it again.
+
+        Returns:
+            The guard of the lock that is held again; its ``owner_died`` says whether somebody
+            died holding it meanwhile.
+
+        Raises:
+            RuntimeError: The calling task does not hold the lock.
+            ClosedError: It was closed.
+
+        Cancellation:
+            Takes the lock again before it ends; a notification goes to the next waiter.
+        """
+        self._must_hold("wait for")
+        with kernel_errors(f"wait for {self._what}"):
+            number, ticket = _draw_ticket(self._open())
+        with ticket:
+            self.release()
+            return await self._return(number)
+
+    async def wait_for(self, predicate: Callable[[], bool]) -> None:
+        """Wait until ``predicate()`` is true, asked at once and after each notification.
+
+        Cancellation:
+            As `wait`.
+        """
+        while not predicate():
+            await self.wait()
+
+    async def _return(self, number: int) -> Guard:
+        """Wait for the notification, and come back with the lock whatever happens."""
+        try:
+            await self._until_granted(number)
+        except BaseException:
+            await self._take_back()
+            self._return_ticket(number, unused=True)
+            raise
+        guard, cancelled = await self._take_back()
+        self._return_ticket(number, unused=cancelled is not None)
+        if cancelled is not None:
+            raise cancelled
+        return guard
+
+    def _return_ticket(self, number: int, *, unused: bool) -> None:
+        with kernel_errors(f"wait for {self._what}"):
+            place = self._open()
+            place.line(_part(number)).remove()
+            if unused and number <= _granted(place):
+                _grant(place, 1)
+
+    async def _until_granted(self, number: int) -> None:
+        turn = self._turns.here()
+        while True:
+            seen = await self._wait_until(turn, lambda: self._look(number), _in_the_way)
+            if seen == number:
+                return
+            # Somebody died after he was notified. His ticket goes under the lock, so that what
+            # he had is passed on once.
+            async with self:
+                with kernel_errors(f"wait for {self._what}"):
+                    _pass_on(self._open())
+
+    def _look(self, number: int) -> int | None:
+        """Return this waiter's number if it is notified, or that of a dead man who was."""
+        place = self._open()
+        granted = _granted(place)
+        if number <= granted:
+            return number
+        for dead in _tickets(place):
+            if dead <= granted and _is_dead(place, dead):
+                return dead
+        return None
+
+    async def _take_back(self) -> tuple[Guard, asyncio.CancelledError | None]:
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                return await self.acquire(), cancelled
+            except asyncio.CancelledError as error:
+                cancelled = error
+
+    def _must_hold(self, doing: str) -> None:
+        self._check()
+        if self._mine() is None:
+            raise RuntimeError(f"to {doing} {self._what}, a task has to hold its lock")
+
+
+def _part(number: int) -> str:
+    return f"{number:016x}"
+
+
+def _tickets(place: Place) -> list[int]:
+    """The tickets of all who wait, and of those who died waiting, oldest first."""
+    return sorted(int(part, 16) for part in place.parts() if len(part) == 16)
+
+
+def _granted(place: Place) -> int:
+    return place.ledger.read(_GRANTED).number
+
+
+def _is_dead(place: Place, ticket: int) -> bool:
+    return not place.line(_part(ticket)).is_held()
+
+
+def _draw_ticket(place: Place) -> tuple[int, Hold]:
+    number = place.ledger.read(_ISSUED).number
+    while True:
+        number += 1
+        place.ledger.write(_ISSUED, note_of_ours(State.NONE, number=number))
+        ticket = place.line(_part(number)).try_hold()
+        if ticket is not None:  # else somebody removed the count, and old tickets are about
+            return number, ticket
+
+
+def _grant(place: Place, count: int) -> None:
+    """Notify those who have waited longest, and bury the dead among them."""
+    granted = _granted(place)
+    with place.lines[_BELL].pull():  # rings also if this process dies in between
+        for ticket in _tickets(place):
+            if ticket <= granted:
+                continue
+            if count <= 0:
+                break
+            if _is_dead(place, ticket):
+                place.line(_part(ticket)).remove()
+                continue
+            count -= 1
+            granted = ticket
+        place.ledger.write(_GRANTED, note_of_ours(State.NONE, number=granted))
+
+
+def _pass_on(place: Place) -> None:
+    """Give what dead men were notified of to those who live."""
+    granted = _granted(place)
+    dead = [each for each in _tickets(place) if each <= granted and _is_dead(place, each)]
+    for ticket in dead:
+        place.line(_part(ticket)).remove()
+    if dead:
+        _grant(place, len(dead))
+
+
+def _in_the_way(place: Place) -> Watch:
+    """What a waiter watches: the bell, and those who are notified and have not come back."""
+    granted = _granted(place)
+    notified = [each for each in _tickets(place) if each <= granted]
+    lifelines = [place.line(_part(each), make=False) for each in notified]
+    return watch_all(lifelines, bell=place.lines[_BELL])

@@ -1,0 +1,105 @@
+"""A lock that the death of its owner opens, and that says so."""
+
+from __future__ import annotations
+
+import os
+
+from aioipc.errors import WouldBlock
+from aioipc.kernel.ledger import State, note_of_ours
+from aioipc.sync._guard import Enterable, Guard, Holder
+from aioipc.sync._named import Named, Place, kernel_errors
+
+__all__ = ["Lock"]
+
+_NOTE = 0
+
+
+class Lock(Named, Enterable):
+    """A lock that one task of one process holds: fcntl_locking(2), ``F_OFD_SETLK``.
+
+    ``async with Lock("cache") as guard:`` takes it. Who dies holding it, however he dies,
+    releases it; the next owner finds ``guard.owner_died``, repairs what the lock guards and
+    calls ``guard.mark_consistent()``. If he does not, the one after him is told as well.
+
+    It excludes tasks, threads, loops and processes alike. Tasks of one loop get it in the order
+    in which they asked; between loops and processes there is no order. Waiting costs no thread
+    and no timer.
+
+    Args:
+        name: A name in the runtime directory, or a path (with a slash).
+
+    Raises:
+        AddressError: It cannot be a name.
+    """
+
+    kind = "lock"
+
+    def __init__(self, name: str | os.PathLike[str]) -> None:
+        super().__init__(name, 1, ["line"])
+
+    async def acquire(self) -> Guard:
+        """Wait for the lock and take it.
+
+        Raises:
+            RuntimeError: The calling task holds it already, and would wait for itself.
+            AccessDenied: The directory, or what has the name, is not to be trusted.
+            AddressError: The name stands for something else.
+            ResourceExhausted: There are no descriptors left.
+            ClosedError: It was closed.
+            ForkError: It belongs to the parent of this process.
+
+        Cancellation:
+            Safe: it was not taken.
+        """
+        self._refuse_again()
+        return await self._take(self._attempt)
+
+    def acquire_nowait(self) -> Guard:
+        """Take the lock if it is free. A thread needs no loop for this.
+
+        Raises:
+            WouldBlock: Somebody holds it.
+        """
+        self._refuse_again()
+        guard = self._attempt()
+        if guard is None:
+            raise WouldBlock(f"{self._what} is held")
+        return guard
+
+    def locked(self) -> bool:
+        """Whether somebody holds it."""
+        with kernel_errors(f"look at {self._what}"):
+            return self._open().lines[0].is_held()
+
+    def holders(self) -> list[Holder]:
+        """Who holds it: at most one."""
+        return [Holder.of(self._open().ledger.read(_NOTE))] if self.locked() else []
+
+    def _attempt(self) -> Guard | None:
+        with kernel_errors(f"take {self._what}"):
+            hold = (self._place or self._open()).lines[0].try_hold()
+            if hold is None:
+                return None
+            try:
+                ledger = self._open().ledger  # a new one, if the old one was removed meanwhile
+                before = ledger.read(_NOTE)
+                died = before.state is not State.NONE
+                state = State.HELD_TORN if died else State.HELD
+                number = before.number + 1
+                ledger.write(_NOTE, note_of_ours(state, number=number))
+            except BaseException:
+                hold.close()
+                raise
+
+        def let_go(guard: Guard) -> None:
+            self._forget(guard)
+            if ledger.fileno() < 0:
+                return  # somebody removed it, and the one that took its place knows nothing of this
+            with kernel_errors(f"release {self._what}"):
+                left = State.NONE if guard.is_consistent else State.TORN
+                ledger.write(_NOTE, note_of_ours(left, number=number))
+
+        return self._keep(Guard(let_go, hold, owner_died=died))
+
+    def _is_to_be_kept(self, place: Place) -> bool:
+        return place.ledger.read(_NOTE).state is not State.NONE

@@ -1,0 +1,58 @@
+"""``unix+seqpacket:`` connections of packets, ``SOCK_SEQPACKET`` in unix(7).
+
+They meet as ``unix:`` sockets do, under names of their own.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from aioipc.abc import Allow
+from aioipc.address import Address
+from aioipc.kernel.credentials import peer_credentials
+from aioipc.limits import Limits
+from aioipc.native._packet import PacketStream
+from aioipc.transports._meeting import connect_unix, listen_unix
+from aioipc.transports._packets import CAPABILITIES, packet_stream
+from aioipc.transports._sockets import SocketAcceptor
+
+__all__ = ["CAPABILITIES", "connect", "listen", "pair"]
+
+FOLDER = "seqpacket"
+
+
+async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> PacketStream:
+    """Connect to a server that a trusted user runs.
+
+    Raises:
+        ConnectError: Nobody listens there.
+        AccessDenied: The path or the server's user is not trusted.
+    """
+    sock, peer = await connect_unix(address, allow, folder=FOLDER, kind=socket.SOCK_SEQPACKET)
+    return packet_stream(sock, peer, str(address))
+
+
+async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> SocketAcceptor:
+    """Take the name and listen.
+
+    With ``allow`` a path is open to all users (mode 0666) and ``allow`` decides.
+
+    Raises:
+        AccessDenied: The directory is not to be trusted.
+        ResourceExhausted: Somebody serves this name.
+        AddressError: Other users are allowed, but cannot reach a name in the private runtime
+            directory.
+    """
+    return listen_unix(address, allow, packet_stream, folder=FOLDER, kind=socket.SOCK_SEQPACKET)
+
+
+def pair(*, limits: Limits) -> tuple[PacketStream, PacketStream]:
+    """Two connected ends: socketpair(2)."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with left, right:
+        return _end_of_pair(left), _end_of_pair(right)
+
+
+def _end_of_pair(end: socket.socket) -> PacketStream:
+    end.setblocking(False)
+    return packet_stream(end, peer_credentials(end.fileno()), "unix+seqpacket:pair")

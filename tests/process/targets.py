@@ -1,0 +1,183 @@
+"""What the workers of the tests do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+import aioipc
+from aioipc.process import BlockingChannel
+
+Channel = aioipc.Channel[Any]
+
+
+class Event(msgspec.Struct):
+    """What a typed channel carries."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """Something that only pickle can carry."""
+
+    x: int
+    y: int
+
+
+# Well-behaved
+
+
+async def echo(channel: Channel) -> None:
+    async for obj in channel:
+        await channel.send(obj)
+
+
+def plain_echo(channel: BlockingChannel) -> None:
+    for obj in channel:
+        channel.send(obj)
+
+
+def plain_batches(channel: BlockingChannel) -> None:
+    while True:
+        channel.send_many([2 * number for number in channel.receive_many()])
+
+
+class Adder:
+    @staticmethod
+    async def add(channel: Channel, point: Point, *, more: int = 0) -> None:
+        await channel.send(point.x + point.y + more)
+
+
+async def tell_events(channel: aioipc.Channel[Event], names: list[str]) -> None:
+    for name in names:
+        await channel.send(Event(name))
+
+
+async def report(channel: Channel) -> None:
+    """Say what this process was given."""
+    await channel.send(
+        {
+            "fds": open_fds(),
+            "inheritable": open_fds(only_inheritable=True),
+            "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+            "group": os.getpgrp(),
+            "parent": os.getppid(),
+            "loop": type(asyncio.get_running_loop()).__module__,
+            "argv": sys.argv,
+            "MARK": os.environ.get("MARK"),
+            "stdin": sys.stdin.read(),
+        }
+    )
+
+
+def open_fds(*, only_inheritable: bool = False) -> list[str]:
+    """What each descriptor from 3 on stands for."""
+    found = []
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # that of the listing
+            if fd > 2 and (os.get_inheritable(fd) or not only_inheritable):
+                found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return found
+
+
+async def until_cancelled(channel: Channel) -> None:
+    await channel.send("ready")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("cancelled, cleaning up")
+
+
+async def parent_of(channel: Channel) -> None:
+    """Start a worker of its own, and pass on what it says."""
+    async with aioipc.process.spawn(echo) as worker:
+        await channel.send(worker.pid)
+        await worker.channel.send("from the grandchild")
+        await channel.send(await worker.channel.receive())
+
+
+# In many words
+
+
+async def write_out(channel: Channel) -> None:
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+    await channel.receive()
+
+
+async def write_garbage(channel: Channel) -> None:
+    out = sys.stdout.buffer
+    out.write(bytes(range(256)) + b"\n" + b"x" * 20_000 + b"\nno end")
+    out.flush()
+    await channel.send("written")
+
+
+async def write_much(channel: Channel) -> None:
+    for number in range(20_000):
+        print("a line of output that somebody has to read", number)
+    await channel.send("written")
+
+
+# Badly
+
+
+async def raise_an_error(channel: Channel) -> None:
+    await channel.send("soon")
+    raise LookupError("no such luck")
+
+
+def plainly_raise_an_error(channel: BlockingChannel) -> None:
+    channel.send("soon")
+    raise LookupError("no such luck")
+
+
+async def leave(channel: Channel, status: int) -> None:
+    sys.exit(status)
+
+
+async def die(channel: Channel, how: str) -> None:
+    await channel.send("soon")
+    await channel.receive()
+    DEATHS[how]()
+
+
+def eat_memory() -> None:
+    """Until the kernel has had enough."""
+    eaten = []
+    while True:
+        eaten.append(b"x" * 1_000_000)
+
+
+DEATHS: dict[str, Callable[[], object]] = {
+    "segfault": lambda: ctypes.string_at(8),
+    "abort": os.abort,
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda: os._exit(7),
+    "memory": eat_memory,
+}
+
+
+async def ignore_everything(channel: Channel) -> None:
+    """Ignore signals and the channel, and have a child that does the same."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    child = await asyncio.create_subprocess_exec("sh", "-c", "trap '' TERM; exec sleep 1000")
+    await channel.send([os.getpid(), child.pid])
+    while True:
+        signal.pause()
+
+
+async def have_a_grandchild(channel: Channel) -> None:
+    """End well, and leave somebody behind who also holds the standard streams."""
+    child = await asyncio.create_subprocess_exec("sh", "-c", "trap '' TERM; exec sleep 1000")
+    await channel.send(child.pid)

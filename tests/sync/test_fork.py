@@ -1,0 +1,101 @@
+"""A forked child has no part in what its parent holds, and cannot use it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aioipc import ForkError, sync
+from tests.sync.contest import Writing, in_time
+
+KINDS: dict[str, Callable[[], Any]] = {
+    "lock": lambda: sync.Lock("x"),
+    "semaphore": lambda: sync.Semaphore("x", 1),
+    "writing": lambda: Writing("x"),
+    "condition": lambda: sync.Condition("x"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.asyncio
+async def test_the_parents_release_frees_it(kind: str) -> None:
+    subject = KINDS[kind]()
+    await subject.acquire()
+    other = KINDS[kind]()
+    waiting = asyncio.create_task(hold_once(other))
+    await asyncio.sleep(0.01)
+    pid = fork(lambda: None)
+    subject.release()
+    async with in_time(1):
+        await waiting
+    other.close()
+    os.kill(pid, signal.SIGKILL)
+    await ended(pid)
+    subject.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.asyncio
+async def test_the_child_gets_an_error(kind: str) -> None:
+    subject = KINDS[kind]()
+    guard = await subject.acquire()
+
+    def in_child() -> None:
+        for use in (subject.acquire_nowait, subject.release, subject.locked):
+            try:
+                use()
+            except ForkError:
+                continue
+            os._exit(1)
+        subject.close()
+        try:
+            guard.release()
+        except RuntimeError:
+            os._exit(0)
+
+    pid = fork(in_child)
+    assert await ended(pid) == 0
+    assert subject.locked()
+    subject.release()
+    subject.close()
+
+
+@pytest.mark.asyncio
+async def test_one_that_was_not_used_yet_serves_the_child() -> None:
+    lock = sync.Lock("x")
+
+    def in_child() -> None:
+        lock.acquire_nowait().release()
+        lock.close()
+        os._exit(0)
+
+    pid = fork(in_child)
+    assert await ended(pid) == 0
+    lock.close()
+
+
+async def ended(pid: int) -> int:
+    _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+async def hold_once(subject: Any) -> None:
+    async with subject:
+        pass
+
+
+def fork(in_child: Callable[[], None]) -> int:
+    """Fork a child that does something and then lives on."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            in_child()
+            signal.pause()
+        finally:
+            os._exit(2)
+    return pid

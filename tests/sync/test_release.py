@@ -1,0 +1,104 @@
+"""Only who holds something releases it, and once: the count never changes otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+
+from aioipc import AddressError, ClosedError, sync
+from tests.sync.contest import Writing, in_time
+
+KINDS: dict[str, Any] = {
+    "lock": lambda: sync.Lock("x"),
+    "semaphore": lambda: sync.Semaphore("x", 1),
+    "anonymous": lambda: sync.AnonymousSemaphore(1),
+    "rwlock": lambda: Writing("x"),
+    "condition": lambda: sync.Condition("x"),
+    "jobserver": lambda: sync.JobServer(1),
+}
+
+
+@pytest.fixture(params=KINDS)
+def subject(request: pytest.FixtureRequest) -> Any:
+    return KINDS[request.param]()
+
+
+@pytest.mark.asyncio
+async def test_wrong_releases(subject: Any) -> None:
+    with pytest.raises(RuntimeError):
+        subject.release()
+    guard = await subject.acquire()
+
+    async def other() -> None:
+        with pytest.raises(RuntimeError):
+            subject.release()
+        with pytest.raises(RuntimeError):
+            guard.release()
+
+    await asyncio.create_task(other())
+    assert guard.is_held
+    guard.release()
+    for wrong in (guard.release, subject.release, guard.mark_consistent):
+        with pytest.raises(RuntimeError):
+            wrong()
+    guard = subject.acquire_nowait()
+    with pytest.raises(Exception, match=r"held|taken"):
+        await asyncio.create_task(try_once(subject))
+    guard.release()
+    subject.close()
+
+
+async def try_once(subject: Any) -> None:
+    subject.acquire_nowait()
+
+
+@pytest.mark.leaves_names  # for the next owner is told
+@pytest.mark.asyncio
+async def test_close_gives_back_and_ends_waits(subject: Any) -> None:
+    await subject.acquire()
+    waiting = asyncio.create_task(subject.acquire())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    subject.close()
+    subject.close()
+    async with in_time(1):
+        with pytest.raises(ClosedError):
+            await waiting
+    with pytest.raises(ClosedError):
+        await subject.acquire()
+    with pytest.raises(ClosedError):
+        subject.release()
+
+
+@pytest.mark.leaves_names  # the collector may take the files before the lock
+@pytest.mark.asyncio
+async def test_dropped_while_held() -> None:
+    lock = sync.Lock("x")
+    await lock.acquire()
+    del lock
+    with pytest.warns(ResourceWarning, match="dropped while held"):
+        gc.collect()
+    async with sync.Lock("x") as guard:
+        assert guard.owner_died
+        guard.mark_consistent()
+
+
+@pytest.mark.parametrize("name", ["", ".x", "a b", "x" * 65, "a/", "/tmp/.."])
+def test_names(name: str) -> None:
+    with pytest.raises(AddressError):
+        sync.Lock(name)
+
+
+@pytest.mark.asyncio
+async def test_those_who_disagree() -> None:
+    semaphore = sync.Semaphore("x", 2)
+    async with semaphore:
+        with pytest.raises(AddressError, match="made for 2, not for 3"):
+            sync.Semaphore("x", 3).acquire_nowait()
+    semaphore.close()
+    for count in (0, 513):
+        with pytest.raises(ValueError, match="512 permits"):
+            sync.Semaphore("x", count)

@@ -1,0 +1,101 @@
+"""Waiting costs no thread, no timer and no CPU, and no clock but the monotonic one matters."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aioipc import sync
+
+WAIT_S = 0.3
+
+
+def held(subject: Any) -> Any:
+    subject.acquire_nowait()
+    return subject
+
+
+async def at_condition(condition: sync.Condition) -> None:
+    async with condition:
+        await condition.wait()
+
+
+WAITS: dict[str, Callable[[], tuple[list[Any], Callable[[Any], Awaitable[object]]]]] = {
+    "lock": lambda: ([sync.Lock("x"), sync.Lock("x")], lambda it: it.acquire()),
+    "semaphore": lambda: (
+        [sync.Semaphore("x", 1), sync.Semaphore("x", 1)],
+        lambda it: it.acquire(),
+    ),
+    "file": lambda: (
+        [sync.FileLock("/dev/shm/aioipc-wait"), sync.FileLock("/dev/shm/aioipc-wait")],
+        lambda it: it.acquire(),
+    ),
+    "event": lambda: ([sync.Event("x")], lambda it: it.wait()),
+    "barrier": lambda: ([sync.Barrier("x", 3)], lambda it: it.wait()),
+    "condition": lambda: ([sync.Condition("x")], at_condition),
+}
+
+
+@pytest.mark.parametrize("kind", WAITS)
+@pytest.mark.asyncio
+async def test_who_waits_sleeps(kind: str) -> None:
+    subjects, wait = WAITS[kind]()
+    if len(subjects) > 1:
+        held(subjects[0])
+    threads = threading.active_count()
+    waiting = [asyncio.ensure_future(wait(subjects[-1])) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    before = time.thread_time()
+    await asyncio.sleep(WAIT_S)
+    assert time.thread_time() - before < WAIT_S / 20
+    assert threading.active_count() == threads
+    assert not any(task.done() for task in waiting)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    if len(subjects) > 1:
+        subjects[0].release()
+    for subject in subjects:
+        subject.close()
+    Path("/dev/shm/aioipc-wait").unlink(missing_ok=True)
+
+
+def test_no_realtime_clock() -> None:
+    """Nothing here asks for the time of day; see also the timeouts of asyncio."""
+    package = Path(sync.__file__).parent
+    command = ["grep", "-rnE", r"time\.time\(|time_ns\(\)|CLOCK_REALTIME|datetime", str(package)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    assert not [line for line in found.splitlines() if "monotonic_ns" not in line]
+
+
+@pytest.mark.asyncio
+async def test_clock_jumps(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, other = sync.Lock("x"), sync.Lock("x")
+    await lock.acquire()
+    start = time.monotonic()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 86_400)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await other.acquire()
+    monkeypatch.setattr(time, "time", lambda: now - 86_400)
+    assert 0.05 <= time.monotonic() - start < 5
+    assert 0.05 <= lock.holders()[0].held_s < 5
+    lock.release()
+    async with other:
+        pass
+    lock.close()
+    other.close()
+
+
+def test_import_is_lazy() -> None:
+    code = "import sys, aioipc; assert 'aioipc.sync' not in sys.modules; aioipc.sync.Lock"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,374 @@
+"""``tls:`` between processes and against peers that cannot prove who they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import errno
+import os
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+import aioipc
+from aioipc import (
+    AccessDenied,
+    AddressError,
+    Capability,
+    Channel,
+    ConnectError,
+    EndOfStream,
+    HandshakeError,
+    IPCAttribute,
+    IPCError,
+    Limits,
+    PeerCrashed,
+)
+from aioipc.address import Address
+from tests.certificates import authority, client_context, server_context
+from tests.children import Peers
+from tests.programs import ECHO, SERVE_ECHO, converse, ends, program
+
+pytestmark = pytest.mark.asyncio
+
+HERE = "tls://127.0.0.1:0"
+
+
+class Files:
+    """A certificate, its key and its authority, as files."""
+
+    def __init__(self, directory: Path, *names: str, **options: Any) -> None:
+        certificate = authority().issue_cert(*names, **options)
+        self.ca = directory / "ca.pem"
+        self.cert = directory / f"{names[0]}.pem"
+        self.key = directory / f"{names[0]}.key"
+        authority().cert_pem.write_to_path(str(self.ca))
+        certificate.private_key_pem.write_to_path(str(self.key))
+        for blob in certificate.cert_chain_pems:
+            blob.write_to_path(str(self.cert), append=True)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Files:
+    return Files(tmp_path, "127.0.0.1")
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Files:
+    return Files(tmp_path, "client@example.org")
+
+
+async def test_a_server_in_another_process(server: Files, peers: Peers) -> None:
+    process = program(peers, SERVE_ECHO, f"{HERE}?cert={server.cert}&key={server.key}")
+    address = await process.next_line()
+    assert "?" not in address
+    async with aioipc.connect(f"{address}?ca={server.ca}") as channel:
+        assert channel.peer is None
+        assert Capability.REMOTE not in channel.capabilities
+        certificate = channel.extra(IPCAttribute.peer_certificate)
+        assert certificate is not None
+        assert ("IP Address", "127.0.0.1") in certificate["subjectAltName"]
+        await converse(channel)
+    async with aioipc.connect(f"{address}?ca={server.ca}") as channel:
+        await channel.send("works")
+        assert await channel.receive() == "works"
+        process.kill()
+        with pytest.raises(PeerCrashed):
+            await channel.receive()
+
+
+async def test_a_client_in_another_process_that_says_who_it_is(
+    server: Files, client: Files, peers: Peers
+) -> None:
+    where = f"{HERE}?cert={server.cert}&key={server.key}&ca={server.ca}"
+    async with aioipc.listen(where) as listener:
+        there = f"{listener.address}?ca={server.ca}&cert={client.cert}&key={client.key}"
+        process = program(peers, ECHO, there)
+        async with await listener.accept() as channel:
+            certificate = channel.extra(IPCAttribute.peer_certificate)
+            assert certificate is not None
+            assert ("email", "client@example.org") in certificate["subjectAltName"]
+            await converse(channel)
+        assert await process.ended() == 0
+
+
+@asynccontextmanager
+async def serving(address: str | Address) -> AsyncIterator[str]:
+    """An echo in this loop."""
+
+    async def echo(channel: Channel[Any]) -> None:
+        async for message in channel:
+            await channel.send(message)
+
+    async with aioipc.listen(address) as listener:
+        task = asyncio.create_task(listener.serve(echo))
+        try:
+            yield listener.address
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def refusal(address: str | Address, **options: Any) -> IPCError:
+    """Why a connection comes to nothing."""
+    try:
+        async with aioipc.connect(address, **options) as channel:
+            await channel.send("hello")
+            await channel.receive()
+    except IPCError as error:
+        return error
+    raise AssertionError("it was accepted")
+
+
+async def test_a_server_that_falls_silent(server: Files, peers: Peers) -> None:
+    process = program(peers, SERVE_ECHO, f"{HERE}?cert={server.cert}&key={server.key}")
+    address = await process.next_line()
+    limits = Limits(heartbeat_s=0.2, silence_s=1)
+    async with aioipc.connect(f"{address}?ca={server.ca}", limits=limits) as channel:
+        await channel.send("x")
+        assert await channel.receive() == "x"
+        process.signal(signal.SIGSTOP)
+        with pytest.raises(PeerCrashed, match="silent for"):
+            await channel.receive()
+
+
+# Who is not trusted, and why
+
+
+async def test_an_unknown_authority(server: Files) -> None:
+    async with serving(f"{HERE}?cert={server.cert}&key={server.key}") as address:
+        error = await refusal(address)
+    assert isinstance(error, AccessDenied)
+    assert error.errno == errno.EACCES
+    assert "the certificate of the server is not trusted: unable to get local issuer" in str(error)
+
+
+async def test_another_host(tmp_path: Path) -> None:
+    other = Files(tmp_path, "elsewhere.example")
+    async with serving(f"{HERE}?cert={other.cert}&key={other.key}") as address:
+        error = await refusal(f"{address}?ca={other.ca}")
+        assert isinstance(error, AccessDenied)
+        assert "certificate is not valid for '127.0.0.1'" in str(error)
+        # Who knows under which name the server is to be found says so.
+        async with aioipc.connect(f"{address}?ca={other.ca}&name=elsewhere.example") as channel:
+            await channel.send("x")
+            assert await channel.receive() == "x"
+
+
+async def test_an_expired_certificate(tmp_path: Path) -> None:
+    past = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
+    old = Files(tmp_path, "127.0.0.1", not_after=past)
+    async with serving(f"{HERE}?cert={old.cert}&key={old.key}") as address:
+        error = await refusal(f"{address}?ca={old.ca}")
+    assert isinstance(error, AccessDenied)
+    assert "certificate has expired" in str(error)
+
+
+async def test_a_client_without_a_certificate(
+    server: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = f"{HERE}?cert={server.cert}&key={server.key}&ca={server.ca}"
+    async with serving(where) as address:
+        error = await refusal(f"{address}?ca={server.ca}")
+    assert isinstance(error, AccessDenied | PeerCrashed), "a reset may overtake the reason"
+    if isinstance(error, AccessDenied):
+        assert "certificate required" in str(error)
+    assert "peer did not return a certificate" in caplog.text
+
+
+async def test_a_client_of_another_authority(
+    server: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = ssl.create_default_context(cafile=str(server.ca))
+    trustme.CA().issue_cert("client@example.org").configure_cert(context)
+    where = f"{HERE}?cert={server.cert}&key={server.key}&ca={server.ca}"
+    async with serving(where) as address:
+        error = await refusal(Address.parse(address).with_tls(context))
+    assert isinstance(error, AccessDenied | PeerCrashed), "a reset may overtake the reason"
+    assert "the certificate of the client is not trusted" in caplog.text
+
+
+async def test_a_server_that_does_not_speak_tls() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        loop = asyncio.get_running_loop()
+
+        async def chat() -> None:
+            sock, _ = await loop.sock_accept(listening)
+            with sock:
+                await loop.sock_sendall(sock, b"220 mail.example ready\r\n")
+                await loop.sock_recv(sock, 65536)
+
+        chatting = asyncio.create_task(chat())
+        error = await refusal(f"tls://127.0.0.1:{listening.getsockname()[1]}")
+        await chatting
+    assert isinstance(error, HandshakeError)
+    assert "no TLS with this peer: wrong version number" in str(error)
+
+
+async def test_a_server_that_hangs_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+
+        async def hang_up() -> None:
+            sock, _ = await asyncio.get_running_loop().sock_accept(listening)
+            sock.close()
+
+        hanging = asyncio.create_task(hang_up())
+        error = await refusal(f"tls://127.0.0.1:{listening.getsockname()[1]}")
+        await hanging
+    assert isinstance(error, ConnectError)
+
+
+async def test_a_server_that_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"tls://127.0.0.1:{listening.getsockname()[1]}"
+        error = await refusal(address, limits=Limits(connect_s=0.1))
+    assert isinstance(error, ConnectError)
+    assert "no answer within 0.1 s" in str(error)
+
+
+async def test_a_client_that_does_not_speak_tls(
+    server: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(f"{HERE}?cert={server.cert}&key={server.key}") as address:
+        host, _, port = address.removeprefix("tls://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        async with aioipc.connect(f"{address}?ca={server.ca}") as good:
+            await good.send("still served")
+            assert await good.receive() == "still served"
+    assert "no TLS with this peer: http request" in caplog.text
+
+
+async def test_the_end_of_tcp_is_not_the_end_of_tls() -> None:
+    """Else who sits in between could cut what it cannot read."""
+    async with (
+        aioipc.listen_stream(Address.parse(HERE).with_tls(server_context())) as listener,
+        aioipc.connect_stream(there(listener.address)) as near,
+        await listener.accept() as far,
+    ):
+        await near.send(b"whole")
+        assert await far.receive() == b"whole"
+        near.transport._below.close_write()  # type: ignore[attr-defined]
+        with pytest.raises(PeerCrashed, match="without the end of TLS"):
+            await far.receive()
+
+
+# Byte streams
+
+
+def there(address: str) -> Address:
+    return Address.parse(address).with_tls(client_context())
+
+
+async def test_a_byte_stream() -> None:
+    async with (
+        aioipc.listen_stream(Address.parse(HERE).with_tls(server_context())) as listener,
+        aioipc.connect_stream(there(listener.address)) as near,
+        await listener.accept() as far,
+    ):
+        data = os.urandom(3_000_000)
+
+        async def read(stream: aioipc.ByteStream) -> bytes:
+            got = bytearray()
+            with contextlib.suppress(EndOfStream):
+                while True:
+                    got += await stream.receive()
+            return bytes(got)
+
+        reading = [asyncio.create_task(read(stream)) for stream in (near, far)]
+        await asyncio.gather(near.send(data), far.send(data[::-1]))
+        await near.send_eof()
+        assert await reading[1] == data
+        await far.send(b"one direction goes on")
+        await far.send_eof()
+        assert await reading[0] == data[::-1] + b"one direction goes on"
+        assert near.extra(IPCAttribute.peer_certificate)
+        assert far.extra(IPCAttribute.peer_certificate) is None
+
+
+async def test_an_end_with_much_unread() -> None:
+    async with (
+        aioipc.listen_stream(Address.parse(HERE).with_tls(server_context())) as listener,
+        aioipc.connect_stream(there(listener.address)) as near,
+        await listener.accept() as far,
+    ):
+        await near.send(b"x" * 50_000)
+        assert await far.receive(10) == b"x" * 10
+        await far.send_eof()
+        with pytest.raises(EndOfStream):
+            await near.receive()
+        left = 50_000 - 10
+        while left:
+            left -= len(await far.receive(1_000))
+
+
+@pytest.mark.parametrize("framing", ["lines", "headers"])
+async def test_foreign_framings(framing: str) -> None:
+    where = Address.parse(HERE).with_tls(server_context())
+    options: dict[str, Any] = {"framing": framing, "codec": "json"}
+    async with (
+        aioipc.listen(where, **options) as listener,
+        aioipc.connect(there(listener.address), **options) as near,
+        await listener.accept() as far,
+    ):
+        for message in ({"n": 1}, "x" * 300_000):
+            sending = asyncio.create_task(near.send(message))
+            assert await far.receive() == message
+            await sending
+        await near.send_eof()
+        await ends(far)
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "part"),
+    [
+        ("tls://127.0.0.1", "the port is missing"),
+        ("tls://127.0.0.1:1?secret=x", "wrong parameter 'secret'"),
+        ("tls://127.0.0.1:1?ca", "wrong parameters 'ca'"),
+        ("tls://127.0.0.1:1?ca=", "wrong parameter ca ''"),
+        ("tls://127.0.0.1:1?ca=/a&ca=/b", "each only once"),
+        ("tls://127.0.0.1:1?ca=/does/not/exist", "cannot use ca=/does/not/exist: No such file"),
+    ],
+)
+async def test_a_wrong_address(address: str, part: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        await aioipc.connect(address)
+    assert part in str(caught.value)
+
+
+async def test_a_server_needs_a_certificate(tmp_path: Path) -> None:
+    with pytest.raises(AddressError, match="a server needs a certificate"):
+        await aioipc.listen(HERE)
+    (tmp_path / "empty").touch()
+    with pytest.raises(AddressError, match="cannot use cert="):
+        await aioipc.listen(f"{HERE}?cert={tmp_path}/empty")
+
+
+async def test_only_tls_has_a_context() -> None:
+    with pytest.raises(AddressError, match="only tls: has a context"):
+        Address.parse("tcp://127.0.0.1:1").with_tls(client_context())
+
+
+async def test_users_are_not_known() -> None:
+    for call in (aioipc.connect, aioipc.listen):
+        with pytest.raises(ValueError, match="does not know the peer's user"):
+            await call("tls://127.0.0.1:1", allow=aioipc.same_user)
+        with pytest.raises(ValueError, match="pickle codec runs what a peer sends"):
+            call("tls://127.0.0.1:1", codec="pickle")
