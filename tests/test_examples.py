@@ -175,6 +175,41 @@ def test_progress_bar(limit: str, said: str) -> None:
     assert "Traceback" not in done.err
 
 
+def test_job_queue() -> None:
+    done = run("job_queue.py")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        *(f"clumsy did job {number} at attempt 1" for number in range(3)),
+        "clumsy ended with status -9",
+        "careful did job 3 at attempt 2",
+        *(f"careful did job {number} at attempt 1" for number in (4, 5)),
+        "6 jobs done, 1 given twice",
+    ]
+
+
+def test_a_python_and_a_c_program_over_a_queue() -> None:
+    done = run("mq_sensor/reader.py")
+    assert (done.status, done.err) == (0, "")
+    assert [line.split(":")[0] for line in done.out.splitlines()] == [
+        *["priority 9"] * 2,
+        *["priority 0"] * 3,
+    ]
+
+
+@pytest.mark.parametrize("address", ["", "unix:ticks"])
+def test_ticker(address: str) -> None:
+    done = run("ticker.py", *filter(None, [address]))
+
+    assert (done.status, done.err) == (0, "")
+    assert "published 400, and waited" in done.out
+    found = re.findall(r"^(\w+) +(\d+) received, +(\d+) missed (.*);", done.out, re.MULTILINE)
+    counts = {name: (int(received), int(missed)) for name, received, missed, _ in found}
+    assert counts["block"] == (400, 0)
+    for policy in ("drop_oldest", "drop_newest", "latest"):
+        assert sum(counts[policy]) == 400
+    assert counts["disconnect"][1] == 0
+
+
 @pytest.mark.parametrize("address", ["", "unix:", "tcp://127.0.0.1:0"])
 def test_web_service(address: str) -> None:
     done = run("web_service.py", *filter(None, [address]))
@@ -207,17 +242,3 @@ def test_language_server() -> None:
         "[{'contents': '4 words'}, {'contents': '13 words'}]",
         "the server has ended",
     ]
-
-
-@pytest.mark.parametrize("address", ["", "unix:ticks"])
-def test_ticker(address: str) -> None:
-    done = run("ticker.py", *filter(None, [address]))
-
-    assert (done.status, done.err) == (0, "")
-    assert "published 400, and waited" in done.out
-    found = re.findall(r"^(\w+) +(\d+) received, +(\d+) missed (.*);", done.out, re.MULTILINE)
-    counts = {name: (int(received), int(missed)) for name, received, missed, _ in found}
-    assert counts["block"] == (400, 0)
-    for policy in ("drop_oldest", "drop_newest", "latest"):
-        assert sum(counts[policy]) == 400
-    assert counts["disconnect"][1] == 0
