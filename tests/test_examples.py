@@ -174,6 +174,27 @@ def test_progress_bar(limit: str, said: str) -> None:
     assert "Traceback" not in done.err
 
 
+def test_job_queue() -> None:
+    done = run("job_queue.py")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        *(f"clumsy did job {number} at attempt 1" for number in range(3)),
+        "clumsy ended with status -9",
+        "careful did job 3 at attempt 2",
+        *(f"careful did job {number} at attempt 1" for number in (4, 5)),
+        "6 jobs done, 1 given twice",
+    ]
+
+
+def test_a_python_and_a_c_program_over_a_queue() -> None:
+    done = run("mq_sensor/reader.py")
+    assert (done.status, done.err) == (0, "")
+    assert [line.split(":")[0] for line in done.out.splitlines()] == [
+        *["priority 9"] * 2,
+        *["priority 0"] * 3,
+    ]
+
+
 @pytest.mark.parametrize("address", ["", "unix:ticks"])
 def test_ticker(address: str) -> None:
     done = run("ticker.py", *filter(None, [address]))
