@@ -441,7 +441,8 @@ async def tell_and_echo(channel):
 async with aioipc.listen(sys.argv[1]) as listener:
     used = len(os.listdir("/proc/self/fd")) - 1
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + int(sys.argv[2]), hard))
+    for_the_client = 1  # its process is watched
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + int(sys.argv[2]) + for_the_client, hard))
     say("listening")
     await listener.serve(tell_and_echo)
 """
