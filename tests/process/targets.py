@@ -235,3 +235,30 @@ async def hang_later(path: str) -> None:
 def hang_for_ever(path: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     hang(path)
+
+
+# Supervised
+
+
+async def serve_until_told(channel: Channel, path: str) -> None:
+    """Write down that it lives, say that it is ready, and finish when the channel ends."""
+    note(path, "began")
+    await channel.send("ready")
+    async for _ in channel:
+        pass
+    note(path, "ended")
+
+
+def note(path: str, what: str) -> None:
+    with Path(path).open("a") as diary:
+        print(what, os.getpid(), file=diary)
+
+
+async def refuse_after_the_first(channel: Channel, path: str) -> None:
+    if Path(path).exists():
+        raise LookupError("not a second time")
+    await serve_until_told(channel, path)
+
+
+def leave_with(channel: BlockingChannel, status: int) -> None:
+    os._exit(status)
