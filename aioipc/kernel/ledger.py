@@ -14,7 +14,7 @@ import os
 import stat
 import struct
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aioipc.errors import AddressError
 from aioipc.kernel.directory import Directory, denied, identity_of
@@ -39,10 +39,14 @@ class State(enum.IntFlag):
     """Somebody holds it; if nobody does, he died."""
     TORN = 2
     """Somebody died holding it, and nobody has said since that all is well."""
+    HELD_TORN = 3
+    """Both."""
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+_STATES = tuple(map(State, range(4)))
+
+
+class Note(NamedTuple):
     """What one holder wrote.
 
     Attributes:
@@ -76,7 +80,7 @@ class Ledger(OwnedFd):
         if len(data) < _NOTE.size:
             return Note()
         number, start_ticks, since_ns, pid, state = _NOTE.unpack(data)
-        return Note(State(state & 3), pid, start_ticks, since_ns, number)
+        return Note(_STATES[state & 3], pid, start_ticks, since_ns, number)
 
     def write(self, place: int, note: Note) -> None:
         """Write a note; one write, which a reader sees whole or not at all."""

@@ -93,15 +93,19 @@ class Lifeline:
             OSError: It cannot be opened or made.
         """
         while True:
-            with contextlib.ExitStack() as undo:
-                hold = undo.enter_context(Hold(self._open(os.O_RDWR)))
+            hold = Hold(self._open(os.O_RDWR))
+            is_ours = False
+            try:
                 status = self._checked(hold)
                 if not try_lock(hold.fileno(), shared=shared, start=_HOLD_BYTE, length=1):
                     return None
-                if self._directory.identity(self.name) == identity_of(status):
-                    undo.pop_all()
-                    return hold
-                # Else the last user removed it while this was being taken.
+                is_ours = self._directory.identity(self.name) == identity_of(status)
+            finally:
+                if not is_ours:
+                    hold.close()
+            if is_ours:
+                return hold
+            # Else the last user removed it while this was being taken.
 
     def watch(self) -> Watch:
         """Begin to watch. Look after this, not before, whether waiting is needed at all."""

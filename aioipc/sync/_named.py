@@ -6,7 +6,8 @@ import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import TracebackType
 from typing import ClassVar, TypeVar
 
 from aioipc.address import check_name
@@ -170,12 +171,22 @@ class Named(Guarded):
         return f"<{type(self).__name__} {self.name!r}>"
 
 
-@contextlib.contextmanager
-def kernel_errors(doing: str) -> Iterator[None]:
+class kernel_errors:  # noqa: N801 - it is a statement
     """Raise what `aioipc.errors` has for what the system said; a missing file stays one."""
-    try:
-        yield
-    except (IPCError, FileNotFoundError):
-        raise
-    except OSError as error:
-        raise from_os_error(error, doing) from error
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, IPCError | FileNotFoundError):
+            raise from_os_error(error, self._doing) from error

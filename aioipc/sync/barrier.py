@@ -57,10 +57,14 @@ class Barrier(Named):
         return _is_broken(place, _generation(place))
 
     def n_waiting(self) -> int:
-        """How many wait at it now."""
+        """How many wait at it now: the death of each of them breaks it."""
         with kernel_errors(f"look at {self._what}"):
             place = self._open()
-            return sum(line.is_held() for line in self._row(place, _generation(place)))
+            generation = _generation(place)
+            return sum(
+                line.is_held() and _is_noted(place, self._count, seat, generation)
+                for seat, line in enumerate(self._row(place, generation))
+            )
 
     def reset(self) -> None:
         """Make it whole again. Who waits now gets `BrokenBarrierError`."""
@@ -130,7 +134,7 @@ class Barrier(Named):
 class _Seat:
     """One party at the barrier."""
 
-    __slots__ = ("_generation", "_hold", "_notes", "_place", "_row", "_what", "number")
+    __slots__ = ("_generation", "_hold", "_place", "_row", "_what", "number")
 
     def __init__(
         self,
@@ -147,7 +151,6 @@ class _Seat:
         self._generation = generation
         self._hold = hold
         self._what = what
-        self._notes = _FIRST_SEAT + (generation % 2) * len(row)
         self.number = number
         if self._is_noted(number):  # who sat here died, and nobody was there to see it
             _break(place, generation)
@@ -209,12 +212,23 @@ class _Seat:
             _break(self._place, self._generation)
 
     def _is_noted(self, seat: int) -> bool:
-        note = self._place.ledger.read(self._notes + seat)
-        return note.state is State.HELD and note.number == self._generation
+        return _is_noted(self._place, len(self._row), seat, self._generation)
 
     def _note(self, state: State) -> None:
         note = note_of_ours(state, number=self._generation)
-        self._place.ledger.write(self._notes + self.number, note)
+        where = _note_of(len(self._row), self.number, self._generation)
+        self._place.ledger.write(where, note)
+
+
+def _note_of(parties: int, seat: int, generation: int) -> int:
+    """Where the ledger has the note of a seat; the rows of seats take turns."""
+    return _FIRST_SEAT + (generation % 2) * parties + seat
+
+
+def _is_noted(place: Place, parties: int, seat: int, generation: int) -> bool:
+    """Whether somebody wrote that he came to this seat, and has not left."""
+    note = place.ledger.read(_note_of(parties, seat, generation))
+    return note.state is State.HELD and note.number == generation
 
 
 def _generation(place: Place) -> int:

@@ -77,26 +77,29 @@ class Lock(Named, Enterable):
 
     def _attempt(self) -> Guard | None:
         with kernel_errors(f"take {self._what}"):
-            hold = self._open().lines[0].try_hold()
+            hold = (self._place or self._open()).lines[0].try_hold()
             if hold is None:
                 return None
             try:
                 ledger = self._open().ledger  # a new one, if the old one was removed meanwhile
                 before = ledger.read(_NOTE)
                 died = before.state is not State.NONE
-                state = State.HELD | State.TORN if died else State.HELD
-                ledger.write(_NOTE, note_of_ours(state, number=before.number + 1))
+                state = State.HELD_TORN if died else State.HELD
+                number = before.number + 1
+                ledger.write(_NOTE, note_of_ours(state, number=number))
             except BaseException:
                 hold.close()
                 raise
-        return self._keep(Guard(self._let_go, hold, owner_died=died))
 
-    def _let_go(self, guard: Guard) -> None:
-        self._forget(guard)
-        with kernel_errors(f"release {self._what}"):
-            ledger = self._open().ledger
-            state = State.NONE if guard.is_consistent else State.TORN
-            ledger.write(_NOTE, note_of_ours(state, number=ledger.read(_NOTE).number))
+        def let_go(guard: Guard) -> None:
+            self._forget(guard)
+            if ledger.fileno() < 0:
+                return  # somebody removed it, and the one that took its place knows nothing of this
+            with kernel_errors(f"release {self._what}"):
+                left = State.NONE if guard.is_consistent else State.TORN
+                ledger.write(_NOTE, note_of_ours(left, number=number))
+
+        return self._keep(Guard(let_go, hold, owner_died=died))
 
     def _is_to_be_kept(self, place: Place) -> bool:
         return place.ledger.read(_NOTE).state is not State.NONE

@@ -172,7 +172,7 @@ class RWLock(Named):
         def note(ledger: Ledger) -> tuple[int, bool]:
             before = ledger.read(_WRITER)
             died = before.state is not State.NONE
-            state = State.HELD | State.TORN if died else State.HELD
+            state = State.HELD_TORN if died else State.HELD
             ledger.write(_WRITER, note_of_ours(state, number=before.number + 1))
             return 0, died
 
