@@ -1,7 +1,7 @@
 """Counts the words of many texts in a pool of processes, with a progress bar.
 
-Run it with ``python word_pool.py [TEXTS]``. Each worker makes its counter once. One of the texts kills
-the worker that reads it; the pool starts another one, and only that text is missing.
+Run it with ``python word_pool.py [TEXTS]``. Each worker makes its counter once. One of the texts
+kills the worker that reads it; the pool starts another one, and only that text is missing.
 """
 
 import collections
