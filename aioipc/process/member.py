@@ -90,6 +90,7 @@ class Member:
         self._taken = 0
         self._looked_at = 0.0
         self._over = asyncio.Event()
+        self._unsettled = 0
         self._settling: set[asyncio.Future[None]] = set()
         worker.when_ended(self._over.set)
 
@@ -135,9 +136,13 @@ class Member:
 
     @property
     def has_room(self) -> bool:
-        """Whether it can take another call."""
+        """Whether it can take another call.
+
+        Not while it has to end one that was cancelled: it may be about to be killed for that.
+        """
         return (
             not self.is_dismissed
+            and not self._unsettled
             and self.connection.ending is None
             and self.worker.status is None
             and len(self.connection.session.calls) < self._terms.calls_per_worker
@@ -191,6 +196,7 @@ class Member:
 
     def cancelled(self, call: OwnCall) -> None:
         """A call was given up here: see to it that it ends there."""
+        self._unsettled += 1
         _ = self.connection.start(self._settle(call))
 
     async def _settle(self, call: OwnCall) -> None:
@@ -207,6 +213,9 @@ class Member:
             )
             self.is_dismissed = self.was_killed = True
             self.worker.kill()
+        finally:
+            self._unsettled -= 1
+            self._tell_freed()
 
     async def _wait_freed(self) -> None:
         waiter = self.connection.loop.create_future()
