@@ -3,8 +3,8 @@
 `connect`, `listen` and `pair` give a `Channel`, which sends and receives whole objects over
 whatever the address names: pipes, FIFOs, sockets, a child process, memory.
 
-On top of channels: `rpc`; beside them `signals`, `process` and `sync`, and asyncio's own streams
-and transports. Each is loaded when first used.
+On top of channels: `rpc` and `pubsub`; beside them `signals`, `process` and `sync`, and asyncio's
+own streams and transports. Each is loaded when first used.
 """
 
 import importlib
@@ -56,7 +56,7 @@ from aioipc.loop.run import new_event_loop, run
 from aioipc.stream import ByteStream, StreamListener, connect_stream, listen_stream
 
 if TYPE_CHECKING:
-    from aioipc import process, rpc, signals, sync
+    from aioipc import process, pubsub, rpc, signals, sync
     from aioipc.asyncio_face import (
         create_connection,
         create_server,
@@ -120,6 +120,7 @@ __all__ = [
     "open_connection",
     "pair",
     "process",
+    "pubsub",
     "rpc",
     "run",
     "same_user",
@@ -130,7 +131,7 @@ __all__ = [
     "timeout",
 ]
 
-_PATTERNS = frozenset({"process", "rpc", "signals", "sync"})
+_PATTERNS = frozenset({"process", "pubsub", "rpc", "signals", "sync"})
 _ASYNCIO_FACE = frozenset({"create_connection", "create_server", "open_connection", "start_server"})
 """Loaded when first asked for, so that a program pays for what it uses."""
 

@@ -44,6 +44,14 @@ class Limits:
     """After how long without anything sent to a peer on the network it gets a sign of life."""
     silence_s: float = 45.0
     """After how long without anything from a peer on the network it counts as crashed."""
+    max_patterns: int = 1024
+    """Patterns of one subscriber."""
+    max_topics: int = 65_536
+    """Topics of which a publisher keeps messages for late subscribers."""
+    max_queued_messages: int = 65_536
+    """Messages that a subscriber may ask a publisher to keep waiting for it."""
+    max_queued_bytes: int = 64 * MIB
+    """Bytes that messages waiting for one subscriber may have together."""
     ring_bytes: int = 1 * MIB
     """Size of one direction of a shared-memory ring, a power of two."""
 
@@ -75,5 +83,9 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_calls", 1, 2**20),
     ("heartbeat_s", 0.001, 3600),
     ("silence_s", 0.001, 24 * 3600),
+    ("max_patterns", 1, 2**20),
+    ("max_topics", 1, 2**24),
+    ("max_queued_messages", 1, 2**24),
+    ("max_queued_bytes", 1, 2**40),
     ("ring_bytes", 64 * KIB, 1024 * MIB),
 )

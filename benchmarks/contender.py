@@ -12,6 +12,8 @@ source         client   sends everything over ``plan.clients`` connections
 hold           client   opens ``plan.clients`` connections, one round trip each, then waits
 paced_ping     client   like ping, one round trip every ``plan.interval_ns``
 paced_source   client   like source, one message every ``plan.interval_ns``
+publish        server   sends everything to ``plan.clients`` subscribers, none of which loses any
+subscribe      client   subscribes ``plan.clients`` times, receives everything; returns a Flow
 ============== ======== ====================================================================
 
 Each adapter writes its hot loops out, as an expert in that library would: a shared layer would
@@ -33,7 +35,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 Loop = Literal["asyncio", "uvloop"]
-Role = Literal["echo", "ping", "sink", "source", "hold", "paced_ping", "paced_source"]
+Role = Literal[
+    "echo",
+    "ping",
+    "sink",
+    "source",
+    "hold",
+    "paced_ping",
+    "paced_source",
+    "publish",
+    "subscribe",
+]
 Carries = Literal["bytes", "dict"]
 Family = Literal["reference", "aioipc", "peer"]
 Buffer = bytes | bytearray | memoryview

@@ -163,10 +163,10 @@ class Pair:
         assert isinstance(traced, int)
         return traced
 
-    def warm_up(self) -> None:
+    def warm_up(self, sink: Side = "server") -> None:
         """Let a source go on once the sink has received the warm-up of every connection."""
-        self.expect("server", "warm")
-        self.client.release()
+        self.expect(sink, "warm")
+        (self.client if sink == "server" else self.server).release()
 
     def _next(self, side: Side) -> Any:
         actor = self.server if side == "server" else self.client

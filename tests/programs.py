@@ -47,7 +47,7 @@ run()
 NURSERY = f"""
 import traceback
 from importlib import import_module
-for name in aioipc.transports.FAMILIES.values():
+for name in ("aioipc.pubsub", "concurrent.futures.thread", *aioipc.transports.FAMILIES.values()):
     import_module(name)
 {FACTORY}
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -182,3 +182,17 @@ def test_word_pool() -> None:
         done.out,
     )
     assert "counting" in done.err
+
+
+@pytest.mark.parametrize("address", ["", "unix:ticks"])
+def test_ticker(address: str) -> None:
+    done = run("ticker.py", *filter(None, [address]))
+
+    assert (done.status, done.err) == (0, "")
+    assert "published 400, and waited" in done.out
+    found = re.findall(r"^(\w+) +(\d+) received, +(\d+) missed (.*);", done.out, re.MULTILINE)
+    counts = {name: (int(received), int(missed)) for name, received, missed, _ in found}
+    assert counts["block"] == (400, 0)
+    for policy in ("drop_oldest", "drop_newest", "latest"):
+        assert sum(counts[policy]) == 400
+    assert counts["disconnect"][1] == 0

@@ -19,6 +19,7 @@ from aioipc.cli.sending import Replies, Sending, send_messages
 from aioipc.cli.session import run_session
 from aioipc.errors import AddressError
 from aioipc.wire.framing import FRAMERS
+from aioipc.wire.pubsub import WhenFull
 
 __all__ = ["run"]
 
@@ -97,36 +98,6 @@ def aioipc(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-def _notation_options(command: F) -> F:
-    """Add what listen and send have in common."""
-    for option in reversed(
-        (
-            click.option(
-                "--codec",
-                metavar="NAME",
-                shell_complete=_complete(codecs.BUILT_IN),
-                help="msgpack, json, text, raw or pickle, as the peer does. Default: msgpack, as "
-                "in Python; text with the framings lines and headers, raw with none.",
-            ),
-            click.option(
-                "--framing",
-                metavar="NAME",
-                shell_complete=_complete(("length", *FRAMERS)),
-                help="length (the default) between programs that use aioipc; lines, headers or "
-                "none to talk to others.",
-            ),
-            click.option(
-                "--json",
-                "as_json",
-                is_flag=True,
-                help="Messages are written as JSON, here: objects, numbers, quoted text.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
 def _complete(words: Iterable[str]) -> Callable[..., list[str]]:
     known = tuple(words)
 
@@ -134,6 +105,33 @@ def _complete(words: Iterable[str]) -> Callable[..., list[str]]:
         return [word for word in known if word.startswith(begun)]
 
     return complete
+
+
+_codec_option = click.option(
+    "--codec",
+    metavar="NAME",
+    shell_complete=_complete(codecs.BUILT_IN),
+    help="msgpack, json, text, raw or pickle, as the peer does. Default: msgpack, as "
+    "in Python; text with the framings lines and headers, raw with none.",
+)
+_framing_option = click.option(
+    "--framing",
+    metavar="NAME",
+    shell_complete=_complete(("length", *FRAMERS)),
+    help="length (the default) between programs that use aioipc; lines, headers or "
+    "none to talk to others.",
+)
+_json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Messages are written as JSON, here: objects, numbers, quoted text.",
+)
+
+
+def _notation_options(command: F) -> F:
+    """Add what listen and send have in common."""
+    return _codec_option(_framing_option(_json_option(command)))
 
 
 @aioipc.command(epilog=f"{_ADDRESSES}\n{_STATUSES}")
@@ -237,6 +235,108 @@ def serve(address: str, service: str) -> int:
     from aioipc.cli.calling import import_object, serve_forever  # noqa: PLC0415 - the same
 
     return run_session(serve_forever(_address(address), import_object(service)), address)
+
+
+@aioipc.command(epilog=f"{_ADDRESSES}\n{_STATUSES}")
+@click.argument("address")
+@click.argument("topic")
+@click.argument("value", nargs=-1)
+@click.option(
+    "--subscribers",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Wait for N subscribers first.",
+)
+@click.option(
+    "--retain",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Give the last N values to who subscribes later.",
+)
+@_codec_option
+@_json_option
+def pub(
+    address: str,
+    topic: str,
+    value: tuple[str, ...],
+    *,
+    subscribers: int,
+    retain: int,
+    codec: str | None,
+    as_json: bool,
+) -> int:
+    """Publish each VALUE under TOPIC at ADDRESS, or each line of the standard input.
+
+    Lines are published as they come. It ends when the subscribers have everything.
+    """
+    from aioipc.cli.publishing import (  # noqa: PLC0415 - only this needs pubsub
+        Publishing,
+        publish_values,
+    )
+
+    notation = Notation.of(codec, None, as_json=as_json)
+    values = [notation.parse(os.fsencode(text)) for text in value] or None
+    wanted = Publishing(_address(address), topic, notation, values, subscribers, retain)
+    return run_session(publish_values(wanted), address)
+
+
+@aioipc.command(epilog=f"{_ADDRESSES}\n{_STATUSES}")
+@click.argument("address")
+@click.argument("pattern", nargs=-1, required=True)
+@click.option(
+    "--when-full",
+    type=click.Choice([policy.value for policy in WhenFull]),
+    default=WhenFull.DROP_OLDEST.value,
+    show_default=True,
+    help="What happens to messages when whoever reads the output does not keep up.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="How many messages may wait.",
+)
+@click.option("--count", type=click.IntRange(1), metavar="N", help="End after N messages.")
+@click.option(
+    "--wait-publisher",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Keep trying for so long while nobody publishes.",
+)
+@_codec_option
+@_json_option
+def sub(
+    address: str,
+    pattern: tuple[str, ...],
+    *,
+    when_full: str,
+    queue: int,
+    count: int | None,
+    wait_publisher: float,
+    codec: str | None,
+    as_json: bool,
+) -> int:
+    """Print what is published at ADDRESS under topics that match a PATTERN, one message a line.
+
+    A pattern is a topic, in which * stands for one level and > at the end for the rest: 'eur.*'.
+    Each line is the topic and the value. Standard error tells how many messages were lost.
+    """
+    from aioipc.cli.subscribing import (  # noqa: PLC0415 - the same
+        Subscribing,
+        print_messages,
+    )
+
+    notation = Notation.of(codec, None, as_json=as_json)
+    wanted = Subscribing(
+        _address(address), pattern, notation, when_full, queue, count, wait_publisher
+    )
+    return run_session(print_messages(wanted), address)
 
 
 def _address(text: str) -> Address:

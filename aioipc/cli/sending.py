@@ -16,10 +16,10 @@ from aioipc.address import Address
 from aioipc.channel import Channel
 from aioipc.cli.notation import Notation
 from aioipc.cli.problems import PeerFailed, UsageProblem, is_watched, tell
-from aioipc.cli.session import first_of
+from aioipc.cli.session import first_of, insist
 from aioipc.cli.standard import BATCH, Input, Output
 from aioipc.connect import connect
-from aioipc.errors import ConnectError, DecodeError, EndOfStream, IPCError, PeerCrashed
+from aioipc.errors import DecodeError, EndOfStream, PeerCrashed
 from aioipc.kernel.descriptors import plug_holes
 from aioipc.loop.waiting import wait_readable
 from aioipc.transports import family_of
@@ -27,7 +27,6 @@ from aioipc.transports._session import Session
 
 __all__ = ["Replies", "Sending", "send_messages"]
 
-_RETRY_S = 0.05
 _SILENCE_S = 1.0
 
 
@@ -70,7 +69,7 @@ async def send_messages(wanted: Sending) -> None:
         Undoes: the peer sees a clean end behind what was sent so far.
     """
     _check(wanted)
-    async with await _connect(wanted) as channel:
+    async with await insist(lambda: _connect(wanted), wanted.patience_s) as channel:
         plug_holes()
         conversation = _Conversation(channel, wanted)
         if wanted.replies is Replies.NONE:
@@ -97,21 +96,8 @@ def _check(wanted: Sending) -> None:
 
 
 async def _connect(wanted: Sending) -> Channel[Any]:
-    """Connect, and try again while nobody listens and there is patience left."""
-    clock = asyncio.get_running_loop().time
-    deadline_s = clock() + wanted.patience_s
     notation = wanted.notation
-    while True:
-        try:
-            return await connect(wanted.address, codec=notation.codec, framing=notation.framing)
-        except ConnectError:
-            if clock() >= deadline_s:
-                raise
-        except IPCError:
-            raise
-        except ValueError as error:  # the pickle codec over tcp:, for example
-            raise UsageProblem(str(error)) from None
-        await asyncio.sleep(_RETRY_S)
+    return await connect(wanted.address, codec=notation.codec, framing=notation.framing)
 
 
 class _Conversation:

@@ -6,14 +6,27 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
-from aioipc.cli.problems import OK, SIGNALLED, explain, is_watched, root_of, status_of, tell
+from aioipc.cli.problems import (
+    OK,
+    SIGNALLED,
+    UsageProblem,
+    explain,
+    is_watched,
+    root_of,
+    status_of,
+    tell,
+)
+from aioipc.errors import ConnectError, IPCError
 from aioipc.kernel.descriptors import plug_holes
 from aioipc.loop.run import run
 
-__all__ = ["first_of", "run_session"]
+__all__ = ["first_of", "insist", "run_session"]
+
+T = TypeVar("T")
+_RETRY_S = 0.05
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -81,6 +94,35 @@ async def first_of(*awaitables: Awaitable[object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
+
+
+async def insist(open_: Callable[[], Awaitable[T]], patience_s: float) -> T:
+    """Open something, and try again while nobody is there and there is patience left.
+
+    Args:
+        open_: Opens it.
+        patience_s: For how long to try, in seconds.
+
+    Raises:
+        ConnectError: Nobody came.
+        UsageProblem: An option makes no sense: the pickle codec over tcp:, for example.
+
+    Cancellation:
+        Undoes.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline_s = clock() + patience_s
+    while True:
+        try:
+            return await open_()
+        except ConnectError:
+            if clock() >= deadline_s:
+                raise
+        except IPCError:
+            raise
+        except ValueError as error:
+            raise UsageProblem(str(error)) from None
+        await asyncio.sleep(_RETRY_S)
 
 
 def _end_line() -> None:

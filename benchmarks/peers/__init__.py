@@ -13,11 +13,13 @@ from benchmarks.contender import Contender
 ADAPTERS = (
     "tuned_protocol",
     "aioipc_channel",
+    "aioipc_pubsub",
     "asyncio_streams",
     "aioipc_asyncio",
     "multiprocessing_pipe",
     "multiprocessing_queue",
     "pyzmq",
+    "pyzmq_pubsub",
     "anyio_stream",
     "grpc_aio",
     "faster_fifo",

@@ -11,12 +11,14 @@ from benchmarks.workloads.fan_in import FanIn
 from benchmarks.workloads.idle import Idle
 from benchmarks.workloads.loop_lag import LoopLag
 from benchmarks.workloads.one_way import OneWay
+from benchmarks.workloads.pub_sub import PubSub
 from benchmarks.workloads.round_trip import RoundTrip
 
 WORKLOADS: list[Workload] = [
     RoundTrip(),
     OneWay(),
     FanIn(),
+    PubSub(),
     Codec(),
     Idle(),
     LoopLag(),

@@ -1,0 +1,171 @@
+"""One subscriber, as its publisher sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aioipc.abc import PeerCredentials
+from aioipc.channel import Channel
+from aioipc.errors import FrameTooLarge, IPCError, QuotaExceeded, WouldBlock
+from aioipc.limits import Limits
+from aioipc.loop.waiting import Waits
+from aioipc.wire.pubsub import Lost, Open, Outbox, WhenFull
+
+__all__ = ["Feed", "SubscriberStatistics"]
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberStatistics:
+    """What became of the messages for one subscriber.
+
+    Attributes:
+        peer: Who it is, where the kernel tells.
+        when_full: Its policy.
+        patterns: What it subscribes to, sorted.
+        offered: Messages for it, retained ones included.
+        dropped: Those that it will not get.
+        waiting: Those that wait at the publisher; the others were sent.
+    """
+
+    peer: PeerCredentials | None
+    when_full: str
+    patterns: tuple[str, ...]
+    offered: int
+    dropped: int
+    waiting: int
+
+
+class Feed:
+    """The messages for one subscriber, and the channel that they leave by.
+
+    Args:
+        channel: Where to; it belongs to whoever made it.
+        wanted: What the subscriber asked for.
+        limits: The publisher's.
+        news: Called when a message left: there may be room.
+    """
+
+    def __init__(
+        self, channel: Channel[Any], wanted: Open, limits: Limits, news: Callable[[], object]
+    ) -> None:
+        self.channel = channel
+        self.patterns: set[str] = set()
+        self.outbox = Outbox(
+            wanted.when_full,
+            max_messages=wanted.queue,
+            max_bytes=limits.max_queued_bytes,
+            window=wanted.window,
+        )
+        self.blocks = wanted.when_full is WhenFull.BLOCK
+        self._news = news
+        self._waits = Waits()
+        self._is_over = False
+        self._writing: asyncio.Task[None] | None = None
+
+    def offer(self, topic: str, data: bytes) -> bool:
+        """Let a message leave, or wait; False if the subscriber was disconnected instead."""
+        if self._writing is None and self.outbox.pass_through():
+            self._send(data)
+            return True
+        if not self.outbox.offer(topic, data):
+            self._disconnect()
+            return False
+        self.pump()
+        return True
+
+    def grant(self, count: int) -> None:
+        """The subscriber has taken messages."""
+        self.outbox.grant(count)
+        self.pump()
+        self._say()
+
+    def pump(self) -> None:
+        """Send what may leave. What the channel has no room for leaves as soon as it has."""
+        if self._writing is not None or self._is_over:
+            return
+        message = self.outbox.take()
+        while message is not None and self._send(message):
+            message = self.outbox.take()
+
+    def _send(self, message: bytes | Lost) -> bool:
+        """Send what was taken; False if nothing else can be sent now."""
+        try:
+            self.channel.send_nowait(message)
+        except WouldBlock:
+            self._writing = asyncio.get_running_loop().create_task(self._write(message))
+            return False
+        except FrameTooLarge:
+            self.outbox.lose()
+        except IPCError as error:
+            self._check_ending(error)
+            return False
+        return True
+
+    async def finish(self) -> None:
+        """Wait until everything has left, or nothing can any more.
+
+        Cancellation:
+            Abandons the wait.
+        """
+        while not self._is_over and not self._has_left:
+            await self._waits.until_end()
+
+    async def aclose(self) -> None:
+        """Send nothing more. Idempotent."""
+        self._is_over = True
+        self._waits.end()
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+
+    @property
+    def _has_left(self) -> bool:
+        return self.outbox.is_empty and self._writing is None
+
+    def statistics(self) -> SubscriberStatistics:
+        """What became of its messages so far."""
+        return SubscriberStatistics(
+            peer=self.channel.peer,
+            when_full=self.outbox.when_full.value,
+            patterns=tuple(sorted(self.patterns)),
+            offered=self.outbox.offered,
+            dropped=self.outbox.dropped,
+            waiting=len(self.outbox),
+        )
+
+    async def _write(self, message: bytes | Lost | None) -> None:
+        try:
+            while message is not None:
+                try:
+                    await self.channel.send(message)
+                except FrameTooLarge:
+                    self.outbox.lose()
+                message = self.outbox.take()
+                self._say()
+        except IPCError as error:
+            self._check_ending(error)
+        finally:
+            self._writing = None
+            self._say()
+
+    def _say(self) -> None:
+        self._waits.end()
+        self._news()
+
+    def _check_ending(self, error: IPCError) -> None:
+        """Whoever reads from the channel is told of its end; anything else is a fault here."""
+        if not self.channel.is_ending(error):
+            raise error
+
+    def _disconnect(self) -> None:
+        waiting = len(self.outbox)
+        self.channel.abort(
+            QuotaExceeded(
+                errno.EDQUOT,
+                f"the subscriber fell behind: {waiting:,} messages wait for it, its limit",
+            )
+        )

@@ -1,0 +1,318 @@
+"""subscriber: receive what a publisher sends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar, overload
+
+from aioipc import codecs
+from aioipc._opening import Opening
+from aioipc.abc import Allow, Codec, PeerCredentials
+from aioipc.address import Address
+from aioipc.channel import Channel
+from aioipc.connect import connect
+from aioipc.errors import (
+    ConnectError,
+    DecodeError,
+    EndOfStream,
+    IPCError,
+    ProtocolError,
+    QuotaExceeded,
+)
+from aioipc.limits import Limits
+from aioipc.pubsub._codec import SubscriberEnd
+from aioipc.pubsub._items import Gap, Message
+from aioipc.wire.pubsub import Credit, Open, Subscribe, Unsubscribe, Welcome, WhenFull
+from aioipc.wire.topics import check_pattern
+
+__all__ = ["Gap", "Message", "Subscription", "SubscriptionStatistics", "subscriber"]
+
+T = TypeVar("T")
+
+_WINDOW: Final = 256
+"""The most messages under way to one subscriber."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionStatistics:
+    """What a subscription has seen since it was opened.
+
+    Attributes:
+        received: Messages, those that could not be decoded included.
+        missed: Messages that the gaps stood for.
+        gaps: Gaps.
+    """
+
+    received: int
+    missed: int
+    gaps: int
+
+
+class Subscription(Generic[T]):
+    """What comes from one publisher: an async iterator of `Message` and `Gap`.
+
+    Made by `aioipc.pubsub.subscriber`. One task at a time receives. The iteration ends when the
+    publisher finishes and raises PeerCrashed when it dies. It is an async context manager.
+    """
+
+    def __init__(
+        self, channel: Channel[Any], patterns: Sequence[str], limits: Limits, window: int
+    ) -> None:
+        self._channel = channel
+        self._patterns = set(patterns)
+        self._limits = limits
+        self._batch = max(1, window // 2)
+        self._owed = 0
+        self._received = self._missed = self._gaps = 0
+
+    @property
+    def address(self) -> str:
+        """Where the publisher is."""
+        return self._channel.address
+
+    @property
+    def peer(self) -> PeerCredentials | None:
+        """Who publishes, where the kernel tells."""
+        return self._channel.peer
+
+    @property
+    def patterns(self) -> frozenset[str]:
+        """What is subscribed to."""
+        return frozenset(self._patterns)
+
+    def statistics(self) -> SubscriptionStatistics:
+        """What it has seen so far. Works on a closed subscription too."""
+        return SubscriptionStatistics(self._received, self._missed, self._gaps)
+
+    # Receiving
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message[T] | Gap:
+        try:
+            return await self.receive()
+        except EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def receive(self) -> Message[T] | Gap:
+        """Wait for the next message, or for news of lost ones.
+
+        Raises:
+            EndOfStream: The publisher finished, and everything was received.
+            PeerCrashed: It died; everything that arrived was received.
+            QuotaExceeded: This side fell behind, with ``when_full="disconnect"``; or it asked
+                for more than the publisher gives.
+            DecodeError: The message does not fit the codec; it is consumed, the others come.
+            ClosedError: This side closed the subscription.
+            BusyError: Another task is waiting.
+
+        Cancellation:
+            Safe: nothing is lost.
+        """
+        if self._owed >= self._batch:
+            await self._grant()
+        try:
+            item: Message[T] | Gap | Welcome = await self._channel.receive()
+        except DecodeError:
+            self._count_message()
+            raise
+        if isinstance(item, Message):
+            self._count_message()
+        elif isinstance(item, Gap):
+            self._gaps += 1
+            self._missed += item.count
+        else:
+            raise ProtocolError("a publisher says Welcome once")
+        return item
+
+    def _count_message(self) -> None:
+        self._received += 1
+        self._owed += 1
+
+    async def _grant(self) -> None:
+        """Let the publisher send as many again as were taken."""
+        count = self._owed
+        sending = self._channel.send(Credit(count))
+        try:
+            with contextlib.suppress(IPCError):  # the next receive says so, after what is there
+                await sending
+        finally:
+            if sending.is_accepted:
+                self._owed -= count
+
+    # What is wanted
+
+    async def subscribe(self, *patterns: str) -> None:
+        """Match other patterns as well.
+
+        It takes effect when the publisher has read it. ``publisher.ready(topic=...)`` tells.
+
+        Raises:
+            ValueError: That is no pattern.
+            QuotaExceeded: They are too many, or too long.
+            PeerCrashed: The publisher is gone.
+            ClosedError: This side closed the subscription.
+
+        Cancellation:
+            Either all patterns are added or none is.
+        """
+        wanted = _checked([*self._patterns, *patterns], self._limits)
+        await self._send(Subscribe(list(patterns)), wanted)
+
+    async def unsubscribe(self, *patterns: str) -> None:
+        """Match these patterns no longer; what is under way still comes.
+
+        Raises:
+            PeerCrashed: The publisher is gone.
+            ClosedError: This side closed the subscription.
+
+        Cancellation:
+            Either all patterns are removed or none is.
+        """
+        await self._send(Unsubscribe(list(patterns)), self._patterns - {*patterns})
+
+    async def _send(self, request: Subscribe | Unsubscribe, patterns: set[str]) -> None:
+        sending = self._channel.send(request)
+        try:
+            await sending
+        finally:
+            if sending.is_accepted:
+                self._patterns = patterns
+
+    # The end
+
+    async def aclose(self) -> None:
+        """End the subscription. Idempotent.
+
+        Cancellation:
+            Closes at once, abruptly.
+        """
+        await self._channel.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+@overload
+def subscriber(
+    address: str | Address,
+    *patterns: str,
+    codec: Codec[T],
+    when_full: str = "drop_oldest",
+    queue: int = 1000,
+    limits: Limits | None = None,
+    polling: str = "adaptive",
+    allow: Allow | None = None,
+) -> Opening[Subscription[T]]: ...
+@overload
+def subscriber(
+    address: str | Address,
+    *patterns: str,
+    codec: str = "msgpack",
+    when_full: str = "drop_oldest",
+    queue: int = 1000,
+    limits: Limits | None = None,
+    polling: str = "adaptive",
+    allow: Allow | None = None,
+) -> Opening[Subscription[Any]]: ...
+def subscriber(
+    address: str | Address,
+    *patterns: str,
+    codec: str | Codec[Any] = "msgpack",
+    when_full: str = "drop_oldest",
+    queue: int = 1000,
+    limits: Limits | None = None,
+    polling: str = "adaptive",
+    allow: Allow | None = None,
+) -> Opening[Subscription[Any]]:
+    """Subscribe to a publisher: ``async with pubsub.subscriber("shm:ticks", "eur.*") as ticks``.
+
+    Once it is open, everything comes that is published from then on and matches a pattern.
+
+    Args:
+        address: Where it publishes.
+        patterns: Topics, in which ``*`` stands for one level and ``>`` at the end for the rest.
+        codec: As for `aioipc.connect`; the publisher's.
+        when_full: What happens when this side does not keep up. "drop_oldest": the messages that
+            wait for longest are lost. "drop_newest": new messages are. "latest": of each topic
+            only the newest waits. "block": the publisher waits. "disconnect": it ends.
+        queue: How many messages may wait at the publisher. As many again are on their way, at most
+            256, and with "latest" one.
+        limits: Sizes and deadlines.
+        polling: As for `aioipc.connect`.
+        allow: As for `aioipc.connect`.
+
+    Raises:
+        ValueError: An option is unknown, or that is no pattern.
+        QuotaExceeded: The patterns are too many or too long; or more than the publisher allows.
+        AccessDenied: The publisher lets nobody block it, or does not trust this user.
+        ConnectError: Nobody publishes there, or does not answer within ``limits.handshake_s``.
+        Others: As `aioipc.connect`.
+
+    Cancellation:
+        Undoes: nothing stays open.
+    """
+    known = limits or Limits()
+    if when_full not in list(WhenFull):
+        raise ValueError(f"when_full must be one of {', '.join(WhenFull)}, not {when_full!r}")
+    if not 1 <= queue <= known.max_queued_messages:
+        raise ValueError(
+            f"queue must be between 1 and {known.max_queued_messages:,}, not {queue:,}"
+        )
+    policy = WhenFull(when_full)
+    wanted = _checked(patterns, known)
+    window = 1 if policy is WhenFull.LATEST else min(queue, _WINDOW)
+    request = Open(sorted(wanted), policy, queue, window)
+    end = SubscriberEnd(codecs.get(codec), known)
+
+    async def open_() -> Subscription[Any]:
+        async with contextlib.AsyncExitStack() as stack:
+            channel = await stack.enter_async_context(
+                connect(address, codec=end, limits=known, polling=polling, allow=allow)
+            )
+            await _introduce(channel, request, known)
+            stack.pop_all()
+        return Subscription(channel, request.patterns, known, window)
+
+    return Opening(open_)
+
+
+def _checked(patterns: Sequence[str], limits: Limits) -> set[str]:
+    for pattern in patterns:
+        check_pattern(pattern)
+    wanted = set(patterns)
+    if len(wanted) > limits.max_patterns:
+        raise QuotaExceeded(
+            errno.EDQUOT,
+            f"{len(wanted):,} patterns of one subscriber are over the limit of "
+            f"{limits.max_patterns:,}",
+        )
+    return wanted
+
+
+async def _introduce(channel: Channel[Any], request: Open, limits: Limits) -> None:
+    """Subscribe, and wait until the publisher knows."""
+    await channel.send(request)
+    try:
+        async with asyncio.timeout(limits.handshake_s):
+            answer = await channel.receive()
+    except TimeoutError:
+        raise ConnectError(
+            f"subscribe at {channel.address}: no answer within {limits.handshake_s:g} s"
+        ) from None
+    if not isinstance(answer, Welcome):
+        raise ProtocolError(f"a publisher begins with Welcome, not {type(answer).__name__}")

@@ -1,0 +1,259 @@
+"""What publishers and subscribers say to each other, and what waits for one subscriber.
+
+A subscriber begins with `Open` and is answered with `Welcome`. From then on it is sent each
+`Publication` that matches one of its patterns, as long as it has credit: it began with a window of
+so many messages and grants more as it takes them. What there is no credit for waits in an `Outbox`
+on the publisher's side, and `Lost` stands where messages are missing.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+from typing import Annotated
+
+import msgspec
+
+__all__ = [
+    "Credit",
+    "Lost",
+    "Open",
+    "Outbox",
+    "Publication",
+    "Subscribe",
+    "Unsubscribe",
+    "Welcome",
+    "WhenFull",
+]
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]
+
+
+class WhenFull(enum.StrEnum):
+    """What happens to a message that finds the queue of a subscriber full."""
+
+    BLOCK = "block"
+    """The publisher waits for this subscriber."""
+    DROP_OLDEST = "drop_oldest"
+    """The messages that wait for longest give way."""
+    DROP_NEWEST = "drop_newest"
+    """The new message is lost."""
+    LATEST = "latest"
+    """Of each topic only the newest message waits; beyond that, as `DROP_OLDEST`."""
+    DISCONNECT = "disconnect"
+    """The subscriber is disconnected."""
+
+
+class Open(msgspec.Struct, array_like=True, tag=1, gc=False):
+    """Subscribe, for the first time.
+
+    Attributes:
+        patterns: What topics to match.
+        when_full: What happens when ``queue`` is not enough.
+        queue: How many messages may wait at the publisher.
+        window: How many messages may be under way.
+    """
+
+    patterns: list[str]
+    when_full: WhenFull
+    queue: Count
+    window: Count
+
+
+class Subscribe(msgspec.Struct, array_like=True, tag=2, gc=False):
+    """Match other patterns as well."""
+
+    patterns: list[str]
+
+
+class Unsubscribe(msgspec.Struct, array_like=True, tag=3, gc=False):
+    """Match some patterns no longer."""
+
+    patterns: list[str]
+
+
+class Credit(msgspec.Struct, array_like=True, tag=4, gc=False):
+    """So many more messages may be sent."""
+
+    count: Count
+
+
+class Welcome(msgspec.Struct, array_like=True, tag=5, gc=False):
+    """The answer to `Open`: what is published from now on will come."""
+
+
+class Publication(msgspec.Struct, array_like=True, tag=6, gc=False):
+    """One message.
+
+    Attributes:
+        topic: What it is about.
+        value: The object, in the codec of the two sides.
+    """
+
+    topic: str
+    value: memoryview
+
+
+class Lost(msgspec.Struct, array_like=True, tag=7, gc=False):
+    """So many messages are missing here. It takes no credit."""
+
+    count: Count
+
+
+class _Waiting:
+    """A message in an outbox."""
+
+    __slots__ = ("data", "lost", "topic")
+
+    def __init__(self, topic: str, data: bytes, lost: int) -> None:
+        self.topic = topic
+        self.data = data
+        self.lost = lost
+        """How many are missing right before it."""
+
+
+class Outbox:
+    """What waits for one subscriber, and the policy for when that is too much.
+
+    Args:
+        when_full: The policy.
+        max_messages: How many messages may wait.
+        max_bytes: How many bytes they may have together; a single one may always wait.
+        window: With how many messages of credit to begin. There is never more.
+    """
+
+    def __init__(
+        self, when_full: WhenFull, *, max_messages: int, max_bytes: int, window: int
+    ) -> None:
+        self.when_full = when_full
+        self.offered = 0
+        """Messages that were for this subscriber."""
+        self.dropped = 0
+        """Those of them that it will not get."""
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._window = window
+        self._credit = window
+        self._queue: collections.deque[_Waiting] = collections.deque()
+        self._bytes = 0
+        self._by_topic: dict[str, _Waiting] = {}
+        self._lost = 0  # behind the last one that waits
+
+    def __len__(self) -> int:
+        """How many messages wait."""
+        return len(self._queue)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left to say."""
+        return not self._queue and not self._lost
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message of ``size`` bytes can wait beside the others."""
+        if not self._queue:
+            return True
+        return len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes
+
+    def pass_through(self) -> bool:
+        """Whether a message may leave at once, past nothing; then it counts as taken."""
+        if self._queue or self._lost or not self._credit:
+            return False
+        self._credit -= 1
+        self.offered += 1
+        return True
+
+    def offer(self, topic: str, data: bytes) -> bool:
+        """Put a message in, by the policy; with ``BLOCK``, ask `has_room` before.
+
+        Returns:
+            False if the subscriber has to be disconnected instead.
+        """
+        if self.when_full is WhenFull.LATEST and self._replace(topic, data):
+            return True
+        if not self.has_room(len(data)) and not self._overflow(len(data)):
+            return self.when_full is not WhenFull.DISCONNECT
+        self.keep(topic, data)
+        return True
+
+    def keep(self, topic: str, data: bytes) -> None:
+        """Put a message in, whether or not there is room."""
+        self.offered += 1
+        waiting = _Waiting(topic, data, self._lost)
+        self._lost = 0
+        self._queue.append(waiting)
+        self._bytes += len(data)
+        if self.when_full is WhenFull.LATEST:
+            self._by_topic[topic] = waiting
+
+    def grant(self, count: int) -> None:
+        """The subscriber has taken so many messages."""
+        self._credit = min(self._window, self._credit + count)
+
+    def take(self) -> bytes | Lost | None:
+        """What is to be sent next; None if nothing is, or nothing may be."""
+        if not self._credit:
+            return None
+        if not self._queue:
+            return self._tell_lost()
+        head = self._queue[0]
+        if head.lost:
+            lost, head.lost = head.lost, 0
+            return Lost(lost)
+        self._credit -= 1
+        return self._remove_head().data
+
+    def lose(self) -> None:
+        """What was just taken cannot be sent after all."""
+        self._credit += 1
+        self.dropped += 1
+        self._miss(1)
+
+    def _tell_lost(self) -> Lost | None:
+        lost, self._lost = self._lost, 0
+        return Lost(lost) if lost else None
+
+    def _replace(self, topic: str, data: bytes) -> bool:
+        """Let a message take the place of an older one of its topic, if that waits."""
+        waiting = self._by_topic.get(topic)
+        if waiting is None:
+            return False
+        self._bytes += len(data) - len(waiting.data)
+        waiting.data = data
+        waiting.lost += 1
+        self.offered += 1
+        self.dropped += 1
+        while self._bytes > self._max_bytes and self._queue[0] is not waiting:
+            self._drop_oldest()
+        return True
+
+    def _overflow(self, size: int) -> bool:
+        """There is no room: whether the message goes in all the same."""
+        assert self.when_full is not WhenFull.BLOCK, "a publisher asks for room"
+        if self.when_full is WhenFull.DISCONNECT:
+            return False
+        if self.when_full is WhenFull.DROP_NEWEST:
+            self.offered += 1
+            self.dropped += 1
+            self._lost += 1
+            return False
+        while not self.has_room(size):
+            self._drop_oldest()
+        return True
+
+    def _drop_oldest(self) -> None:
+        self._miss(self._remove_head().lost + 1)
+        self.dropped += 1
+
+    def _miss(self, count: int) -> None:
+        """Messages are missing in front of all that wait."""
+        if self._queue:
+            self._queue[0].lost += count
+        else:
+            self._lost += count
+
+    def _remove_head(self) -> _Waiting:
+        head = self._queue.popleft()
+        self._bytes -= len(head.data)
+        if self._by_topic.get(head.topic) is head:
+            del self._by_topic[head.topic]
+        return head
