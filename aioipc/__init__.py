@@ -3,8 +3,8 @@
 `connect`, `listen` and `pair` give a `Channel`, which sends and receives whole objects over
 whatever the address names: pipes, FIFOs, sockets, a child process, memory.
 
-On top of channels: `rpc` and `pubsub`; beside them `signals`, `process` and `sync`, and asyncio's
-own streams and transports. Each is loaded when first used.
+On top of channels: `rpc`, `pubsub` and `queues`; beside them `signals`, `process`, `sync`, and
+asyncio's own streams and transports. Each is loaded when first used.
 """
 
 import importlib
@@ -56,7 +56,9 @@ from aioipc.loop.run import new_event_loop, run
 from aioipc.stream import ByteStream, StreamListener, connect_stream, listen_stream
 
 if TYPE_CHECKING:
-    from aioipc import process, pubsub, rpc, signals, sync
+    from aioipc import process, pubsub, queues, rpc, signals, sync
+    from aioipc._blocking import BlockingChannel, blocking
+    from aioipc._wrap import wrap, wrap_stream
     from aioipc.asyncio_face import (
         create_connection,
         create_server,
@@ -71,6 +73,7 @@ __all__ = [
     "Address",
     "AddressError",
     "BadArguments",
+    "BlockingChannel",
     "BrokenBarrierError",
     "BusyError",
     "ByteStream",
@@ -108,6 +111,7 @@ __all__ = [
     "VersionMismatch",
     "WorkerDied",
     "WouldBlock",
+    "blocking",
     "codecs",
     "connect",
     "connect_stream",
@@ -121,6 +125,7 @@ __all__ = [
     "pair",
     "process",
     "pubsub",
+    "queues",
     "rpc",
     "run",
     "same_user",
@@ -129,16 +134,27 @@ __all__ = [
     "start_server",
     "sync",
     "timeout",
+    "wrap",
+    "wrap_stream",
 ]
 
-_PATTERNS = frozenset({"process", "pubsub", "rpc", "signals", "sync"})
-_ASYNCIO_FACE = frozenset({"create_connection", "create_server", "open_connection", "start_server"})
+_PATTERNS = frozenset({"process", "pubsub", "queues", "rpc", "signals", "sync"})
+_LATE = {
+    "BlockingChannel": "_blocking",
+    "blocking": "_blocking",
+    "create_connection": "asyncio_face",
+    "create_server": "asyncio_face",
+    "open_connection": "asyncio_face",
+    "start_server": "asyncio_face",
+    "wrap": "_wrap",
+    "wrap_stream": "_wrap",
+}
 """Loaded when first asked for, so that a program pays for what it uses."""
 
 
 def __getattr__(name: str) -> object:
     if name in _PATTERNS:
         return importlib.import_module(f"{__name__}.{name}")
-    if name in _ASYNCIO_FACE:
-        return getattr(importlib.import_module(f"{__name__}.asyncio_face"), name)
+    if name in _LATE:
+        return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from aioipc.limits import Limits
 from aioipc.transports import family_of
 from aioipc.transports._session import Session
 
-__all__ = ["connect", "pair"]
+__all__ = ["connect", "greet", "pair"]
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ def connect(
         except BaseException:
             transport.close()
             raise
-        _greet(channel)
+        greet(channel)
         return channel
 
     return Opening(open_)
@@ -149,7 +149,7 @@ async def open_transport(family: Any, address: Address, limits: Limits, allow: A
         raise from_os_error(error, f"connect to {address}", connecting=True) from error
 
 
-def _greet(channel: Channel[Any]) -> None:
+def greet(channel: Channel[Any]) -> None:
     """Let the HELLO leave at the end of this turn, in case nothing is sent with it."""
     port = channel.port
     if isinstance(port, Session):

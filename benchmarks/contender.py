@@ -14,6 +14,9 @@ paced_ping     client   like ping, one round trip every ``plan.interval_ns``
 paced_source   client   like source, one message every ``plan.interval_ns``
 publish        server   sends everything to ``plan.clients`` subscribers, none of which loses any
 subscribe      client   subscribes ``plan.clients`` times, receives everything; returns a Flow
+answer         server   serves `calls.Sums` until all calls were made
+call           client   ``plan.callers`` tasks call ``add`` over one connection; returns a Flow
+watch          client   iterates over ``count``, a stream of results; returns a Flow
 ============== ======== ====================================================================
 
 Each adapter writes its hot loops out, as an expert in that library would: a shared layer would
@@ -45,6 +48,9 @@ Role = Literal[
     "paced_source",
     "publish",
     "subscribe",
+    "answer",
+    "call",
+    "watch",
 ]
 Carries = Literal["bytes", "dict"]
 Family = Literal["reference", "aioipc", "peer"]
@@ -74,6 +80,7 @@ class Plan:
         clients: Connections, all held by the client process.
         interval_ns: Time between two messages of a paced role.
         carries: Whether a message is bytes, or a dict with three fields for a codec.
+        callers: Tasks that call over the same connection, ``messages`` calls each.
     """
 
     size: int = 64
@@ -82,6 +89,7 @@ class Plan:
     clients: int = 1
     interval_ns: int = 0
     carries: Carries = "bytes"
+    callers: int = 1
 
     @property
     def total(self) -> int:
@@ -225,6 +233,7 @@ class Contender:
         name: Unique, short, shown in the tables.
         loop: The event loop its roles run on; None for blocking code.
         pace: Share of a workload's messages that it gets, so that slow ones end in time.
+        call_pace: The same for calls.
         quick: Takes part in a quick run.
         family: "reference", "aioipc" or "peer".
         max_size: Largest message it can carry, in bytes.
@@ -238,6 +247,7 @@ class Contender:
     name: str
     loop: Loop | None = None
     pace: float = 1.0
+    call_pace: float = 1.0
     quick: bool = False
     family: Family = "peer"
     max_size: int = 1 << 30

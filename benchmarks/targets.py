@@ -18,6 +18,7 @@ WAKE_UP_BY_FD = ("unix", "pipe", "fifo", "tcp")
 RING_LIMIT = "ring limit (C)"
 MEMCPY_LIMIT = "memcpy limit (C)"
 PLACED = "shm in place"
+GRPC = "grpc.aio"
 ICEORYX2 = "iceoryx2 (busy polling, zero copy)"
 
 
@@ -93,6 +94,7 @@ def every_target() -> Iterator[Target]:
     yield from _round_trips()
     yield from _streams()
     yield from _large_messages()
+    yield from _calls()
     yield from _manners()
 
 
@@ -150,6 +152,31 @@ def _large_messages() -> Iterator[Target]:
             yield from _rate(
                 f"{text}: {words}", "one_way", case, PLACED, bound, reference=reference
             )
+
+
+def _calls() -> Iterator[Target]:
+    """Remote calls, against the same written by hand on the tuned Protocol, and against gRPC."""
+    for case, bounds, grpc in (
+        ("1 caller", {"shm": 20.0}, 100.0),
+        ("100 callers", {"shm": 2.0, "unix": 1.5}, 80.0),
+    ):
+        for scheme, bound in bounds.items():
+            text = f"rpc over {scheme}, {case}"
+            for words, times, reference in (
+                ("against one by hand on tuned", bound, UVLOOP_REFERENCE),
+                ("against gRPC", grpc, GRPC),
+            ):
+                for loop in LOOPS:
+                    yield Target(
+                        f"{text}: {words}",
+                        "calls",
+                        case,
+                        f"aioipc {scheme} rpc ({loop})",
+                        "≥",
+                        times,
+                        "calls_per_second",
+                        reference,
+                    )
 
 
 def _streams() -> Iterator[Target]:

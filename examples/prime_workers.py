@@ -6,15 +6,15 @@ has to await, and each has an interpreter of its own, so both CPUs are busy.
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import aioipc
-from aioipc.process import BlockingChannel
 
 STEP = 10_000
 RANGES = [(start, start + STEP) for start in range(0, 200_000, STEP)]
 
 
-def count_primes(channel: BlockingChannel) -> None:
+def count_primes(channel: aioipc.BlockingChannel[Any]) -> None:
     """In a worker: answer ranges until the parent closes the channel."""
     done = 0
     for start, stop in channel:

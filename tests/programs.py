@@ -47,7 +47,13 @@ run()
 NURSERY = f"""
 import traceback
 from importlib import import_module
-for name in ("aioipc.pubsub", "concurrent.futures.thread", *aioipc.transports.FAMILIES.values()):
+for name in (
+    "aioipc.pubsub",
+    "aioipc.queues",
+    "concurrent.futures.thread",
+    "sqlite3",
+    *aioipc.transports.FAMILIES.values(),
+):
     import_module(name)
 {FACTORY}
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)

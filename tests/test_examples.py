@@ -52,7 +52,8 @@ def test_every_example_has_its_test() -> None:
         for path in EXAMPLES.rglob("*")
         if path.is_file() and path.suffix in {".py", ".sh"}
     }
-    assert scripts - tested == {"exec_worker/worker.py"}, "the parent starts that one"
+    children = {"exec_worker/worker.py", "language_server/server.py"}
+    assert scripts - tested == children, "the parent starts those"
 
 
 @pytest.mark.parametrize("address", ["", "unix:echo", "unix:{}/echo.socket", "tcp://127.0.0.1:0"])
@@ -184,6 +185,27 @@ def test_word_pool() -> None:
     assert "counting" in done.err
 
 
+def test_job_queue() -> None:
+    done = run("job_queue.py")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        *(f"clumsy did job {number} at attempt 1" for number in range(3)),
+        "clumsy ended with status -9",
+        "careful did job 3 at attempt 2",
+        *(f"careful did job {number} at attempt 1" for number in (4, 5)),
+        "6 jobs done, 1 given twice",
+    ]
+
+
+def test_a_python_and_a_c_program_over_a_queue() -> None:
+    done = run("mq_sensor/reader.py")
+    assert (done.status, done.err) == (0, "")
+    assert [line.split(":")[0] for line in done.out.splitlines()] == [
+        *["priority 9"] * 2,
+        *["priority 0"] * 3,
+    ]
+
+
 @pytest.mark.parametrize("address", ["", "unix:ticks"])
 def test_ticker(address: str) -> None:
     done = run("ticker.py", *filter(None, [address]))
@@ -196,3 +218,37 @@ def test_ticker(address: str) -> None:
     for policy in ("drop_oldest", "drop_newest", "latest"):
         assert sum(counts[policy]) == 400
     assert counts["disconnect"][1] == 0
+
+
+@pytest.mark.parametrize("address", ["", "unix:", "tcp://127.0.0.1:0"])
+def test_web_service(address: str) -> None:
+    done = run("web_service.py", *filter(None, [address]))
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "2 4 6 8 10 12 14 16 18 20",
+        "10,000,000 bytes",
+        "HELLO",
+        f"over {address.partition(':')[0] or 'shm'}: exit status 0",
+    ]
+
+
+def test_http_over_fifos() -> None:
+    done = run("http_over_fifos.py")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "200 7 bytes, /3: ONE",
+        "200 7 bytes, /3: TWO",
+        "200 50,008 bytes, /50000: THRE",
+        "exit status 0",
+    ]
+
+
+def test_language_server() -> None:
+    done = run("language_server/editor.py")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "{'capabilities': {'hoverProvider': True}}",
+        "[{'line': 1, 'message': 'over 40 characters'}]",
+        "[{'contents': '4 words'}, {'contents': '13 words'}]",
+        "the server has ended",
+    ]

@@ -359,3 +359,25 @@ async def test_records_of_nothing_are_passed_over() -> None:
             left.send_nowait(b"")
         await left.send(b"at last")
         assert await asyncio.wait_for(right.receive(), PATIENCE_S) == b"at last"
+
+
+async def test_all_arrives_of_a_peer_that_reset_the_connection() -> None:
+    """It closes with something unread (unix(7)), of which the loop may tell once only."""
+    async with await aioipc.listen_stream("unix:") as listener:
+        stream = await aioipc.connect_stream(listener.address)
+        async with stream, anyio.create_task_group() as tasks:
+            received = bytearray()
+
+            async def receive() -> None:
+                with contextlib.suppress(PeerCrashed):
+                    while True:
+                        received.extend(await stream.receive(1))
+                        await steps(2)
+
+            tasks.start_soon(receive)
+            await steps(3)
+            async with await listener.accept() as other:
+                await stream.send(b"unread")
+                await other.send(b"last words")
+                other.abort()
+        assert received == b"last words"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from aioipc.errors import from_os_error
+from aioipc.loop._lasting import LastingWatch
 
 __all__ = ["FdWatch"]
 
@@ -30,6 +31,7 @@ class FdWatch:
         "_add_writer",
         "_call_soon",
         "_is_claimed",
+        "_lasting",
         "_loop",
         "_read_fd",
         "_remove_reader",
@@ -43,6 +45,7 @@ class FdWatch:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_claimed = False
+        self._lasting: LastingWatch | None = None
         self._read_fd = -1
         self._write_fd = -1
         self.reading = False
@@ -57,11 +60,15 @@ class FdWatch:
         """
         if self._loop is None:
             self._loop = loop
-            self._add_reader = loop.add_reader
-            self._add_writer = loop.add_writer
+            if isinstance(loop, asyncio.BaseEventLoop):
+                watch: asyncio.AbstractEventLoop | LastingWatch = loop
+            else:  # uvloop's, or another one over libuv
+                watch = self._lasting = LastingWatch(loop)
+            self._add_reader = watch.add_reader
+            self._add_writer = watch.add_writer
             self._call_soon = loop.call_soon
-            self._remove_reader = loop.remove_reader
-            self._remove_writer = loop.remove_writer
+            self._remove_reader = watch.remove_reader
+            self._remove_writer = watch.remove_writer
         elif self._loop is not loop:
             raise RuntimeError("this object belongs to another event loop")
 
@@ -149,6 +156,8 @@ class FdWatch:
         """Forget everything without touching the loop, in a forked child."""
         self.abandoned = True
         self.reading = self.writing = False
+        if self._lasting is not None:
+            self._lasting.forget()
 
     def _check_loop(self) -> None:
         # Who claimed it says itself in which loop it is, also while that does not run.

@@ -1,6 +1,5 @@
 """Processes as things to await: workers with a channel, pools, any pid, pipelines of commands."""
 
-from aioipc.process.blocking import BlockingChannel
 from aioipc.process.life import Child
 from aioipc.process.mapping import Results, imap, imap_unordered, map  # noqa: A004 - process.map
 from aioipc.process.oneoff import run
@@ -13,7 +12,6 @@ from aioipc.process.waiting import wait
 from aioipc.process.worker import Worker, spawn
 
 __all__ = [
-    "BlockingChannel",
     "Child",
     "Pipeline",
     "Pool",

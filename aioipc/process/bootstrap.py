@@ -11,14 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from aioipc._blocking import blocking
 from aioipc._opening import Opening
 from aioipc.channel import Channel
 from aioipc.connect import connect
 from aioipc.kernel.descriptors import keep_from_children
 from aioipc.kernel.leash import die_with_parent
 from aioipc.kernel.memory import retrieve
-from aioipc.loop.run import new_event_loop, run
-from aioipc.process.blocking import BlockingChannel
+from aioipc.loop.run import run
 from aioipc.process.order import Order
 from aioipc.process.target import loading
 
@@ -88,18 +88,8 @@ def _run_async(function: _Function, opening: _Opening, args: tuple[Any, ...]) ->
 
 def _run_plain(function: _Function, opening: _Opening, args: tuple[Any, ...]) -> None:
     """Run a function that does not await. SIGTERM ends it as it ends any program."""
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        loop = runner.get_loop()
-        channel = loop.run_until_complete(_opened(opening))
-        try:
-            with _failing(channel):
-                function(BlockingChannel(channel, loop), *args)
-        finally:
-            loop.run_until_complete(channel.aclose())
-
-
-async def _opened(opening: _Opening) -> Channel[Any]:
-    return await opening
+    with blocking(opening) as channel, _failing(channel.channel):
+        function(channel, *args)
 
 
 @contextlib.contextmanager

@@ -220,9 +220,11 @@ class Member:
     async def _wait_freed(self) -> None:
         waiter = self.connection.loop.create_future()
         self._settling.add(waiter)
+        self.connection.follow()
         try:
-            await self.connection.follow(waiter)
+            await waiter
         finally:
+            self.connection.forget(waiter)
             self._settling.discard(waiter)
 
     def _look_at_memory(self, most_bytes: int) -> None:

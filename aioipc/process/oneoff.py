@@ -8,9 +8,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, overload
 
+from aioipc._blocking import BlockingChannel
 from aioipc.channel import Channel
 from aioipc.errors import EncodeError, FrameTooLarge, PeerCrashed, RemoteError
-from aioipc.process.blocking import BlockingChannel
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
 from aioipc.process.worker import Worker, spawn
@@ -115,7 +115,7 @@ async def _run_async(
 
 
 def _run_plain(
-    channel: BlockingChannel,
+    channel: BlockingChannel[Any],
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],

@@ -15,7 +15,7 @@ from aioipc.rpc._streams import Upload
 from aioipc.rpc._tracing import Span
 from aioipc.wire.rpc import Call, Credit, Incoming, Notify
 
-__all__ = ["CallInfo", "Steps", "current_call", "metadata", "metadata_to_send"]
+__all__ = ["CallInfo", "Steps", "current_call", "first_step", "metadata", "metadata_to_send"]
 
 T = TypeVar("T")
 
@@ -138,46 +138,51 @@ def metadata(**values: str) -> Iterator[None]:
 metadata_to_send = _metadata.get
 
 
-def _first_step(coroutine: Coroutine[Any, Any, None], call: CallInfo) -> Any:
+def first_step(coroutine: Coroutine[Any, Any, None], call: CallInfo) -> Steps | None:
+    """Run a coroutine in a context of its own up to its first suspension; None if it has none.
+
+    One that never suspends costs no task, and what it does to context variables ends with it. One
+    that does goes on in the task that is running, which then has to await the remaining steps, so
+    that ``asyncio.current_task``, timeouts and cancel scopes mean what they say: whoever was to do
+    something else in that task has to go on in another.
+
+    Args:
+        coroutine: What to run.
+        call: What `current_call` tells inside.
+    """
+    run = call.connection.context.copy().run
+    try:
+        waits_for = run(_step, coroutine, call)
+    except StopIteration:
+        return None
+    return Steps(coroutine, run, waits_for)
+
+
+def _step(coroutine: Coroutine[Any, Any, None], call: CallInfo) -> Any:
     _current.set(call)
     return coroutine.send(None)
 
 
 class Steps:
-    """Awaits a coroutine in a context of its own, and tells when it suspends first.
-
-    One that never suspends costs no task, and what it does to context variables ends with it. One
-    that does goes on in the task that awaits this, so that ``asyncio.current_task``, timeouts and
-    cancel scopes mean what they say: whoever was to do something else in that task has to go on
-    in another.
+    """Awaits a coroutine that has suspended already, in its own context.
 
     Args:
         coroutine: What to await.
-        call: What `current_call` tells inside.
-        suspended: Called at the first suspension.
+        run: Runs something in its context.
+        waits_for: What it waits for now.
     """
 
-    __slots__ = ("_call", "_coroutine", "_suspended")
+    __slots__ = ("_coroutine", "_run", "_waits_for")
 
     def __init__(
-        self,
-        coroutine: Coroutine[Any, Any, None],
-        call: CallInfo,
-        suspended: Callable[[CallInfo], object],
+        self, coroutine: Coroutine[Any, Any, None], run: Callable[..., Any], waits_for: Any
     ) -> None:
         self._coroutine = coroutine
-        self._call = call
-        self._suspended = suspended
+        self._run = run
+        self._waits_for = waits_for
 
-    def __await__(self) -> Generator[Any, Any, bool]:
-        """Return whether it suspended."""
-        coroutine = self._coroutine
-        run = self._call.connection.context.copy().run
-        try:
-            waits_for = run(_first_step, coroutine, self._call)
-        except StopIteration:
-            return False
-        self._suspended(self._call)
+    def __await__(self) -> Generator[Any, Any, None]:
+        coroutine, run, waits_for = self._coroutine, self._run, self._waits_for
         step: Callable[[Any], Any]
         while True:
             try:
@@ -189,4 +194,4 @@ class Steps:
             try:
                 waits_for = run(step, value)
             except StopIteration:
-                return True
+                return

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from types import CoroutineType
 from typing import Any
 
 from aioipc.abc import Capability
@@ -24,7 +25,7 @@ from aioipc.errors import (
     RemoteCancelled,
 )
 from aioipc.kernel.credentials import same_user
-from aioipc.rpc._call import CallInfo, Steps
+from aioipc.rpc._call import CallInfo, Steps, first_step
 from aioipc.rpc._faults import fault_of, refusal, unsendable
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method, Shape
@@ -57,18 +58,25 @@ class Callee:
 
     # Answering
 
-    async def answer(self, message: Call | Notify) -> bool:
-        """Run a method; whether it became the business of this task, which then reads no more."""
+    def answer(self, message: Call | Notify) -> Steps | None:
+        """Run a method, as far as it goes without waiting.
+
+        Returns:
+            What it still has to do, in this task: if that was the reader, another one has to read.
+        """
         call = self._admit(message)
         if call is None:
-            return False
-        return await Steps(self._run(call), call, self._suspended)
+            return None
+        steps = first_step(self._run(call), call)
+        if steps is not None:
+            self._waits(call)
+        return steps
 
     async def answer_aside(self, message: Call | Notify) -> None:
         """Run a method in this task, which does not read."""
-        call = self._admit(message)
-        if call is not None:
-            await Steps(self._run(call), call, self._waits)
+        steps = self.answer(message)
+        if steps is not None:
+            await steps
 
     def _admit(self, message: Call | Notify) -> CallInfo | None:
         """Take in a call; None if it was refused."""
@@ -88,12 +96,8 @@ class Callee:
             call.deadline_s = self._connection.loop.time() + message.remaining_ns / 1e9
         return call
 
-    def _suspended(self, call: CallInfo) -> None:
-        """A method waits: this task is its own from here on, and another one reads."""
-        self._waits(call)
-        self._connection.read_on()
-
     def _waits(self, call: CallInfo) -> None:
+        """A method waits: the running task is its own from here on."""
         call.task = asyncio.current_task()
         self._running.add(call)
         if call.message.remaining_ns is not None:
@@ -112,14 +116,12 @@ class Callee:
         except (MethodNotFound, BadArguments) as error:
             self._refuse(call, error)
             return
-        if (tracing := active_tracing()) is not None:
-            call.span = tracing.begin_method(method, message.metadata)
         try:
             result = method.invoke(function, args)
             if method.shape is Shape.STREAM:
                 await self._stream(call, result)
                 result = None
-            elif inspect.isawaitable(result):
+            elif type(result) is CoroutineType or inspect.isawaitable(result):
                 result = await result
         except asyncio.CancelledError:
             if not self._cancelled(call):
@@ -129,10 +131,13 @@ class Callee:
         else:
             self._done(call)
             if type(message) is Call:
-                await self._return(message.id, result, method)
+                try:
+                    await self._channel.send(Return(message.id, result))
+                except IPCError as error:
+                    self._unsent(message.id, error, method)
 
     def _look_up(self, call: CallInfo) -> tuple[Method, Callable[..., Any], Any]:
-        """The method, what implements it, and the arguments.
+        """The method, what implements it, and the arguments; its span begins.
 
         Raises:
             MethodNotFound: Nothing of that name is served.
@@ -149,6 +154,8 @@ class Callee:
             call.upload = Upload(call, method, call.grant)
             args = (*args[: method.upload], call.upload, *args[method.upload + 1 :])
         call.is_streaming = method.shape is Shape.STREAM
+        if (tracing := active_tracing()) is not None:
+            call.span = tracing.begin_method(method, call.message.metadata)
         return method, function, args
 
     async def _stream(self, call: CallInfo, result: Any) -> None:
@@ -181,7 +188,8 @@ class Callee:
 
     def _done(self, call: CallInfo, outcome: object = None) -> None:
         """The method has ended: forget about it."""
-        end_span(call.span, outcome)
+        if call.span is not None:
+            end_span(call.span, outcome)
         if call.task is not None:
             self._running.discard(call)
             if call.timer is not None:
@@ -191,14 +199,11 @@ class Callee:
         if self._idle is not None and not self._session.served and not self._idle.done():
             self._idle.set_result(None)
 
-    async def _return(self, number: int, result: Any, method: Method) -> None:
-        try:
-            await self._channel.send(Return(number, result))
-        except (EncodeError, FrameTooLarge) as error:
+    def _unsent(self, number: int, error: IPCError, method: Method) -> None:
+        """A result was not sent: say why, unless the caller is gone, as who reads will find."""
+        if isinstance(error, EncodeError | FrameTooLarge):
             log.warning("%s: the result of %s: %s", self._channel.address, method, error)
             self._connection.tell(unsendable(number, error, method))
-        except IPCError:
-            pass  # the caller is gone, as who reads will find
 
     def _finish(self, call: CallInfo, last: Raise) -> None:
         self._done(call, last)

@@ -6,7 +6,7 @@ import asyncio
 import collections
 import contextlib
 import functools
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Awaitable
 from typing import Any, Final, Protocol
 
 from aioipc.errors import (
@@ -18,6 +18,7 @@ from aioipc.errors import (
     PeerCrashed,
 )
 from aioipc.loop.deadline import remaining_s
+from aioipc.native._core import Send
 from aioipc.rpc._call import metadata_to_send
 from aioipc.rpc._faults import raised
 from aioipc.rpc._hub import Hub
@@ -89,21 +90,27 @@ class OwnCall(Outgoing):
         assert type(last) is Raise, "asked for only when it is done"
         raise raised(last, self.method)
 
-    async def news(self) -> None:
-        """Wait until something may have happened to it.
+    def news(self) -> Awaitable[None]:
+        """What to wait for, at once, until something may have happened to it.
+
+        Whoever is interrupted then calls `abandon`.
 
         Cancellation:
             Abandons the wait; the call goes on.
         """
         connection = self.caller.connection
         # Who sends a stream cannot be woken from reading when that fails.
-        if self.feeding is None and await connection.lead(self.has_news):
-            return
-        self.waiter = connection.loop.create_future()
-        try:
-            await connection.follow(self.waiter)
-        finally:
-            self.waiter = None
+        if self.feeding is None and not connection.is_read:
+            return connection.lead(self.has_news)
+        self.waiter = waiter = connection.loop.create_future()
+        connection.follow()
+        return waiter
+
+    def abandon(self) -> None:
+        """Nobody waits for `news` any more."""
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None:
+            self.caller.connection.forget(waiter)
 
     def grant(self, items: int) -> None:
         """Let so many more items of its stream come."""
@@ -138,6 +145,7 @@ class Caller:
         self.connection = connection
         self.observer: CallObserver | None = None
         self._channel = connection.channel
+        self._loop = connection.loop
         self._session = connection.session
         self._max_calls = connection.channel.limits.max_calls
         self._slots: collections.deque[asyncio.Future[None]] = collections.deque()
@@ -158,7 +166,25 @@ class Caller:
         Cancellation:
             Cancels the method on the far side.
         """
-        return await self.outcome(await self.open(method, args))
+        if method.upload is not None:
+            return await self.outcome(await self.open(method, args))
+        # `open` and `outcome` in one: their coroutines would take as long as the rest of a call.
+        left_s = remaining_s(self._loop)
+        if left_s <= 0 or len(self._session.calls) >= self._max_calls:
+            left_s = await self._wait_for_turn(method)
+        sending: Send | None
+        call, sending = self._begin(method, args, left_s)
+        try:
+            await sending
+            sending = None
+            while call.last is None and call.error is None:
+                await call.news()
+        except BaseException as error:
+            self._interrupted(call, sending, error)
+            raise
+        if type(call.last) is Raise:
+            await self._note_deadline(call.last)
+        return call.result()
 
     async def outcome(self, call: OwnCall) -> Any:
         """Wait for the result of a call that was made.
@@ -172,16 +198,20 @@ class Caller:
         try:
             while not call.is_done:
                 await call.news()
-        except BaseException:
-            call.cancel()
+        except BaseException as error:
+            self._interrupted(call, None, error)
             raise
         finally:
             if call.feeding is not None:
                 call.feeding.cancel()
                 await asyncio.wait([call.feeding])
-        if type(call.last) is Raise and call.last.code == Code.DEADLINE:
-            await self._reach_deadline()
+        if type(call.last) is Raise:
+            await self._note_deadline(call.last)
         return call.result()
+
+    async def _note_deadline(self, fault: Raise) -> None:
+        if fault.code == Code.DEADLINE:
+            await self._reach_deadline()
 
     async def _reach_deadline(self) -> None:
         """Let the deadline pass first where it was set: that scope knows what it means."""
@@ -211,39 +241,66 @@ class Caller:
 
     async def open(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
         """Make a call, and do not wait for its outcome."""
+        call, sending = self._begin(method, args, await self._wait_for_turn(method))
+        try:
+            await sending
+        except BaseException as error:
+            self._interrupted(call, sending, error)
+            raise
+        if method.upload is not None:
+            call.feeding = self.connection.start(self._feed(call, args[method.upload]))
+        return call
+
+    async def _wait_for_turn(self, method: Method) -> float:
+        """Wait until the peer takes another call; how many seconds that one may take.
+
+        Raises:
+            DeadlineExceeded: None.
+        """
         while len(self._session.calls) >= self._max_calls:
             await self._wait_for_slot()
-        self._check_open(method)
-        left_s = remaining_s(self.connection.loop)
+        left_s = remaining_s(self._loop)
         if left_s <= 0:
+            self._check_open(method)
             await self._reach_deadline()
             raise DeadlineExceeded(f"the deadline passed before {method} was called")
+        return left_s
+
+    def _begin(self, method: Method, args: tuple[Any, ...], left_s: float) -> tuple[OwnCall, Send]:
+        """A call, and the operation that sends it once it is awaited."""
+        if self.connection.ending is not None:
+            self._check_open(method)
         call = OwnCall(self, method)
         metadata = metadata_to_send()
         if (tracing := active_tracing()) is not None:
             call.span, metadata = tracing.begin_call(method, metadata)
-        stream = None
         if method.upload is not None:
-            stream = args[method.upload]
             args = (*args[: method.upload], None, *args[method.upload + 1 :])
         number = self._session.open(call)
         remaining_ns = int(left_s * 1e9) if left_s < _LONGEST_S else None
-        sending = self._channel.send(Call(number, method.name, args, remaining_ns, metadata))
-        try:
-            await sending
-        except BaseException as error:
-            if sending.is_accepted:
-                call.cancel()
-            else:
-                self._session.withdraw(call)
-                end_span(call.span, error)
-                self._freed()
-            if isinstance(error, EncodeError):
-                raise BadArguments(f"{method}: {error.__cause__ or error}") from error
-            raise
-        if stream is not None:
-            call.feeding = self.connection.start(self._feed(call, stream))
-        return call
+        message = Call(number, method.name, args, remaining_ns, metadata)
+        return call, self._channel.send(message)
+
+    def _interrupted(self, call: OwnCall, sending: Send | None, error: BaseException) -> None:
+        """The caller leaves: tell the far side, unless it was not told of the call.
+
+        Args:
+            call: The call.
+            sending: What sends it, if that was not finished.
+            error: What interrupted it.
+
+        Raises:
+            BadArguments: The arguments cannot be encoded.
+        """
+        call.abandon()
+        if sending is None or sending.is_accepted:
+            call.cancel()
+            return
+        self._session.withdraw(call)
+        end_span(call.span, error)
+        self._freed()
+        if isinstance(error, EncodeError):
+            raise BadArguments(f"{call.method}: {error.__cause__ or error}") from error
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -253,10 +310,11 @@ class Caller:
 
     def take(self, call: OwnCall, message: Answer) -> None:
         """Take in what the peer says about a call of this side."""
-        if isinstance(message, Return | Raise):
+        if isinstance(message, (Return, Raise)):
             call.last = message
             call.is_uploading = False
-            end_span(call.span, message)
+            if call.span is not None:
+                end_span(call.span, message)
             self._freed()
         elif isinstance(message, Item):
             assert call.items is not None, "the session lets no other items through"
@@ -304,9 +362,11 @@ class Caller:
     async def _wait_for_slot(self) -> None:
         free = self.connection.loop.create_future()
         self._slots.append(free)
+        self.connection.follow()
         try:
-            await self.connection.follow(free)
+            await free
         except BaseException:
+            self.connection.forget(free)
             if free.done() and not free.cancelled():
                 self._free_slot()  # it was this one's turn; let it be the next one's
             raise

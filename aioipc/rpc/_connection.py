@@ -60,7 +60,7 @@ class Connection:
         """Why no other call can be made; None while they can."""
         self._ended = self.loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_read = False  # set before a task is made, which may run at once
+        self.is_read = False  # set before a task is made, which may run at once
         self._waiting = 0
         self._serves = bool(handlers)
         if self._serves:
@@ -73,46 +73,45 @@ class Connection:
 
     # Reading
 
-    async def follow(self, news: asyncio.Future[None]) -> None:
-        """Wait for a future that `wake` sets because of what another task reads."""
+    def follow(self) -> None:
+        """One more waits for a future that `wake` sets because of what another task reads."""
         self._waiting += 1
-        if not self._is_read:
+        if not self.is_read:
             self.read_on()
-        try:
-            await news
-        finally:
-            if news.cancelled():
-                self._waiting -= 1
+
+    def forget(self, news: asyncio.Future[None]) -> None:
+        """Nobody waits for such a future any more, whether or not it was set."""
+        if news.cancel() or news.cancelled():
+            self._waiting -= 1
 
     def wake(self, news: asyncio.Future[None] | None) -> bool:
-        """Let who follows look again; whether somebody does."""
+        """Let who waits for such a future look again; whether somebody does."""
         if news is None or news.done():
             return False
         news.set_result(None)
         self._waiting -= 1
         return True
 
-    async def lead(self, has_news: Callable[[], bool]) -> bool:
-        """Read for everybody until there is news; False if another task does already."""
-        if self._is_read:
-            return False
-        self._is_read = True
+    async def lead(self, has_news: Callable[[], bool]) -> None:
+        """Read for everybody until there is news. Only where nobody else does."""
+        self.is_read = True
         receive = self.channel.receive
         try:
-            while not has_news():
+            while True:
                 self._take(await receive())
+                if has_news():
+                    break
         except Exception as error:  # noqa: BLE001 - each call raises it
             self.end(error)
         finally:
-            self._is_read = False
+            self.is_read = False
             if self._waiting:
                 self.read_on()
-        return True
 
     def read_on(self) -> None:
         """Let a new task read."""
         if self.ending is None:
-            self._is_read = True
+            self.is_read = True
             _ = self.start(self._read())
 
     async def _read(self) -> None:
@@ -122,18 +121,21 @@ class Connection:
         try:
             while self._serves or self._waiting:
                 message = await receive()
-                if isinstance(message, Call | Notify):
-                    if await answer(message):
+                if isinstance(message, (Call, Notify)):
+                    steps = answer(message)
+                    if steps is not None:
+                        self.read_on()
+                        await steps
                         return
                 else:
                     self._take(message)
-            self._is_read = False
+            self.is_read = False
         except Exception as error:  # noqa: BLE001 - each call raises it
             self.end(error)
 
     def _take(self, message: Message) -> None:
         """Take in a message where nobody can wait."""
-        if isinstance(message, Call | Notify):
+        if isinstance(message, (Call, Notify)):
             _ = self.start(self.callee.answer_aside(message))
             return
         call = self.session.receive(message)
@@ -175,7 +177,7 @@ class Connection:
         if isinstance(error, DecodeError):  # it may have been about any call
             error = ProtocolError(f"the peer sent what is no message of a call: {error}")
         self.ending = error
-        self._is_read = False
+        self.is_read = False
         self.caller.end(error)
         self.callee.end(error)
         if not self._ended.done():

@@ -28,14 +28,20 @@ class Hub(Protocol):
     def proxy(self, interface: Callable[..., T]) -> T:
         """An object whose methods are those of ``interface`` and run on the far side."""
 
-    async def follow(self, news: asyncio.Future[None]) -> None:
-        """Wait for a future that `wake` sets because of what another task reads."""
+    is_read: bool
+    """Whether a task reads for everybody."""
 
-    async def lead(self, has_news: Callable[[], bool]) -> bool:
-        """Read for everybody until there is news; False if another task does already."""
+    async def lead(self, has_news: Callable[[], bool]) -> None:
+        """Read for everybody until there is news. Only where nobody else does."""
+
+    def follow(self) -> None:
+        """One more waits for a future that `wake` sets because of what another task reads."""
+
+    def forget(self, news: asyncio.Future[None]) -> None:
+        """Nobody waits for such a future any more, whether or not it was set."""
 
     def wake(self, news: asyncio.Future[None] | None) -> bool:
-        """Let who follows look again; whether somebody does."""
+        """Let who waits for such a future look again; whether somebody does."""
 
     def read_on(self) -> None:
         """Let a new task read."""

@@ -52,8 +52,11 @@ class StreamCall(Protocol):
     def result(self) -> Any:
         """Raise how it failed, if it did."""
 
-    async def news(self) -> None:
-        """Wait until something may have happened to it."""
+    def news(self) -> Awaitable[None]:
+        """What to wait for, at once, until something may have happened to it."""
+
+    def abandon(self) -> None:
+        """Nobody waits for `news` any more."""
 
     def grant(self, items: int) -> None:
         """Let so many more items come."""
@@ -113,7 +116,11 @@ class ResultStream(AsyncIterator[T], Generic[T]):
                 self._is_over = True
                 call.result()
                 raise StopAsyncIteration
-            await call.news()
+            try:
+                await call.news()
+            except BaseException:
+                call.abandon()
+                raise
         item, granted = items.take()
         if granted and not call.is_done:
             call.grant(granted)

@@ -32,7 +32,12 @@ __all__ = ["adopted_stream"]
 
 
 def adopted_stream(
-    address: Address, fds: tuple[int, ...], *, allow: Allow | None, keep: bool = False
+    address: Address,
+    fds: tuple[int, ...],
+    *,
+    allow: Allow | None,
+    keep: bool = False,
+    only_bytes: bool = False,
 ) -> FdStream:
     """A stream over one descriptor for both ways, or one to read and one to write.
 
@@ -42,6 +47,7 @@ def adopted_stream(
             they were.
         allow: Asked about the peer, where the kernel knows it.
         keep: Whether the numbers themselves stay open, as 0 and 1 do.
+        only_bytes: Whether a socket of packets is refused.
 
     Raises:
         AddressError: A descriptor is not open, or does not allow what it is for.
@@ -52,6 +58,8 @@ def adopted_stream(
     reads, writes = _directions(address, facts, fds)
     is_socket = all(fact.kind is Kind.SOCKET for fact in facts)
     packets = _packets(address, facts, fds)
+    if only_bytes and packets is not None:
+        raise AddressError(f"{address} carries messages, not bytes")
     peer = peer_credentials(fds[0]) if is_socket else None
     if allow is not None:
         check_allowed(peer, allow, str(address))

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aioipc.abc import ByteTransport, PortTransport
+from aioipc.abc import ByteTransport, MessageTransport, PortTransport
 
 __all__ = ["SingleAcceptor"]
 
 
 class SingleAcceptor:
-    """Yields one stream, which was there from the start.
+    """Yields one transport, which was there from the start.
 
     Args:
         stream: What it yields; closed with the acceptor if nobody took it.
     """
 
-    def __init__(self, stream: ByteTransport | PortTransport) -> None:
+    def __init__(self, stream: ByteTransport | MessageTransport | PortTransport) -> None:
         self.address = stream.address
-        self._stream: ByteTransport | PortTransport | None = stream
+        self._stream: ByteTransport | MessageTransport | PortTransport | None = stream
 
-    def try_accept(self) -> ByteTransport | PortTransport:
+    def try_accept(self) -> ByteTransport | MessageTransport | PortTransport:
         stream, self._stream = self._stream, None
         if stream is None:
             raise EOFError(f"{self.address} has one connection only")

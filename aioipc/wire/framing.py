@@ -29,6 +29,7 @@ __all__ = [
     "HeadersFramer",
     "Kind",
     "LinesFramer",
+    "MultiprocessingFramer",
     "NoneFramer",
     "pack_header",
 ]
@@ -214,6 +215,59 @@ class HeadersFramer(_Framer):
         return True
 
 
+class MultiprocessingFramer(_Framer):
+    """A message follows its length, as `multiprocessing.connection.Connection` sends it.
+
+    The length is 4 bytes in network order; from 2 GiB on it is -1, and 8 more bytes have it.
+    """
+
+    def __init__(self, max_message_bytes: int, /) -> None:
+        super().__init__(max_message_bytes)
+        self._length: int | None = None  # of the message whose beginning was read
+
+    def next_message(self) -> bytes | None:
+        if self._length is None:
+            self._length = self._read_length()
+        if self._length is None or self._pending < self._length:
+            return None
+        message = self._take(self._length)
+        self._length = None
+        return message
+
+    def finish(self) -> bytes | None:
+        if self._length is not None or self._pending:
+            whole = "?" if self._length is None else f"{self._length:,}"
+            raise TruncatedFrame(
+                f"the stream ended after {self._pending:,} of {whole} bytes of a message"
+            )
+        return None
+
+    def frame(self, parts: Sequence[Buffer], /) -> Sequence[Buffer]:
+        size = _size(parts)
+        self._check(size)
+        if size > _MOST_SHORT:
+            return [_SHORT.pack(-1), _LONG.pack(size), *parts]
+        return [_SHORT.pack(size), *parts]
+
+    def _read_length(self) -> int | None:
+        if self._pending < _SHORT.size:
+            return None
+        begin = self._start
+        length: int
+        (length,) = _SHORT.unpack_from(self._buffer, begin)
+        begin += _SHORT.size
+        if length == -1:
+            if self._pending < _SHORT.size + _LONG.size:
+                return None
+            (length,) = _LONG.unpack_from(self._buffer, begin)
+            begin += _LONG.size
+        if length < 0:
+            raise ProtocolError(f"the length of a message is {length:,} bytes")
+        self._check(length)
+        self._start = begin
+        return length
+
+
 class NoneFramer(_Framer):
     """No boundaries: a message is what a read brought, at most the limit at a time."""
 
@@ -231,10 +285,14 @@ class NoneFramer(_Framer):
 FRAMERS: dict[str, type[Framer]] = {
     "lines": LinesFramer,
     "headers": HeadersFramer,
+    "multiprocessing": MultiprocessingFramer,
     "none": NoneFramer,
 }
 """The framings for foreign programs by name; ``length`` is built into the native core."""
 
+_SHORT = struct.Struct("!i")
+_LONG = struct.Struct("!Q")
+_MOST_SHORT = 0x7FFFFFFF
 _NEWLINE = re.compile(rb"\n")
 _BLANK_LINE = b"\r\n\r\n"
 _DIGITS = re.compile(rb"[0-9]{1,19}")

@@ -16,6 +16,7 @@ ADAPTERS = (
     "aioipc_pubsub",
     "asyncio_streams",
     "aioipc_asyncio",
+    "aioipc_rpc",
     "multiprocessing_pipe",
     "multiprocessing_queue",
     "pyzmq",

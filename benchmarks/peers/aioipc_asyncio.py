@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import aioipc
 from benchmarks.contender import Family, Loop, Role
+from benchmarks.peers._framed_protocol import FramedProtocol
 from benchmarks.peers.asyncio_streams import READ_LIMIT, AsyncioStreams, Connected
-from benchmarks.peers.tuned_protocol import FramedProtocol, P, TunedProtocol
+from benchmarks.peers.tuned_protocol import P, TunedProtocol
 
 
 class StreamsOverAioipc(AsyncioStreams):
@@ -34,7 +35,7 @@ class ProtocolOverAioipc(TunedProtocol):
     """`aioipc.create_connection` and `aioipc.create_server`."""
 
     family: Family = "aioipc"
-    refuses: tuple[Role, ...] = ("hold", "paced_ping", "paced_source")
+    refuses: tuple[Role, ...] = ("hold", "paced_ping", "paced_source", "call")
 
     def __init__(self, scheme: str, loop: Loop) -> None:
         super().__init__(loop)

@@ -10,9 +10,13 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import grpc.aio  # type: ignore[import-untyped, import-not-found, unused-ignore]
+import msgspec
 
+from benchmarks.calls import Adder, call_all, watch_all
 from benchmarks.contender import Contender, Flow, Gauge, Loop, Plan, Seat
 
+encode = msgspec.msgpack.encode
+decode = msgspec.msgpack.decode
 _UNLIMITED = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -25,6 +29,7 @@ class GrpcAio(Contender):
     loop: Loop = "asyncio"
     name = "grpc.aio"
     pace = 0.01
+    call_pace = 0.02
     many_senders = True
 
     async def echo(self, seat: Seat) -> None:
@@ -40,7 +45,7 @@ class GrpcAio(Contender):
                 done.set()
             return request
 
-        async with _server(seat, grpc.unary_unary_rpc_method_handler(answer)):
+        async with _server(seat, {"call": grpc.unary_unary_rpc_method_handler(answer)}):
             await done.wait()
 
     async def ping(self, seat: Seat) -> list[int]:
@@ -69,7 +74,7 @@ class GrpcAio(Contender):
             await _count(requests, seat.plan, gauge)
             return b""
 
-        async with _server(seat, grpc.stream_unary_rpc_method_handler(count)):
+        async with _server(seat, {"call": grpc.stream_unary_rpc_method_handler(count)}):
             return await gauge.finished()
 
     async def source(self, seat: Seat) -> None:
@@ -80,11 +85,40 @@ class GrpcAio(Contender):
         warm.set()
         await asyncio.gather(*clients)
 
+    async def answer(self, seat: Seat) -> None:
+        """Arguments and results in msgpack, which is faster than protobuf."""
+        adder = Adder(seat.plan)
+
+        async def add(request: list[int], _: Any) -> int:
+            return await adder.add(*request)
+
+        async def count(request: int, _: Any) -> AsyncIterator[int]:
+            async for number in adder.count(request):
+                yield number
+
+        methods = {
+            "call": grpc.unary_unary_rpc_method_handler(add, decode, encode),
+            "count": grpc.unary_stream_rpc_method_handler(count, decode, encode),
+        }
+        async with _server(seat, methods):
+            await adder.done.wait()
+
+    async def call(self, seat: Seat) -> Flow:
+        """A unary call each."""
+        async with grpc.aio.insecure_channel(f"unix:{seat.wiring}", _UNLIMITED) as channel:
+            add = channel.unary_unary("/bench/call", encode, decode)
+            return await call_all(seat, lambda a, b: add((a, b)))
+
+    async def watch(self, seat: Seat) -> Flow:
+        """A server stream."""
+        async with grpc.aio.insecure_channel(f"unix:{seat.wiring}", _UNLIMITED) as channel:
+            return await watch_all(seat, channel.unary_stream("/bench/count", encode, decode))
+
 
 @asynccontextmanager
-async def _server(seat: Seat, method: Any) -> AsyncIterator[None]:
+async def _server(seat: Seat, methods: dict[str, Any]) -> AsyncIterator[None]:
     server = grpc.aio.server(options=_UNLIMITED)
-    handler = grpc.method_handlers_generic_handler("bench", {"call": method})
+    handler = grpc.method_handlers_generic_handler("bench", methods)
     server.add_generic_rpc_handlers((handler,))
     server.add_insecure_port(f"unix:{seat.wiring}")
     await server.start()

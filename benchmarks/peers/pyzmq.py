@@ -11,9 +11,11 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from benchmarks.contender import Loop, Plan, Seat
+from benchmarks.calls import Adder, call_all
+from benchmarks.contender import Flow, Loop, Plan, Seat
 from benchmarks.peers._awaiting import AsyncEnds, AwaitingContender
 from benchmarks.peers._blocking import BlockingContender, Ends
+from benchmarks.peers._handmade_rpc import Answers, Calls
 
 LARGE_BYTES = 64 * 1024
 """From here on zmq sends without a copy; below that, counting references costs more than one."""
@@ -88,6 +90,7 @@ class AsyncioZmq(AwaitingContender):
     loop: Loop = "asyncio"
     name = "pyzmq (asyncio)"
     pace = 0.05
+    call_pace = 0.05
     many_senders = True
 
     @asynccontextmanager
@@ -109,6 +112,42 @@ class AsyncioZmq(AwaitingContender):
             await asyncio.gather(*(_send_all(send, plan.warming()) for send in sends))
             await seat.wait_in_loop()
             await asyncio.gather(*(_send_all(send, plan.measured()) for send in sends))
+
+    async def answer(self, seat: Seat) -> None:
+        """Hand-written calls, served by a ROUTER."""
+        adder = Adder(seat.plan)
+        answers = Answers({"add": adder.add})
+        with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as socket:
+            socket.bind(f"ipc://{seat.wiring}")
+            seat.announce("listening")
+            reading = asyncio.create_task(_answer_all(socket, answers))
+            await adder.done.wait()
+            await answers.idle()
+            reading.cancel()
+
+    async def call(self, seat: Seat) -> Flow:
+        """Hand-written calls from a DEALER."""
+        with zmq.asyncio.Context() as context, _connect(context, seat) as socket:
+            calls = Calls(socket.send)
+            reading = asyncio.create_task(_take_all(socket, calls))
+            flow = await call_all(seat, lambda a, b: calls.call("add", a, b))
+            reading.cancel()
+            return flow
+
+
+async def _answer_all(socket: Any, answers: Answers) -> None:
+    while True:
+        caller, message = await socket.recv_multipart()
+
+        def reply(result: bytes, caller: bytes = caller) -> None:
+            socket.send_multipart((caller, result))
+
+        answers.start(message, reply)
+
+
+async def _take_all(socket: Any, calls: Calls) -> None:
+    while True:
+        calls.take(await socket.recv())
 
 
 async def _send_all(send: Any, messages: Iterable[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.workload import Workload
+from benchmarks.workloads.calls import Calls
 from benchmarks.workloads.codec import Codec
 from benchmarks.workloads.connection_memory import ConnectionMemory
 from benchmarks.workloads.counts import Counts
@@ -19,6 +20,7 @@ WORKLOADS: list[Workload] = [
     OneWay(),
     FanIn(),
     PubSub(),
+    Calls(),
     Codec(),
     Idle(),
     LoopLag(),

@@ -521,3 +521,19 @@ async def test_a_child_program_is_killed_by_abort() -> None:
     transport.abort()
     assert await mine.lost() is None
     await until(lambda: not Path("/proc/self/task", str(os.getpid()), "children").read_text())
+
+
+async def test_all_arrives_of_a_peer_that_reset_the_connection() -> None:
+    """It closes with something unread (unix(7)), of which the loop may tell once only."""
+    async with joined("unix") as (left, right):
+        right.transport.pause_reading()
+        left.transport.pause_reading()
+        left.transport.write(b"nobody reads this")
+        sent = fill(right)
+        await steps(3)
+        arrived = len(sent) - right.transport.get_write_buffer_size()
+        right.transport.abort()
+        await right.lost()
+        left.transport.resume_reading()
+        assert isinstance(await left.lost(), ConnectionError)
+        assert bytes(left.data) == sent[:arrived]

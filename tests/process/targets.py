@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 import aioipc
-from aioipc.process import BlockingChannel
+from aioipc import BlockingChannel
 
 Channel = aioipc.Channel[Any]
 
@@ -43,12 +43,12 @@ async def echo(channel: Channel) -> None:
         await channel.send(obj)
 
 
-def plain_echo(channel: BlockingChannel) -> None:
+def plain_echo(channel: BlockingChannel[Any]) -> None:
     for obj in channel:
         channel.send(obj)
 
 
-def plain_batches(channel: BlockingChannel) -> None:
+def plain_batches(channel: BlockingChannel[Any]) -> None:
     while True:
         channel.send_many([2 * number for number in channel.receive_many()])
 
@@ -137,7 +137,7 @@ async def raise_an_error(channel: Channel) -> None:
     raise LookupError("no such luck")
 
 
-def plainly_raise_an_error(channel: BlockingChannel) -> None:
+def plainly_raise_an_error(channel: BlockingChannel[Any]) -> None:
     channel.send("soon")
     raise LookupError("no such luck")
 

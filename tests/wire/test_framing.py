@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ from aioipc.wire.framing import (
     HeadersFramer,
     Kind,
     LinesFramer,
+    MultiprocessingFramer,
     NoneFramer,
     pack_header,
 )
@@ -235,6 +237,41 @@ def test_bytes_of_a_wide_memoryview_are_counted() -> None:
     assert HeadersFramer(LIMIT).frame([wide])[0] == b"Content-Length: 8\r\n\r\n"
 
 
+# --- multiprocessing -----------------------------------------------------------------------
+
+
+def test_messages_are_sent_as_multiprocessing_does() -> None:
+    framed = MultiprocessingFramer(LIMIT).frame([b"on", memoryview(b"e")])
+    assert b"".join(framed) == b"\0\0\0\x03one"
+
+
+def test_a_long_length_of_multiprocessing() -> None:
+    wire = struct.pack("!iQ", -1, 3) + b"one" + struct.pack("!i", 3) + b"two"
+    assert receive(MultiprocessingFramer(LIMIT), [wire[:7], wire[7:]]) == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, 2**31 - 1, 2**63])
+def test_too_large_for_multiprocessing(length: int) -> None:
+    header = struct.pack("!i", length) if length < 2**31 else struct.pack("!iQ", -1, length)
+    with pytest.raises(FrameTooLarge) as caught:
+        receive(MultiprocessingFramer(LIMIT), [header])
+    assert caught.value.size == length
+
+
+def test_a_negative_length_of_multiprocessing() -> None:
+    with pytest.raises(ProtocolError, match="-2 bytes"):
+        receive(MultiprocessingFramer(LIMIT), [struct.pack("!i", -2)])
+
+
+@pytest.mark.parametrize("wire", [b"\0\0", b"\0\0\0\x03on", struct.pack("!iI", -1, 0)])
+def test_truncated_multiprocessing(wire: bytes) -> None:
+    framer = MultiprocessingFramer(LIMIT)
+    framer.feed(wire)
+    assert framer.next_message() is None
+    with pytest.raises(TruncatedFrame):
+        framer.finish()
+
+
 # --- none ----------------------------------------------------------------------------------
 
 
@@ -268,7 +305,7 @@ def test_too_large_to_send(framing: str) -> None:
     assert (caught.value.size, caught.value.limit) == (LIMIT + 1, LIMIT)
 
 
-@pytest.mark.parametrize("framing", ["lines", "headers"])
+@pytest.mark.parametrize("framing", ["lines", "headers", "multiprocessing"])
 @settings(deadline=None)
 @given(data=st.data())
 def test_what_is_framed_arrives(framing: str, data: st.DataObject) -> None:
@@ -301,7 +338,8 @@ def test_cuts_make_no_difference(framing: str, stream: bytes, data: st.DataObjec
 @framings
 def test_fed_memory_may_be_used_again(framing: str) -> None:
     framer = FRAMERS[framing](LIMIT)
-    block = bytearray(b"Content-Length: 3\r\n\r\none\n")
+    framed = {"multiprocessing": b"\0\0\0\x03one"}
+    block = bytearray(framed.get(framing, b"Content-Length: 3\r\n\r\none\n"))
     framer.feed(memoryview(block))
     block[:] = bytes(len(block))
     block.clear()

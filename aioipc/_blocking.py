@@ -1,0 +1,323 @@
+"""The same channel for a thread without a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Coroutine, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from aioipc._opening import Opening
+from aioipc.abc import PeerCredentials
+from aioipc.channel import Channel, ChannelStatistics
+from aioipc.errors import ClosedError, EndOfStream
+from aioipc.loop.run import new_event_loop
+
+__all__ = ["BlockingChannel", "blocking"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_Operation = Coroutine[Any, Any, R]
+
+
+class BlockingChannel(Generic[T]):
+    """A `Channel` whose operations block the thread that calls them, for at most so long.
+
+    Made by `blocking`. It is a context manager, and an iterator that ends when the peer finishes.
+
+    Attributes:
+        channel: The channel itself. Only the thread of its loop may use it.
+    """
+
+    def __init__(self, channel: Channel[T], runner: Runner) -> None:
+        self.channel = channel
+        self._runner = runner
+        # An object waits here, not in a future: who is interrupted finds it at the next receive.
+        self._received: collections.deque[T] = collections.deque()
+
+    @property
+    def address(self) -> str:
+        """The address that this end was opened with, resolved."""
+        return self.channel.address
+
+    @property
+    def peer(self) -> PeerCredentials | None:
+        """Who is at the other end, where the kernel tells."""
+        return self.channel.peer
+
+    def statistics(self) -> ChannelStatistics:
+        """What the channel has done so far."""
+        return self.channel.statistics()
+
+    def send(self, obj: T, *, timeout_s: float | None = None) -> None:
+        """Send one object; on return it is on its way.
+
+        Args:
+            obj: The object.
+            timeout_s: How long to wait for room, in seconds; None for as long as it takes.
+
+        Raises:
+            TimeoutError: There was no room in time. Nothing was sent.
+            PeerCrashed: The peer receives no more.
+            ClosedError: This side closed the channel, or its loop has ended.
+        """
+        self._runner.run(self._send(obj, timeout_s))
+
+    def send_many(self, objs: Iterable[T]) -> None:
+        """Send several with one system call, where they fit.
+
+        Raises:
+            PeerCrashed: The peer receives no more.
+            ClosedError: This side closed the channel, or its loop has ended.
+        """
+        self._runner.run(self._send_many(objs))
+
+    def receive(self, *, timeout_s: float | None = None) -> T:
+        """Wait for the next object.
+
+        Args:
+            timeout_s: How long, in seconds; None for as long as it takes.
+
+        Raises:
+            TimeoutError: There was none in time. None is lost.
+            EndOfStream: The peer finished.
+            PeerCrashed: The peer is gone.
+            BusyError: Another thread or task is receiving.
+            ClosedError: This side closed the channel, or its loop has ended.
+        """
+        if not self._received:
+            self._runner.run(self._receive(1, timeout_s))
+        return self._received.popleft()
+
+    def receive_many(self, max_messages: int = 512, *, timeout_s: float | None = None) -> list[T]:
+        """Wait for at least one object and return all that are there.
+
+        Args:
+            max_messages: The most to return.
+            timeout_s: How long to wait for the first one, in seconds.
+
+        Raises:
+            TimeoutError: There was none in time. None is lost.
+            EndOfStream: The peer finished.
+            PeerCrashed: The peer is gone.
+            BusyError: Another thread or task is receiving.
+            ClosedError: This side closed the channel, or its loop has ended.
+        """
+        if not self._received:
+            self._runner.run(self._receive(max_messages, timeout_s))
+        count = min(max_messages, len(self._received))
+        return [self._received.popleft() for _ in range(count)]
+
+    def send_eof(self) -> None:
+        """Finish the sending direction; receiving goes on. Idempotent.
+
+        Raises:
+            PeerCrashed: The peer receives no more.
+            ClosedError: This side closed the channel, or its loop has ended.
+        """
+        self._runner.run(self.channel.send_eof())
+
+    def close(self) -> None:
+        """Close the channel, as `Channel.aclose` does. Idempotent."""
+        with contextlib.suppress(ClosedError):  # its loop has ended before
+            self._runner.run(self.channel.aclose())
+        self._runner.close()
+
+    async def _send(self, obj: T, timeout_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout_s) as block:
+                await self.channel.send(obj)
+        except TimeoutError:
+            raise TimeoutError(f"{self.address}: no room within {timeout_s:g} s") from None
+        # It is accepted, so it counts as sent, whenever the rest of it leaves.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(block.when()):
+                await self.channel.flush()
+
+    async def _send_many(self, objs: Iterable[T]) -> None:
+        await self.channel.send_many(objs)
+        await self.channel.flush()
+
+    async def _receive(self, max_messages: int, timeout_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                self._received.extend(await self.channel.receive_many(max_messages))
+        except TimeoutError:
+            raise TimeoutError(f"{self.address}: no message within {timeout_s:g} s") from None
+
+    def __iter__(self) -> Iterator[T]:
+        """Receive until the peer finishes."""
+        while True:
+            try:
+                obj = self.receive()
+            except EndOfStream:
+                return
+            yield obj
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Blocking{repr(self.channel)[1:]}"
+
+
+def blocking(channel: Channel[T] | Opening[Channel[T]]) -> BlockingChannel[T]:
+    """The same channel for a plain function: each call waits until it is done.
+
+    Where a loop runs, call it there, with a channel of that loop, and hand the result to a thread:
+    its calls are then done by the loop. Any number of threads may send.
+
+    Where no loop runs, in a script or a thread, give it ``aioipc.connect(...)`` or an end of
+    `aioipc.pair`. The channel then has a loop of its own, which runs during each call, in this
+    thread, and stands still in between. Between calls longer than ``Limits.silence_s`` a peer over
+    ``tcp:`` or ``tls:``, which expects heartbeats, takes this process for dead.
+
+    Args:
+        channel: The channel, or what opens one.
+
+    Raises:
+        RuntimeError: A loop runs here, and the channel is not open yet.
+        ConnectError: And what else `aioipc.connect` raises.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return _alone(channel)
+    if not isinstance(channel, Opening):
+        return BlockingChannel(channel, RunnerOfAnother(loop))
+    raise RuntimeError("a loop runs here, so await the channel: blocking(await connect(...))")
+
+
+def _alone(channel: Channel[T] | Opening[Channel[T]]) -> BlockingChannel[T]:
+    runner = OwnRunner()
+    try:
+        if isinstance(channel, Opening):
+            channel = runner.run(_opened(channel))
+    except BaseException:
+        runner.close()
+        raise
+    return BlockingChannel(channel, runner)
+
+
+async def _opened(opening: Opening[R]) -> R:
+    return await opening
+
+
+class Runner(Protocol):
+    """Has the operations of a channel done, one at a time for each thread."""
+
+    def run(self, operation: _Operation[R], /) -> R:
+        """Wait until ``operation`` is done; it is cancelled if the wait is interrupted."""
+
+    def close(self) -> None:
+        """There will be no other operation. Idempotent."""
+
+
+class OwnRunner:
+    """A loop of this thread, which runs during operations only."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner(loop_factory=new_event_loop)
+        self._loop = self._runner.get_loop()
+
+    def run(self, operation: _Operation[R], /) -> R:
+        if self._loop.is_closed():
+            operation.close()
+            raise ClosedError("this side closed the channel")
+        task = self._loop.create_task(operation)
+        try:
+            return self._loop.run_until_complete(task)
+        except BaseException:
+            if not task.done():  # Ctrl-C, for one
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    self._loop.run_until_complete(task)
+            raise
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+class RunnerOfAnother:
+    """The loop of another thread, where operations are done among all others."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = threading.get_ident()
+
+    def run(self, operation: _Operation[R], /) -> R:
+        if threading.get_ident() == self._thread:
+            operation.close()
+            raise RuntimeError("this would block the loop of the channel; await the channel itself")
+        order = _Order(operation)
+        done = order.done
+        try:
+            self._loop.call_soon_threadsafe(order)
+        except RuntimeError:
+            raise ClosedError("the loop of the channel has ended") from None
+        del order  # the loop's now: with it, it is gone
+        try:
+            return done.result()
+        except concurrent.futures.CancelledError:
+            raise ClosedError("the loop of the channel has ended") from None
+        except BaseException:
+            done.cancel()
+            raise
+
+    def close(self) -> None:
+        pass
+
+
+class _Order(Generic[R]):
+    """An operation on its way to the loop of another thread.
+
+    Attributes:
+        done: Its outcome. It is cancelled if the loop ends before the operation begins.
+    """
+
+    def __init__(self, operation: _Operation[R]) -> None:
+        self.done: concurrent.futures.Future[R] = concurrent.futures.Future()
+        self._operation: _Operation[R] | None = operation
+
+    def __call__(self) -> None:
+        operation, self._operation = self._operation, None
+        assert operation is not None, "called once"
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(operation)
+        task.add_done_callback(self._finish)
+
+        def stop(done: concurrent.futures.Future[R]) -> None:
+            if done.cancelled():  # in the thread that waited
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(task.cancel)
+
+        self.done.add_done_callback(stop)
+
+    def _finish(self, task: asyncio.Task[R]) -> None:
+        if task.cancelled():
+            self.done.cancel()
+            return
+        error = task.exception()
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # nobody waits any more
+            if error is None:
+                self.done.set_result(task.result())
+            else:
+                self.done.set_exception(error)
+
+    def __del__(self) -> None:
+        if self._operation is not None:
+            self._operation.close()
+            self.done.cancel()

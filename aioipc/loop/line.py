@@ -1,0 +1,96 @@
+"""A line of tasks that wait for the same thing, served in the order in which they came."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Callable
+from typing import TypeVar
+
+__all__ = ["Line"]
+
+T = TypeVar("T")
+
+
+class Line:
+    """Tasks that wait for one thing to become possible. Only the first of them tries.
+
+    What is waited for never travels through here: who is woken looks again, and takes it without
+    another wait. So a task that is cancelled leaves everything to the next one.
+
+    Attributes:
+        places: One for each task that waits.
+
+    Args:
+        ask: Called with a callback when the first in line found nothing: it is to be called once
+            when trying again may help. Called with None when nobody waits any more.
+    """
+
+    def __init__(self, ask: Callable[[Callable[[], object] | None], object] | None = None) -> None:
+        self._ask = ask
+        self.places: collections.deque[_Place] = collections.deque()
+        self._ending: BaseException | None = None
+
+    async def until(self, attempt: Callable[[], T | None]) -> T:
+        """Wait in line until ``attempt()`` gives something other than None, and return that.
+
+        Raises:
+            Exception: What `end` was given, or what the attempt raised.
+
+        Cancellation:
+            Safe: leaves the line.
+        """
+        place = _Place()
+        self.places.append(place)
+        try:
+            while True:
+                if self._ending is not None:
+                    raise self._ending
+                if self.places[0] is place:
+                    found = attempt()
+                    if found is not None:
+                        return found
+                    if self._ask is not None:
+                        self._ask(self.wake)
+                await place.wait()
+        finally:
+            self.places.remove(place)
+            if self.places:
+                self.wake()
+            elif self._ask is not None and self._ending is None:
+                self._ask(None)
+
+    def wake(self) -> None:
+        """Let the first in line look again."""
+        if self.places:
+            self.places[0].wake()
+
+    def end(self, error: BaseException) -> None:
+        """Raise ``error`` in all that wait, and in whoever comes later."""
+        self._ending = error
+        for place in self.places:
+            place.wake()
+
+
+class _Place:
+    """Where one task stands."""
+
+    __slots__ = ("_is_woken", "_ready")
+
+    def __init__(self) -> None:
+        self._is_woken = False
+        self._ready: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        if not self._is_woken:
+            self._ready = asyncio.get_running_loop().create_future()
+            try:
+                await self._ready
+            finally:
+                self._ready = None
+        self._is_woken = False
+
+    def wake(self) -> None:
+        self._is_woken = True
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)

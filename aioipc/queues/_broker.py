@@ -1,0 +1,397 @@
+"""The work queue as a state machine: requests and the time in, what to say and to write down out.
+
+There is no await and no clock in here, and nothing that is lost by an exception: each method checks
+before it changes anything. Times are seconds of any clock that only goes forward.
+
+A job is *ready* until a worker that asked is given it; then it is *leased* until the worker says
+that it is done, says that it failed, dies, or lets the lease run out. A job that was tried too
+often, or that nobody took in time, is *dead*: kept aside, for somebody to look at.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+import heapq
+import itertools
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = ["PRIORITIES", "Broker", "Counters", "Death", "Give", "Job", "Policy", "State"]
+
+Worker = Hashable
+"""Who takes jobs: one connection."""
+
+
+PRIORITIES: Final = range(-(2**31), 2**31)
+"""Which priorities a job may have."""
+
+
+class State(enum.Enum):
+    """Where a job is."""
+
+    READY = "ready"
+    LEASED = "leased"
+    DEAD = "dead"
+    GONE = "gone"
+
+
+class Death(enum.StrEnum):
+    """Why a job is dead."""
+
+    FAILED = "failed"
+    """The worker said so, the last time that was allowed."""
+    LOST = "lost"
+    """The worker died or took too long, the last time that was allowed."""
+    EXPIRED = "expired"
+    """Nobody took it in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a queue treats its jobs.
+
+    Attributes:
+        max_jobs: How many jobs it holds, ready and leased; more of them wait outside.
+        max_attempts: How often a job may be given out.
+        max_dead: How many dead jobs are kept; the oldest go.
+        lease_s: How long a worker may have a job; None for as long as it lives.
+    """
+
+    max_jobs: int = 10_000
+    max_attempts: int = 5
+    max_dead: int = 1_000
+    lease_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_jobs", "max_attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name):,}")
+        if self.max_dead < 0:
+            raise ValueError(f"max_dead must be at least 0, not {self.max_dead:,}")
+        if self.lease_s is not None and self.lease_s <= 0:
+            raise ValueError(f"lease_s must be more than 0, not {self.lease_s:g}")
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One job.
+
+    Attributes:
+        id: Its number; later jobs have higher ones.
+        body: What the producer's codec wrote.
+        priority: More urgent jobs are given out first.
+        expires_s: When it is too late to give it out for the first time; None for never.
+        attempts: How often it was given out.
+        state: Where it is.
+        worker: Who has it, while it is leased.
+        death: Why it is dead.
+        reason: What the worker said.
+    """
+
+    id: int
+    body: bytes
+    priority: int = 0
+    expires_s: float | None = None
+    attempts: int = 0
+    state: State = State.READY
+    worker: Worker | None = None
+    lease_ends_s: float | None = None
+    death: Death | None = None
+    reason: str = ""
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Its place among those that are ready."""
+        return -self.priority, self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """Hand this job to this worker."""
+
+    worker: Worker
+    job: Job
+    attempt: int
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has happened since the queue was opened."""
+
+    accepted: int = 0
+    given: int = 0
+    redelivered: int = 0
+    done: int = 0
+    failed: int = 0
+    lost: int = 0
+    expired: int = 0
+    dead_dropped: int = 0
+
+
+@dataclass(slots=True)
+class _Asking:
+    jobs: int = 0
+    held: dict[int, Job] = field(default_factory=dict)
+
+
+class Broker:
+    """All jobs of one queue, and who works on them.
+
+    Args:
+        policy: How it treats them.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.counters = Counters()
+        self.jobs: dict[int, Job] = {}
+        """Ready and leased ones."""
+        self.dead: collections.OrderedDict[int, Job] = collections.OrderedDict()
+        self._last_id = 0
+        self._serial = itertools.count()
+        # Heaps keep what is over until it comes to the top. Serials keep jobs from being compared.
+        self._ready: list[tuple[tuple[int, int], int, Job]] = []
+        self._n_ready = 0
+        self._expiring: list[tuple[float, int, Job]] = []
+        self._leases: list[tuple[float, int, Job]] = []
+        self._workers: dict[Worker, _Asking] = {}
+        self._turns: collections.deque[Worker] = collections.deque()
+        """Who asked for jobs, each once, in the order of their turns."""
+        self._written: dict[int, Job] = {}
+
+    # Producers
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another job can be put in."""
+        return len(self.jobs) < self.policy.max_jobs
+
+    def put(self, body: bytes, *, priority: int = 0, expires_s: float | None = None) -> Job:
+        """Take a job in. The caller has asked `has_room`."""
+        assert self.has_room, "asked before"
+        self._last_id += 1
+        job = Job(self._last_id, body, priority, expires_s)
+        self.counters.accepted += 1
+        self._admit(job)
+        self._write(job)
+        return job
+
+    def start_after(self, last_id: int) -> None:
+        """Give only numbers above this one: lower ones were given already."""
+        self._last_id = max(self._last_id, last_id)
+
+    def restore(self, job: Job) -> None:
+        """Take back a job from the journal, before anything else. One that was leased is ready."""
+        self._last_id = max(self._last_id, job.id)
+        if job.state is State.DEAD:
+            self.dead[job.id] = job
+            return
+        job.worker, job.lease_ends_s = None, None
+        if job.state is State.LEASED:
+            self.counters.lost += 1
+            if job.attempts >= self.policy.max_attempts:
+                self._bury(job, Death.LOST)
+                return
+        self._admit(job)
+
+    # Workers
+
+    def ask(self, worker: Worker, jobs: int) -> None:
+        """A worker wants so many more jobs."""
+        asking = self._workers.setdefault(worker, _Asking())
+        if not asking.jobs:
+            self._turns.append(worker)
+        asking.jobs += jobs
+
+    def unask(self, worker: Worker, jobs: int) -> None:
+        """A worker wants so many fewer: as many as were not given to it yet."""
+        if worker in self._workers:
+            asking = self._workers[worker]
+            was_asking, asking.jobs = asking.jobs, max(0, asking.jobs - jobs)
+            if was_asking and not asking.jobs:
+                self._turns.remove(worker)
+
+    def holds(self, worker: Worker, job_id: int) -> bool:
+        """Whether a worker has this job now."""
+        return worker in self._workers and job_id in self._workers[worker].held
+
+    def done(self, worker: Worker, job_id: int) -> bool:
+        """A worker has done a job; False if it does not have it any more."""
+        job = self._take_back(worker, job_id)
+        if job is None:
+            return False
+        self.counters.done += 1
+        self._forget(job)
+        return True
+
+    def fail(self, worker: Worker, job_id: int, reason: str = "") -> bool:
+        """A worker could not do a job; False if it does not have it any more."""
+        job = self._take_back(worker, job_id)
+        if job is None:
+            return False
+        self.counters.failed += 1
+        self._again(job, Death.FAILED, reason)
+        return True
+
+    def give_back(self, worker: Worker, job_id: int) -> bool:
+        """A worker did not begin with a job; False if it does not have it any more."""
+        job = self._take_back(worker, job_id)
+        if job is None:
+            return False
+        job.attempts -= 1
+        self.counters.given -= 1
+        if job.attempts:
+            self.counters.redelivered -= 1
+        self._return(job)
+        return True
+
+    def lose(self, worker: Worker) -> None:
+        """A worker is gone, with all that it had."""
+        asking = self._workers.pop(worker, None)
+        if asking is None:
+            return
+        if asking.jobs:
+            self._turns.remove(worker)
+        for job in list(asking.held.values()):
+            self.counters.lost += 1
+            self._again(job, Death.LOST, "the worker is gone")
+
+    # Time
+
+    def advance(self, now_s: float) -> None:
+        """Let expire what is over at this time."""
+        while self._expiring and self._expiring[0][0] <= now_s:
+            _, _, job = heapq.heappop(self._expiring)
+            if job.state is State.READY and job.attempts == 0:
+                self.counters.expired += 1
+                self._bury(job, Death.EXPIRED)
+        while self._leases and self._leases[0][0] <= now_s:
+            ends_s, _, job = heapq.heappop(self._leases)
+            if job.state is State.LEASED and job.lease_ends_s == ends_s:
+                assert job.worker is not None
+                del self._workers[job.worker].held[job.id]
+                self.counters.lost += 1
+                self._again(job, Death.LOST, "the lease ran out")
+
+    def next_s(self) -> float | None:
+        """When `advance` may have something to do; None if never."""
+        times = [heap[0][0] for heap in (self._expiring, self._leases) if heap]
+        return min(times, default=None)
+
+    def give(self, now_s: float) -> Iterator[Give]:
+        """Give ready jobs to those who asked: one after the other, each in turn."""
+        self.advance(now_s)
+        while self._n_ready and self._turns:
+            yield self._give_one(self._turns.popleft(), now_s)
+
+    # Dead jobs
+
+    def revive(self, job_id: int) -> bool:
+        """Give a dead job all its attempts again; False if it is not there, or there is no room."""
+        if job_id not in self.dead or not self.has_room:
+            return False
+        job = self.dead.pop(job_id)
+        job.attempts, job.death, job.reason, job.expires_s = 0, None, "", None
+        self._return(job, is_new=True)
+        return True
+
+    def drop_dead(self, job_id: int) -> bool:
+        """Forget a dead job; False if it is not there."""
+        job = self.dead.pop(job_id, None)
+        if job is None:
+            return False
+        job.state = State.GONE
+        self._write(job)
+        return True
+
+    # Facts
+
+    @property
+    def ready(self) -> int:
+        """How many jobs wait for a worker."""
+        return self._n_ready
+
+    @property
+    def leased(self) -> int:
+        """How many jobs a worker has."""
+        return len(self.jobs) - self._n_ready
+
+    def take_written(self) -> list[Job]:
+        """What has changed since the last time: jobs to keep as they are, or to forget (GONE)."""
+        written, self._written = self._written, {}
+        return list(written.values())
+
+    # Below
+
+    def _admit(self, job: Job) -> None:
+        self.jobs[job.id] = job
+        job.state = State.READY
+        self._n_ready += 1
+        heapq.heappush(self._ready, (job.rank, next(self._serial), job))
+        if job.expires_s is not None and job.attempts == 0:
+            heapq.heappush(self._expiring, (job.expires_s, next(self._serial), job))
+
+    def _return(self, job: Job, *, is_new: bool = False) -> None:
+        if not is_new:
+            del self.jobs[job.id]
+        self._admit(job)
+        self._write(job)
+
+    def _give_one(self, worker: Worker, now_s: float) -> Give:
+        while True:
+            _, _, job = heapq.heappop(self._ready)
+            if job.state is State.READY:
+                break
+        asking = self._workers[worker]
+        asking.jobs -= 1
+        if asking.jobs:
+            self._turns.append(worker)
+        asking.held[job.id] = job
+        job.state, job.worker = State.LEASED, worker
+        job.attempts += 1
+        self._n_ready -= 1
+        self.counters.given += 1
+        if job.attempts > 1:
+            self.counters.redelivered += 1
+        if self.policy.lease_s is not None:
+            job.lease_ends_s = now_s + self.policy.lease_s
+            heapq.heappush(self._leases, (job.lease_ends_s, next(self._serial), job))
+        self._write(job)
+        return Give(worker, job, job.attempts)
+
+    def _take_back(self, worker: Worker, job_id: int) -> Job | None:
+        asking = self._workers.get(worker)
+        job = None if asking is None else asking.held.pop(job_id, None)
+        if job is not None:
+            job.worker = job.lease_ends_s = None
+        return job
+
+    def _again(self, job: Job, death: Death, reason: str) -> None:
+        job.worker, job.lease_ends_s, job.reason = None, None, reason
+        if job.attempts >= self.policy.max_attempts:
+            self._bury(job, death)
+        else:
+            self._return(job)
+
+    def _bury(self, job: Job, death: Death) -> None:
+        if job.state is State.READY and job.id in self.jobs:
+            self._n_ready -= 1
+        self.jobs.pop(job.id, None)
+        job.state, job.death = State.DEAD, death
+        self.dead[job.id] = job
+        self._write(job)
+        while len(self.dead) > self.policy.max_dead:
+            _, oldest = self.dead.popitem(last=False)
+            oldest.state = State.GONE
+            self.counters.dead_dropped += 1
+            self._write(oldest)
+
+    def _forget(self, job: Job) -> None:
+        del self.jobs[job.id]
+        job.state = State.GONE
+        self._write(job)
+
+    def _write(self, job: Job) -> None:
+        self._written[job.id] = job

@@ -1,0 +1,64 @@
+"""Sending without waiting, in order: what the peer does not take yet is kept, and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from typing import Any
+
+from aioipc.channel import Channel
+from aioipc.errors import IPCError, WouldBlock
+
+__all__ = ["Outbox"]
+
+_MOST_KEPT = 256
+
+
+class Outbox:
+    """What is on its way to one peer.
+
+    `run` has to run as a task for as long as the channel lives.
+
+    Args:
+        channel: To whom.
+    """
+
+    def __init__(self, channel: Channel[Any]) -> None:
+        self._channel = channel
+        self._kept: collections.deque[Any] = collections.deque()
+        self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def post(self, message: object) -> None:
+        """Send a message now, or when there is room.
+
+        A peer that is gone is none of our business here: whoever receives from it is told.
+        """
+        if not self._kept:
+            try:
+                self._channel.send_nowait(message)
+            except WouldBlock:
+                pass
+            except IPCError:
+                return
+            else:
+                return
+        self._kept.append(message)
+        self._filled.set()
+        if len(self._kept) >= _MOST_KEPT:
+            self._emptied.clear()
+
+    async def room(self) -> None:
+        """Wait until little is kept: before more is read that would be answered."""
+        await self._emptied.wait()
+
+    async def run(self) -> None:
+        """Send what is kept, until the channel ends."""
+        while True:
+            await self._filled.wait()
+            while self._kept:
+                await self._channel.send(self._kept[0])
+                self._kept.popleft()
+            self._filled.clear()
+            self._emptied.set()

@@ -1,0 +1,325 @@
+"""WorkQueue and Job: the client of a served queue."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import itertools
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from aioipc.channel import Channel
+from aioipc.errors import (
+    ClosedError,
+    DeadlineExceeded,
+    DecodeError,
+    IPCError,
+    ProtocolError,
+)
+from aioipc.loop.line import Line
+from aioipc.queues import _protocol as protocol
+from aioipc.queues._coding import Coding
+from aioipc.queues._job import Job, Taking
+from aioipc.queues._outbox import Outbox
+from aioipc.queues._queue import Item, Queue, QueueStatistics
+
+__all__ = ["DeadJob", "WorkQueue"]
+
+T = TypeVar("T")
+
+_SILENT = 0
+"""The number of a request that needs no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadJob(Generic[T]):
+    """A job that was given up.
+
+    Attributes:
+        id: Its number, for `WorkQueue.revive`.
+        value: The object; None if it does not decode.
+        priority: The one that it was put with.
+        attempts: How often a worker had it.
+        death: "failed", "lost" (the worker died or took too long) or "expired".
+        reason: What the last worker said.
+    """
+
+    id: int
+    value: T | None
+    priority: int
+    attempts: int
+    death: str
+    reason: str
+
+
+class _Request:
+    """What was asked of the server, and its answer once it is there."""
+
+    __slots__ = ("answer", "ready")
+
+    def __init__(self) -> None:
+        self.answer: Any = None
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(self) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+
+class WorkQueue(Queue[T]):
+    """A queue that a server keeps: `aioipc.queues.serve`.
+
+    Args:
+        channel: To the server; it belongs to this object.
+        coding: How objects become jobs.
+        prefetch: How many jobs this worker holds that no task has taken yet.
+        max_puts: How many puts wait for an answer at once; more of them wait here.
+    """
+
+    def __init__(
+        self, channel: Channel[Any], coding: Coding[T], *, prefetch: int, max_puts: int
+    ) -> None:
+        self._channel = channel
+        self._coding = coding
+        self._prefetch = prefetch
+        self._ending: BaseException | None = None
+        self._numbers = itertools.count(1)
+        self._requests: dict[int, _Request] = {}
+        self._puts = 0
+        self._max_puts = max_puts
+        self._putters = Line()
+        self._given: collections.deque[protocol.Given] = collections.deque()
+        self._takers = Line()
+        self._taking = 0
+        self._asked = 0
+        self._has_taken = False
+        self._outbox = Outbox(channel)
+        # Their owner is this object: `aclose` ends them and waits for them.
+        loop = asyncio.get_running_loop()
+        self._reading = loop.create_task(self._read())
+        self._sending = loop.create_task(self._outbox.run())
+
+    @property
+    def address(self) -> str:
+        return self._channel.address
+
+    async def put(
+        self, obj: T, *, priority: int = 0, kind: int | None = None, ttl_s: float | None = None
+    ) -> None:
+        """Put a job in; on return it is accepted, and in the journal if there is one.
+
+        Args:
+            obj: Whatever the codec can carry.
+            priority: More urgent jobs are given out first; any number of 32 bits.
+            kind: Served queues have no message types.
+            ttl_s: How many seconds the job may wait to be taken for the first time.
+
+        Raises:
+            FrameTooLarge: It is over the limit; nothing was sent.
+            PeerCrashed: The server is gone; whether it has the job, nobody knows.
+            ValueError: The queue has no such option or value.
+
+        Cancellation:
+            Withdraws the job unless it was accepted already.
+        """
+        if kind is not None:
+            raise ValueError(f"{self.address}: a served queue has no message types")
+        put = protocol.Put(next(self._numbers), self._coding.encode(obj), priority, ttl_s)
+        await self._putters.until(self._try_begin_put)
+        try:
+            answer = await self._request(put)
+        except asyncio.CancelledError:
+            self._outbox.post(protocol.Withdraw(put.id))
+            raise
+        finally:
+            self._puts -= 1
+            self._putters.wake()
+        if isinstance(answer, protocol.Refused):
+            raise ValueError(f"{self.address}: {answer.reason}")  # noqa: TRY004 - not our type
+
+    def _try_begin_put(self) -> bool | None:
+        if self._puts >= self._max_puts:
+            return None
+        self._puts += 1
+        return True
+
+    def take(self) -> Taking[T]:
+        """Take a job and tell what became of it: ``async with queue.take() as job``.
+
+        Leaving the block acknowledges the job; an exception makes it fail. ``await queue.take()``
+        instead leaves `Job.ack` and `Job.fail` to you.
+
+        Raises:
+            EndOfStream: The server was closed.
+            PeerCrashed: It is gone.
+            DecodeError: The job does not fit the codec; it has failed.
+
+        Cancellation:
+            Safe while it waits: the job is given to somebody else. Inside the block, the job fails.
+        """
+        return Taking(self._take)
+
+    async def get(self, *, kind: int | None = None) -> T:
+        """Take a job and acknowledge it at once: what becomes of it is nobody's business any more.
+
+        Raises:
+            EndOfStream: The server was closed.
+            PeerCrashed: It is gone.
+            DecodeError: The job does not fit the codec; it has failed.
+
+        Cancellation:
+            Safe: the job is given to somebody else.
+        """
+        return (await self._get(kind)).value
+
+    async def get_item(self, *, kind: int | None = None) -> Item[T]:
+        job = await self._get(kind)
+        return Item(job.value, priority=job.priority)
+
+    async def statistics(self) -> QueueStatistics:
+        """How full the queue is, and what has happened since its server was started."""
+        report = await self._request(protocol.Look(next(self._numbers)))
+        numbers = dict(report.numbers)
+        return QueueStatistics(
+            messages=numbers["ready"] + numbers["leased"],
+            max_messages=numbers["max_jobs"],
+            max_message_size=self._channel.limits.max_message_bytes,
+            counters=numbers,
+        )
+
+    async def dead_jobs(self, most: int = 100) -> list[DeadJob[T]]:
+        """The oldest of the jobs that were given up: at most so many, and about a megabyte."""
+        deads = await self._request(protocol.Dead(next(self._numbers), most))
+        return [self._dead(job) for job in deads.jobs]
+
+    async def revive(self, job_id: int) -> bool:
+        """Give a dead job all its attempts again; False if there is none, or no room for it."""
+        settled = await self._request(protocol.Revive(next(self._numbers), job_id))
+        return bool(settled.held)
+
+    async def drop_dead(self, job_id: int) -> bool:
+        """Forget a dead job; False if there is none."""
+        settled = await self._request(protocol.Revive(next(self._numbers), job_id, forget=True))
+        return bool(settled.held)
+
+    async def aclose(self) -> None:
+        """Close this end; jobs that were not settled are given to others. Idempotent."""
+        self._end(ClosedError(f"this side closed {self.address}"))
+        for task in (self._reading, self._sending):
+            task.cancel()
+        await asyncio.wait([self._reading, self._sending])
+        await self._channel.aclose()
+
+    # Taking
+
+    async def _get(self, kind: int | None) -> Job[T]:
+        if kind is not None:
+            raise ValueError(f"{self.address}: a served queue has no message types")
+        job = await self._take()
+        job.disown()
+        self._outbox.post(protocol.Done(_SILENT, job.id))
+        return job
+
+    async def _take(self) -> Job[T]:
+        self._has_taken = True
+        self._taking += 1
+        self._balance()
+        try:
+            given = await self._takers.until(self._try_take)
+        finally:
+            self._taking -= 1
+            self._balance()
+        try:
+            value = self._coding.decode(given.body)
+        except DecodeError as error:
+            self._outbox.post(protocol.Fail(_SILENT, given.job, str(error)[:1_000]))
+            raise
+        return Job(
+            given.job,
+            value,
+            priority=given.priority,
+            attempt=given.attempt,
+            settle=self._settle,
+        )
+
+    def _try_take(self) -> protocol.Given | None:
+        return self._given.popleft() if self._given else None
+
+    def _balance(self) -> None:
+        """Have as many jobs here or on their way as tasks wait for, and the prefetch."""
+        if self._ending is not None:
+            return
+        wanted = self._taking + (self._prefetch if self._has_taken else 0)
+        while len(self._given) > wanted:  # for somebody who was cancelled
+            self._outbox.post(protocol.GiveBack(self._given.pop().job))
+        missing = wanted - len(self._given) - self._asked
+        if missing > 0:
+            self._outbox.post(protocol.Ask(missing))
+        elif missing < 0:
+            self._outbox.post(protocol.Unask(-missing))
+        self._asked += missing
+
+    async def _settle(self, job: int, reason: str | None) -> None:
+        number = next(self._numbers)
+        settled = await self._request(
+            protocol.Done(number, job) if reason is None else protocol.Fail(number, job, reason)
+        )
+        if not settled.held:
+            raise DeadlineExceeded(
+                f"{self.address}: job {job} is not this worker's any more: its lease ran out"
+            )
+
+    # The server
+
+    async def _request(self, message: Any) -> Any:
+        if self._ending is not None:
+            raise self._ending
+        request = self._requests[message.id] = _Request()
+        try:
+            await self._channel.send(message)
+            while request.answer is None and self._ending is None:
+                await request.ready
+        finally:
+            self._requests.pop(message.id, None)
+        if request.answer is None:
+            assert self._ending is not None, "woken for a reason"
+            raise self._ending
+        return request.answer
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                for message in await self._channel.receive_many():
+                    self._take_in(message)
+                await self._outbox.room()
+        except IPCError as error:
+            self._end(error)
+
+    def _take_in(self, message: Any) -> None:
+        if isinstance(message, protocol.Given):
+            self._asked = max(0, self._asked - 1)
+            self._given.append(message)
+            self._takers.wake()
+            self._balance()
+            return
+        if not isinstance(message, protocol.Answer):
+            raise ProtocolError(f"a server does not say {type(message).__name__}")
+        request = self._requests.get(message.id)
+        if request is not None:  # else nobody waits any more
+            request.answer = message
+            request.wake()
+
+    def _end(self, error: BaseException) -> None:
+        if self._ending is None:
+            self._ending = error
+            for request in self._requests.values():
+                request.wake()
+            self._takers.end(error)
+            self._putters.end(error)
+
+    def _dead(self, job: protocol.DeadJob) -> DeadJob[T]:
+        try:
+            value = self._coding.decode(job.body)
+        except DecodeError:
+            value = None
+        return DeadJob(job.job, value, job.priority, job.attempts, job.death, job.reason)

@@ -1,0 +1,348 @@
+"""serve: a queue that a process of ours keeps, with acknowledgements and a journal."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Self
+
+from aioipc._opening import Opening
+from aioipc.abc import Allow
+from aioipc.address import Address
+from aioipc.channel import Channel
+from aioipc.errors import ProtocolError
+from aioipc.limits import Limits
+from aioipc.listener import Listener, listen
+from aioipc.queues import _protocol as protocol
+from aioipc.queues._broker import PRIORITIES, Broker, Job, Policy
+from aioipc.queues._journal import Journal
+from aioipc.queues._outbox import Outbox
+
+__all__ = ["QueueServer", "serve"]
+
+_LONGEST_TTL_S: Final = 10 * 366 * 86_400.0
+_DEAD_AT_ONCE: Final = 1_000
+_SLACK: Final = 2
+"""A put may overtake the withdrawal of another."""
+
+
+class _Client:
+    """One connection: a producer, a worker, or both."""
+
+    def __init__(self, channel: Channel[Any]) -> None:
+        self.channel = channel
+        self.outbox = Outbox(channel)
+        self.waiting: dict[int, protocol.Put] = {}
+        """Jobs for which there is no room yet, in the order in which they came."""
+
+
+class QueueServer:
+    """Keeps the jobs of one queue and gives them to workers.
+
+    Made by `serve`. It works from the time it is opened until it is closed.
+    """
+
+    def __init__(
+        self, listener: Listener[Any], broker: Broker, journal: Journal | None, limits: Limits
+    ) -> None:
+        self._listener = listener
+        self._broker = broker
+        self._journal = journal
+        self._limits = limits
+        self._outside: collections.deque[tuple[_Client, int]] = collections.deque()
+        self._answers: list[tuple[_Client, object]] = []
+        self._changed = asyncio.Event()
+        self._is_closing = False
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        # Their owner is this object: `aclose` ends them and waits for them.
+        self._listening = self._loop.create_task(listener.serve(self._serve_one))
+        self._working = self._loop.create_task(self._work())
+        self._changed.set()
+
+    @property
+    def address(self) -> str:
+        """Where it is served: the port that was chosen, the name that was made up."""
+        return self._listener.address
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """How many jobs there are, and what has happened to others since it was opened."""
+        broker = self._broker
+        return {
+            "ready": broker.ready,
+            "leased": broker.leased,
+            "dead": len(broker.dead),
+            "waiting": len(self._outside),
+            "max_jobs": broker.policy.max_jobs,
+            **dataclasses.asdict(broker.counters),
+        }
+
+    async def wait(self) -> None:
+        """Wait until it serves no more: for ever, unless serving failed.
+
+        Raises:
+            ResourceExhausted: The journal cannot be written. What was accepted is in it.
+
+        Cancellation:
+            Abandons the wait; the server goes on until it is closed.
+        """
+        done, _ = await asyncio.wait(
+            [self._listening, self._working], return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            if not task.cancelled():
+                task.result()
+
+    async def aclose(self) -> None:
+        """Close the queue. Idempotent.
+
+        What was accepted stays in the journal; without one it is gone. Producers and workers see
+        the end of the stream.
+
+        Cancellation:
+            Closes at once, abruptly; what was accepted stays in the journal.
+        """
+        self._is_closing = True
+        self._changed.set()
+        try:
+            await self._listener.aclose()
+            await asyncio.wait([self._working])
+            if not self._working.cancelled():
+                self._working.exception()  # `wait` raises it
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+        finally:
+            self._listening.cancel()
+            self._working.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._journal is not None:
+                await self._journal.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    # Requests
+
+    async def _serve_one(self, channel: Channel[Any]) -> None:
+        client = _Client(channel)
+        sending = self._loop.create_task(client.outbox.run())
+        try:
+            while True:
+                for message in await channel.receive_many():
+                    self._take_in(client, message)
+                self._changed.set()
+                await client.outbox.room()
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
+            if client.waiting:
+                self._outside = collections.deque(
+                    each for each in self._outside if each[0] is not client
+                )
+            self._broker.lose(client)
+            self._changed.set()
+
+    def _take_in(self, client: _Client, message: Any) -> None:
+        rule = _RULES.get(type(message))
+        if rule is None:
+            raise ProtocolError(f"a client does not say {type(message).__name__}")
+        rule(self, client, message)
+
+    def _on_put(self, client: _Client, message: protocol.Put) -> None:
+        if message.priority not in PRIORITIES:
+            self._refuse(client, message.id, f"priority {message.priority:,} does not fit 32 bits")
+        elif message.ttl_s is not None and not 0 < message.ttl_s <= _LONGEST_TTL_S:
+            self._refuse(client, message.id, f"ttl_s is {message.ttl_s}, not some time to come")
+        elif message.id in client.waiting:
+            raise ProtocolError(f"job {message.id} was put twice")
+        elif len(client.waiting) >= _SLACK * self._limits.max_calls:
+            raise ProtocolError(f"{len(client.waiting)} jobs of this client wait, over its limit")
+        else:
+            client.waiting[message.id] = message
+            self._outside.append((client, message.id))
+
+    def _on_withdraw(self, client: _Client, message: protocol.Withdraw) -> None:
+        if client.waiting.pop(message.id, None) is not None:
+            self._outside.remove((client, message.id))
+
+    def _on_ask(self, client: _Client, message: protocol.Ask) -> None:
+        if not 1 <= message.jobs <= 2**31:
+            raise ProtocolError(f"a worker cannot ask for {message.jobs:,} jobs")
+        self._broker.ask(client, message.jobs)
+
+    def _on_unask(self, client: _Client, message: protocol.Unask) -> None:
+        if message.jobs < 1:
+            raise ProtocolError(f"a worker cannot ask for {-message.jobs:,} jobs")
+        self._broker.unask(client, message.jobs)
+
+    def _on_done(self, client: _Client, message: protocol.Done) -> None:
+        self._settle(client, message.id, held=self._broker.done(client, message.job))
+
+    def _on_fail(self, client: _Client, message: protocol.Fail) -> None:
+        held = self._broker.fail(client, message.job, message.reason[:1_000])
+        self._settle(client, message.id, held=held)
+
+    def _on_give_back(self, client: _Client, message: protocol.GiveBack) -> None:
+        self._broker.give_back(client, message.job)
+
+    def _on_look(self, client: _Client, message: protocol.Look) -> None:
+        self._answer(client, protocol.Report(message.id, self.numbers))
+
+    def _on_dead(self, client: _Client, message: protocol.Dead) -> None:
+        most = min(max(message.jobs, 0), _DEAD_AT_ONCE)
+        jobs: list[protocol.DeadJob] = []
+        size = 0
+        for job in self._broker.dead.values():
+            size += len(job.body) + 2_000
+            if len(jobs) >= most or (jobs and size > self._limits.max_foreign_message_bytes):
+                break
+            jobs.append(_dead(job))
+        self._answer(client, protocol.Deads(message.id, jobs))
+
+    def _on_revive(self, client: _Client, message: protocol.Revive) -> None:
+        act = self._broker.drop_dead if message.forget else self._broker.revive
+        self._settle(client, message.id, held=act(message.job))
+
+    def _settle(self, client: _Client, number: int, *, held: bool) -> None:
+        if number:
+            self._answer(client, protocol.Settled(number, held))
+
+    def _refuse(self, client: _Client, number: int, reason: str) -> None:
+        self._answer(client, protocol.Refused(number, reason))
+
+    def _answer(self, client: _Client, message: object) -> None:
+        self._answers.append((client, message))
+
+    # Work: one batch after the other, written down before anybody hears of it
+
+    async def _work(self) -> None:
+        try:
+            await self._work_on()
+        except BaseException:
+            self._listening.cancel()  # nobody is to wait for answers that do not come
+            raise
+
+    async def _work_on(self) -> None:
+        while not self._is_closing:
+            await self._changed.wait()
+            self._changed.clear()
+            now_s = time.monotonic()
+            self._broker.advance(now_s)
+            self._let_in()
+            gives = list(self._broker.give(now_s))
+            answers, self._answers = self._answers, []
+            for give in gives:
+                job = give.job
+                given = protocol.Given(job.id, job.body, job.priority, give.attempt)
+                answers.append((give.worker, given))  # type: ignore[arg-type]
+            written = self._broker.take_written()
+            self._wake_later()
+            if self._journal is not None and written:
+                await self._journal.write(written)
+            for client, answer in answers:
+                client.outbox.post(answer)
+
+    def _let_in(self) -> None:
+        """Accept as many of those that wait outside as there is room for."""
+        while self._outside and self._broker.has_room:
+            client, number = self._outside.popleft()
+            put = client.waiting.pop(number)
+            expires_s = None if put.ttl_s is None else time.monotonic() + put.ttl_s
+            self._broker.put(put.body, priority=put.priority, expires_s=expires_s)
+            self._answer(client, protocol.Accepted(number))
+
+    def _wake_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        next_s = self._broker.next_s()
+        if next_s is not None:
+            delay_s = max(0.0, next_s - time.monotonic())
+            self._timer = self._loop.call_later(min(delay_s, 3_600), self._changed.set)
+
+
+_RULES: Final[dict[type, Callable[[QueueServer, _Client, Any], None]]] = {
+    protocol.Put: QueueServer._on_put,
+    protocol.Withdraw: QueueServer._on_withdraw,
+    protocol.Ask: QueueServer._on_ask,
+    protocol.Unask: QueueServer._on_unask,
+    protocol.Done: QueueServer._on_done,
+    protocol.Fail: QueueServer._on_fail,
+    protocol.GiveBack: QueueServer._on_give_back,
+    protocol.Look: QueueServer._on_look,
+    protocol.Dead: QueueServer._on_dead,
+    protocol.Revive: QueueServer._on_revive,
+}
+
+
+def _dead(job: Job) -> protocol.DeadJob:
+    return protocol.DeadJob(
+        job.id, job.body, job.priority, job.attempts, str(job.death), job.reason
+    )
+
+
+def serve(
+    address: str | Address,
+    *,
+    journal: str | os.PathLike[str] | None = None,
+    fsync: bool = False,
+    policy: Policy | None = None,
+    limits: Limits | None = None,
+    allow: Allow | None = None,
+) -> Opening[QueueServer]:
+    """Serve a work queue: ``async with queues.serve("unix:jobs", journal="jobs.db") as server``.
+
+    Args:
+        address: Where: ``unix:``, ``shm:`` or ``tcp:``.
+        journal: A file that remembers accepted jobs, for when this process is killed.
+        fsync: Whether a job is accepted only when it is on the disk, so that it survives a power
+            failure as well.
+        policy: How many jobs it holds, how often each is tried, and how long a worker may take.
+        limits: Sizes, deadlines and how many may connect.
+        allow: As for `aioipc.listen`.
+
+    Raises:
+        ResourceExhausted: The address is in use, or the journal, or the journal cannot be written.
+        Others: As `aioipc.listen`.
+
+    Cancellation:
+        Undoes: nothing stays open.
+    """
+    known = limits or Limits()
+    if fsync and journal is None:
+        raise ValueError("fsync=True needs journal=")
+
+    async def open_() -> QueueServer:
+        broker = Broker(policy or Policy())
+        listener = await listen(address, codec=protocol, limits=known, allow=allow)
+        file = None
+        try:
+            if journal is not None:
+                file = Journal(journal, fsync=fsync)
+                jobs, last_id = await file.open()
+                broker.start_after(last_id)
+                for job in jobs:
+                    broker.restore(job)
+            return QueueServer(listener, broker, file, known)
+        except BaseException:
+            await listener.aclose()
+            if file is not None:
+                await file.aclose()
+            raise
+
+    return Opening(open_)

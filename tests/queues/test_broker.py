@@ -1,0 +1,226 @@
+"""The pure state machine of a work queue, against a model that is too simple to be wrong."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from aioipc.queues._broker import Broker, Death, Job, Policy, State
+from tests.scale import scaled
+
+WORKERS = ["a", "b", "c"]
+LEASE_S = 10.0
+
+
+def gives(broker: Broker, now_s: float = 0.0) -> list[tuple[object, int, int]]:
+    return [(give.worker, give.job.id, give.attempt) for give in broker.give(now_s)]
+
+
+def test_priorities_and_then_age() -> None:
+    broker = Broker(Policy())
+    for priority in (0, 5, -3, 5, 0):
+        broker.put(b"", priority=priority)
+    broker.ask("a", 9)
+    assert [job for _, job, _ in gives(broker)] == [2, 4, 1, 5, 3]
+
+
+def test_each_worker_in_its_turn() -> None:
+    broker = Broker(Policy())
+    for worker in WORKERS:
+        broker.ask(worker, 2)
+    for _ in range(6):
+        broker.put(b"")
+    assert [worker for worker, _, _ in gives(broker)] == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_a_failed_job_keeps_its_place_and_counts() -> None:
+    broker = Broker(Policy(max_attempts=2))
+    first, second = broker.put(b"1"), broker.put(b"2")
+    broker.ask("a", 1)
+    assert gives(broker) == [("a", first.id, 1)]
+    assert broker.fail("a", first.id, "no")
+    broker.ask("b", 2)
+    assert gives(broker) == [("b", first.id, 2), ("b", second.id, 1)]
+    broker.lose("b")
+    assert first.state is State.DEAD
+    assert first.death is Death.LOST
+    assert second.state is State.READY
+    assert (broker.counters.redelivered, broker.counters.failed, broker.counters.lost) == (1, 1, 2)
+    assert broker.revive(first.id)
+    assert not broker.revive(first.id)
+    broker.ask("c", 2)
+    assert gives(broker) == [("c", first.id, 1), ("c", second.id, 2)]
+
+
+def test_a_lease_runs_out() -> None:
+    broker = Broker(Policy(lease_s=LEASE_S))
+    job = broker.put(b"")
+    broker.ask("a", 1)
+    broker.ask("b", 1)
+    assert gives(broker) == [("a", job.id, 1)]
+    assert broker.next_s() == LEASE_S
+    assert gives(broker, LEASE_S) == [("b", job.id, 2)]
+    assert not broker.done("a", job.id)
+    assert broker.done("b", job.id)
+    assert broker.jobs == {}
+
+
+def test_a_job_that_nobody_took_in_time() -> None:
+    broker = Broker(Policy(max_dead=1))
+    late, later = broker.put(b"", expires_s=1), broker.put(b"", expires_s=2)
+    broker.ask("a", 1)
+    assert gives(broker, 3) == []
+    assert (late.state, later.state, later.death) == (State.GONE, State.DEAD, Death.EXPIRED)
+    assert (broker.counters.expired, broker.counters.dead_dropped) == (2, 1)
+
+
+def test_a_job_that_was_begun_does_not_expire() -> None:
+    broker = Broker(Policy())
+    job = broker.put(b"", expires_s=1)
+    broker.ask("a", 1)
+    assert gives(broker) == [("a", job.id, 1)]
+    broker.lose("a")
+    broker.ask("b", 1)
+    assert gives(broker, 5) == [("b", job.id, 2)]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_jobs": 0}, {"max_attempts": 0}, {"max_dead": -1}, {"lease_s": 0}]
+)
+def test_policies_that_make_no_sense(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be"):
+        Policy(**wrong)
+
+
+class Model(RuleBasedStateMachine):
+    """Every job is in one place, and what a journal would say is enough to begin again."""
+
+    policy = Policy(max_jobs=6, max_attempts=3, max_dead=3, lease_s=LEASE_S)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.broker = Broker(self.policy)
+        self.held: dict[int, str] = {}
+        self.lease_ends_s: dict[int, float] = {}
+        self.attempts: dict[int, int] = {}
+        self.settled: set[int] = set()
+        self.accepted: set[int] = set()
+        self.journal: dict[int, tuple[object, ...]] = {}
+
+    @precondition(lambda self: self.broker.has_room)
+    @rule(priority=st.integers(-2, 2), ttl_s=st.none() | st.floats(0.5, 20))
+    def put(self, priority: int, ttl_s: float | None) -> None:
+        expires_s = None if ttl_s is None else self.now_s + ttl_s
+        job = self.broker.put(b"x", priority=priority, expires_s=expires_s)
+        assert job.id not in self.accepted, "each number once"
+        self.accepted.add(job.id)
+        self.attempts[job.id] = 0
+
+    @rule(worker=st.sampled_from(WORKERS), jobs=st.integers(1, 3))
+    def ask(self, worker: str, jobs: int) -> None:
+        self.broker.ask(worker, jobs)
+
+    @rule(worker=st.sampled_from(WORKERS), jobs=st.integers(1, 3))
+    def unask(self, worker: str, jobs: int) -> None:
+        self.broker.unask(worker, jobs)
+
+    @rule()
+    def give(self) -> None:
+        self._lapse()
+        for give in self.broker.give(self.now_s):
+            job = give.job
+            assert job.id not in self.settled, "a job that was done is never given again"
+            assert job.id not in self.held, "a job is given to one worker"
+            self.attempts[job.id] += 1
+            assert give.attempt == self.attempts[job.id] <= self.policy.max_attempts
+            self.held[job.id] = str(give.worker)
+            self.lease_ends_s[job.id] = self.now_s + LEASE_S
+
+    @precondition(lambda self: self.accepted)
+    @rule(data=st.data(), worker=st.sampled_from(WORKERS))
+    def done(self, data: st.DataObject, worker: str) -> None:
+        number = data.draw(st.sampled_from(sorted(self.accepted)))
+        held = self.broker.done(worker, number)
+        assert held == (self.held.get(number) == worker)
+        if held:
+            del self.held[number]
+            self.settled.add(number)
+
+    @precondition(lambda self: self.accepted)
+    @rule(data=st.data(), worker=st.sampled_from(WORKERS), begun=st.booleans())
+    def not_done(self, data: st.DataObject, worker: str, begun: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.accepted)))
+        act = self.broker.fail if begun else self.broker.give_back
+        held = act(worker, number)
+        assert held == (self.held.get(number) == worker)
+        if held:
+            del self.held[number]
+            self.attempts[number] -= not begun
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def lose(self, worker: str) -> None:
+        self.broker.lose(worker)
+        self.held = {number: who for number, who in self.held.items() if who != worker}
+
+    @rule(seconds=st.floats(0.1, 15))
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+        self._lapse()
+        self.broker.advance(self.now_s)
+
+    @precondition(lambda self: self.broker.dead)
+    @rule(data=st.data(), forget=st.booleans())
+    def look_at_the_dead(self, data: st.DataObject, forget: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.broker.dead)))
+        if forget:
+            assert self.broker.drop_dead(number)
+            self.settled.add(number)
+        elif self.broker.revive(number):
+            self.attempts[number] = 0
+
+    @rule()
+    def restart(self) -> None:
+        """Killed and started again, with what the journal knows."""
+        self._write()
+        self.broker = Broker(self.policy)
+        self.broker.start_after(max(self.accepted, default=0))
+        for row in self.journal.values():
+            self.broker.restore(Job(*row))  # type: ignore[arg-type]
+        self.held = {}
+
+    def _lapse(self) -> None:
+        over = [number for number in self.held if self.lease_ends_s[number] <= self.now_s]
+        for number in over:
+            del self.held[number]
+
+    def _write(self) -> None:
+        for job in self.broker.take_written():
+            if job.state is State.GONE:
+                self.journal.pop(job.id, None)
+                self.settled.add(job.id)
+            else:
+                row = (job.id, job.body, job.priority, job.expires_s, job.attempts, job.state)
+                self.journal[job.id] = (*row, None, None, job.death, job.reason)
+
+    @invariant()
+    def every_job_is_in_one_place(self) -> None:
+        self._write()
+        alive, dead = set(self.broker.jobs), set(self.broker.dead)
+        assert not alive & dead
+        assert alive | dead == self.accepted - self.settled, "none is lost, none comes back"
+        assert set(self.journal) == alive | dead
+        assert len(dead) <= self.policy.max_dead
+        assert len(alive) <= self.policy.max_jobs + len(WORKERS)
+        assert self.broker.ready + self.broker.leased == len(alive)
+        assert self.broker.leased == sum(
+            self.broker.holds(worker, number) for worker in WORKERS for number in alive
+        )
+
+
+TestModel = Model.TestCase
+TestModel.settings = settings(
+    max_examples=scaled(60, full=3_000), stateful_step_count=60, deadline=None
+)

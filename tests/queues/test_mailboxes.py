@@ -1,0 +1,185 @@
+"""Mailboxes: names, verified senders, replies, back-pressure, deaths."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+import aioipc
+from aioipc import queues
+from aioipc.queues import _post as post
+from tests.children import PATIENCE_S, Peers
+from tests.links import steps
+from tests.programs import program
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_send_and_receive() -> None:
+    async with queues.mailbox("a") as a, queues.mailbox("b") as b:
+        for number in range(10):
+            await a.send("b", {"n": number})
+        for number in range(10):
+            message = await b.receive()
+            assert (message.sender, message.value) == ("a", {"n": number})
+            assert message.credentials.pid == os.getpid()
+            assert message.credentials.uid == os.geteuid()
+            assert not message.wants_reply
+            with pytest.raises(RuntimeError, match="a waits for no reply"):
+                await message.reply(1)
+        await b.send("b", "to myself")
+        assert (await b.receive()).sender == "b"
+
+
+@pytest.mark.leaves_names
+async def test_between_processes(peers: Peers) -> None:
+    async with queues.mailbox("parent") as box:
+        child = program(
+            peers,
+            """
+            from aioipc import queues
+            async with queues.mailbox("child") as box:
+                await box.send("parent", "ready")
+                async for message in box:
+                    await message.reply([message.sender, message.value * 2])
+            """,
+        )
+        message = await box.receive()
+        assert (message.sender, message.value) == ("child", "ready")
+        assert message.credentials.pid == child.pid
+        assert await box.ask("child", 21) == ["parent", 42]
+        answers = await asyncio.gather(*(box.ask("child", number) for number in range(50)))
+        assert answers == [["parent", 2 * number] for number in range(50)]
+
+
+async def test_nobody_has_that_name() -> None:
+    async with queues.mailbox("a") as a:
+        with pytest.raises(aioipc.ConnectError, match="there is no mailbox 'nobody'"):
+            await a.send("nobody", 1)
+        with pytest.raises(aioipc.ConnectError):
+            await a.ask("nobody", 1)
+        with pytest.raises(aioipc.AddressError, match="wrong mailbox name"):
+            await a.send("../b", 1)
+        with pytest.raises(aioipc.ResourceExhausted, match="address in use"):
+            await queues.mailbox("a")
+    with pytest.raises(aioipc.AddressError, match="wrong mailbox name"):
+        await queues.mailbox("no/where")
+    with pytest.raises(ValueError, match="size must be at least 1"):
+        await queues.mailbox("a", size=0)
+
+
+@pytest.mark.leaves_names
+async def test_the_owner_dies(peers: Peers) -> None:
+    async with queues.mailbox("asker") as box:
+        owner = program(
+            peers,
+            """
+            from aioipc import queues
+            async with queues.mailbox("owner") as box:
+                say("open")
+                say((await box.receive()).value)
+                await hear()
+            """,
+        )
+        assert await owner.next_line() == "open"
+        asking = asyncio.ensure_future(box.ask("owner", "are you there"))
+        assert await owner.next_line() == "are you there"
+        owner.kill()
+        with pytest.raises(aioipc.PeerCrashed):
+            await asking
+        with pytest.raises(aioipc.ConnectError):
+            await box.send("owner", "hello?")
+        async with queues.mailbox("owner") as heir:
+            await box.send("owner", "another one")
+            assert (await heir.receive()).value == "another one"
+
+
+async def test_the_owner_closes() -> None:
+    async with queues.mailbox("asker") as box:
+        async with queues.mailbox("owner") as owner:
+            asking = asyncio.ensure_future(box.ask("owner", 1))
+            assert (await owner.receive()).value == 1
+        with pytest.raises(aioipc.ConnectError, match="was closed"):
+            await asking
+        with pytest.raises(aioipc.ConnectError, match="there is no mailbox"):
+            await box.send("owner", 2)
+        with pytest.raises(aioipc.ClosedError):
+            await owner.receive()
+        with pytest.raises(aioipc.ClosedError):
+            await owner.send("asker", 1)
+
+
+async def test_a_full_mailbox_makes_senders_wait() -> None:
+    async with queues.mailbox("a") as a, queues.mailbox("b", size=2) as b:
+        sending = asyncio.ensure_future(send_all(a, 2_000))
+        async with asyncio.timeout(PATIENCE_S):
+            while len(b._messages) < 2:
+                await steps(1)
+        await steps(500)
+        assert not sending.done()
+        assert len(b._messages) == 2
+        for number in range(2_000):
+            assert (await b.receive()).value == [number, bytes(1_000)]
+        await sending
+
+
+async def send_all(box: queues.Mailbox[object], count: int) -> None:
+    for number in range(count):
+        await box.send("b", [number, bytes(1_000)])
+
+
+async def test_a_claimed_name_is_verified(
+    runtime_dir: Path, peers: Peers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process of the same user cannot pose as a mailbox that it does not own."""
+    async with queues.mailbox("bank") as bank, queues.mailbox("boss") as boss:
+        for claimed in ("boss", "nobody"):
+            liar = program(
+                peers,
+                f"""
+                from aioipc.queues import _post as post
+                async with aioipc.connect("unix:{runtime_dir}/mailbox/bank", codec=post) as channel:
+                    await channel.send(post.Introduction("{claimed}"))
+                    await channel.send(post.Letter(0, b"\\\\x01"))
+                    try:
+                        await channel.receive()
+                    except aioipc.AccessDenied as error:
+                        say(error)
+                """,
+            )
+            said = await liar.next_line()
+            assert f"process {liar.pid} does not own the mailbox {claimed}" in said
+            assert await liar.ended() == 0
+        await boss.send("bank", "true")
+        assert (await bank.receive()).value == "true"
+
+
+async def test_hostile_senders_hurt_themselves_only(
+    runtime_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with queues.mailbox("a") as a, queues.mailbox("b") as b:
+        path = f"unix:{runtime_dir}/mailbox/b"
+        for wrong in (post.Letter(0, b""), post.Introduction("../x"), [1, 2]):
+            async with aioipc.connect(path, codec=post) as channel:
+                await channel.send(wrong)
+                with pytest.raises(aioipc.IPCError):
+                    await channel.receive()
+        async with aioipc.connect(path, codec=post) as channel:
+            await channel.send(post.Introduction("a"))
+            await channel.send(post.Letter(0, b"\xc1"))
+            await channel.send(post.Letter(0, b"\x01"))
+            assert (await b.receive()).value == 1
+        await a.send("b", "still there")
+        assert (await b.receive()).value == "still there"
+
+
+async def test_a_cancelled_receive_loses_nothing() -> None:
+    async with queues.mailbox("a") as a, queues.mailbox("b") as b:
+        receiving = asyncio.ensure_future(b.receive())
+        await steps(3)
+        receiving.cancel()
+        await a.send("b", 1)
+        assert (await b.receive()).value == 1

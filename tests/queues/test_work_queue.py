@@ -1,0 +1,534 @@
+"""Served queues: acknowledgement, redelivery, back-pressure, time, dead jobs, journals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aioipc
+from aioipc import queues
+from aioipc.queues import _protocol as protocol
+from tests.children import PATIENCE_S, Peers
+from tests.links import steps
+from tests.programs import Nursery, program
+from tests.scale import SCALE, patience_s, scaled
+
+pytestmark = pytest.mark.asyncio
+
+ADDRESSES = ["unix:", "shm:", "tcp://127.0.0.1:0"]
+
+
+@contextlib.asynccontextmanager
+async def served(
+    address: str = "unix:", *, prefetch: int = 0, **options: Any
+) -> AsyncIterator[tuple[queues.WorkQueue[Any], queues.WorkQueue[Any], queues.QueueServer]]:
+    """A server, a producer and a worker."""
+    async with (
+        queues.serve(address, **options) as server,
+        queues.open(server.address) as producer,
+        queues.open(server.address, prefetch=prefetch) as worker,
+    ):
+        assert isinstance(producer, queues.WorkQueue)
+        assert isinstance(worker, queues.WorkQueue)
+        yield producer, worker, server
+
+
+async def counters(queue: queues.WorkQueue[Any]) -> dict[str, int]:
+    return dict((await queue.statistics()).counters)
+
+
+async def reach(queue: queues.WorkQueue[Any], what: str, number: int) -> None:
+    """Ask the server again and again until a counter is there."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await counters(queue))[what] != number:
+            pass
+
+
+async def died(queue: queues.WorkQueue[Any]) -> queues.DeadJob[Any]:
+    """Ask the server again and again until there is a dead job."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not (dead := await queue.dead_jobs()):
+            pass
+    return dead[0]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+async def test_put_take_acknowledge(address: str) -> None:
+    async with served(address) as (producer, worker, _):
+        for number in range(20):
+            await producer.put({"n": number}, priority=number % 2)
+        taken = []
+        for _ in range(20):
+            async with worker.take() as job:
+                taken.append(job.value["n"])
+                assert job.attempt == 1
+        assert taken == [*range(1, 20, 2), *range(0, 20, 2)]
+        found = await counters(producer)
+        assert (found["done"], found["ready"], found["redelivered"]) == (20, 0, 0)
+
+
+async def test_get_acknowledges_at_once() -> None:
+    async with served() as (producer, worker, _):
+        await producer.put("a", priority=3)
+        await producer.put("b")
+        assert await worker.get_item() == queues.Item("a", priority=3)
+        async for obj in worker:
+            assert obj == "b"
+            break
+        await reach(worker, "done", 2)
+
+
+async def test_the_server_closes() -> None:
+    async with served() as (producer, worker, server):
+        taking = asyncio.ensure_future(worker.get())
+        iterating = asyncio.ensure_future(collect(worker))
+        await producer.put(1)
+        assert await taking == 1
+        await server.aclose()
+        await server.aclose()
+        assert await iterating == []
+        with pytest.raises(aioipc.EndOfStream):
+            await worker.get()
+        with pytest.raises(aioipc.IPCError):
+            await producer.put(2)
+
+
+async def collect(queue: queues.Queue[Any]) -> list[Any]:
+    return [obj async for obj in queue]
+
+
+async def test_a_job_that_fails_is_given_again() -> None:
+    async with served(policy=queues.Policy(max_attempts=3)) as (producer, worker, _):
+        await producer.put("hard")
+        for attempt in (1, 2):
+            with pytest.raises(LookupError, match="not found"):
+                await fail_at(worker, attempt)
+        job = await worker.take()
+        await job.fail("given up")
+        await job.ack()  # it is settled already
+        (dead,) = await producer.dead_jobs()
+        assert (dead.value, dead.attempts, dead.death, dead.reason) == (
+            *("hard", 3, "failed", "given up"),
+        )
+        assert await producer.revive(dead.id)
+        assert not await producer.revive(dead.id)
+        async with worker.take() as job:
+            assert job.attempt == 1
+        found = await counters(producer)
+        assert (found["failed"], found["redelivered"], found["done"]) == (3, 2, 1)
+
+
+async def fail_at(worker: queues.WorkQueue[Any], attempt: int) -> None:
+    async with worker.take() as job:
+        assert job.attempt == attempt
+        raise LookupError("not found")
+
+
+async def test_dead_jobs_can_be_dropped() -> None:
+    async with served(policy=queues.Policy(max_attempts=1)) as (producer, worker, _):
+        for number in range(3):
+            await producer.put(number)
+            await (await worker.take()).fail()
+        assert [dead.value for dead in await producer.dead_jobs(2)] == [0, 1]
+        assert await producer.drop_dead((await producer.dead_jobs())[0].id)
+        assert [dead.value for dead in await producer.dead_jobs()] == [1, 2]
+
+
+async def test_a_worker_that_is_killed(peers: Peers) -> None:
+    async with served() as (producer, worker, server):
+        victim = program(
+            peers,
+            f"""
+            async with aioipc.queues.open("{server.address}") as queue:
+                job = await queue.take()
+                say(job.value, job.attempt)
+                await hear()
+            """,
+        )
+        await producer.put("precious")
+        assert await victim.next_line() == "precious 1"
+        taking = asyncio.ensure_future(anext_job(worker))
+        await steps(3)
+        assert not taking.done()
+        victim.kill()
+        job = await taking
+        assert (job.value, job.attempt) == ("precious", 2)
+        await job.ack()
+        found = await counters(producer)
+        assert (found["lost"], found["redelivered"], found["done"]) == (1, 1, 1)
+
+
+async def anext_job(queue: queues.WorkQueue[Any]) -> queues.Job[Any]:
+    return await queue.take()
+
+
+async def test_a_lease_runs_out() -> None:
+    async with (
+        served(policy=queues.Policy(lease_s=0.05)) as (producer, slow, server),
+        queues.open(server.address) as other,
+    ):
+        assert isinstance(other, queues.WorkQueue)
+        await producer.put("x")
+        first = await slow.take()
+        second = await other.take()
+        assert (first.attempt, second.attempt) == (1, 2)
+        await second.ack()
+        with pytest.raises(aioipc.DeadlineExceeded, match="lease ran out"):
+            await first.ack()
+
+
+async def test_time_to_live() -> None:
+    async with served() as (producer, worker, _):
+        await producer.put("stale", ttl_s=0.02)
+        await producer.put("fresh", ttl_s=1_000)
+        dead = await died(producer)
+        assert (dead.value, dead.death) == ("stale", "expired")
+        assert await worker.get() == "fresh"
+
+
+async def test_a_full_queue_makes_producers_wait() -> None:
+    async with served(policy=queues.Policy(max_jobs=2)) as (producer, worker, _):
+        putting = [asyncio.ensure_future(producer.put(number)) for number in range(6)]
+        await reach(worker, "waiting", 4)
+        assert [task.done() for task in putting] == [True] * 2 + [False] * 4
+        putting[2].cancel()
+        await steps(3)
+        assert [await worker.get() for _ in range(5)] == [0, 1, 3, 4, 5]
+        await asyncio.wait(putting)
+        assert (await counters(worker))["accepted"] == 5
+
+
+async def test_a_producer_that_is_gone_leaves_no_wait() -> None:
+    async with served(policy=queues.Policy(max_jobs=1)) as (producer, worker, server):
+        await producer.put(0)
+        async with queues.open(server.address) as other:
+            putting = asyncio.ensure_future(other.put("never"))
+            await reach(worker, "waiting", 1)
+            await other.aclose()
+            with pytest.raises(aioipc.ClosedError):
+                await putting
+        await reach(worker, "waiting", 0)
+        assert await worker.get() == 0
+        assert (await counters(worker))["accepted"] == 1
+
+
+async def test_more_puts_than_may_wait_at_once() -> None:
+    limits = aioipc.Limits(max_calls=4)
+    async with (
+        queues.serve("unix:", limits=limits) as server,
+        queues.open(server.address, limits=limits) as queue,
+    ):
+        await asyncio.gather(*(queue.put(number) for number in range(100)))
+        assert [await queue.get() for _ in range(100)] == list(range(100))
+
+
+async def test_work_goes_to_who_is_idle() -> None:
+    """A worker that is busy holds no more than its prefetch."""
+    async with (
+        served() as (producer, busy, server),
+        queues.open(server.address) as idle,
+    ):
+        async with asyncio.timeout(PATIENCE_S):
+            for number in range(10):
+                await producer.put(number)
+            job = await busy.take()
+            assert [await idle.get() for _ in range(9)] == list(range(1, 10))
+            await job.ack()
+
+
+async def test_prefetched_jobs_come_back_when_a_worker_leaves() -> None:
+    async with served() as (producer, worker, server):
+        for number in range(5):
+            await producer.put(number)
+        async with queues.open(server.address, prefetch=3) as greedy:
+            assert await greedy.get() == 0
+            await reach(producer, "leased", 3)
+        assert sorted([await worker.get() for _ in range(4)]) == [1, 2, 3, 4]
+
+
+async def test_cancelled_takers_lose_nothing(chance: random.Random) -> None:
+    total = scaled(150, full=20_000)
+    found: list[int] = []
+    async with served() as (producer, worker, _):
+        putting = asyncio.ensure_future(put_all(producer, total))
+        while len(found) < total:
+            task = asyncio.ensure_future(worker.get())
+            await steps(chance.randrange(12))
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                found.append(task.result())
+        await putting
+        assert sorted(found) == list(range(total))
+        await reach(producer, "done", total)
+
+
+async def put_all(queue: queues.Queue[Any], total: int) -> None:
+    for number in range(total):
+        await queue.put(number)
+
+
+async def test_what_does_not_decode_fails() -> None:
+    async with (
+        served(policy=queues.Policy(max_attempts=1)) as (_, worker, server),
+        queues.open(server.address, codec="raw") as raw,
+    ):
+        await raw.put(b"\xc1")
+        with pytest.raises(aioipc.DecodeError):
+            await worker.get()
+        dead = await died(worker)
+        assert dead.value is None
+        assert "0xC1" in dead.reason
+
+
+async def test_options_that_make_no_sense() -> None:
+    async with served() as (producer, _, server):
+        with pytest.raises(ValueError, match="does not fit 32 bits"):
+            await producer.put(1, priority=2**40)
+        with pytest.raises(ValueError, match="not some time to come"):
+            await producer.put(1, ttl_s=-1)
+        with pytest.raises(ValueError, match="no message types"):
+            await producer.put(1, kind=1)
+        with pytest.raises(ValueError, match="put_nowait"):
+            producer.put_nowait(1)
+        with pytest.raises(aioipc.FrameTooLarge):
+            await producer.put(bytes(70 * 1024 * 1024))
+        with pytest.raises(ValueError, match="is there when its server is"):
+            await queues.open(server.address, create=True)
+        with pytest.raises(ValueError, match="prefetch must be at least 0"):
+            await queues.open(server.address, prefetch=-1)
+        assert (await counters(producer))["accepted"] == 0
+    with pytest.raises(ValueError, match="needs journal="):
+        await queues.serve("unix:", fsync=True)
+    with pytest.raises(aioipc.ConnectError):
+        await queues.open("unix:nobody")
+
+
+async def test_hostile_clients_hurt_themselves_only() -> None:
+    async with served() as (producer, worker, server):
+        for wrong in (
+            protocol.Accepted(1),
+            protocol.Ask(0),
+            protocol.Unask(0),
+            [1, 2, 3],
+        ):
+            async with aioipc.connect(server.address, codec=protocol) as channel:
+                await channel.send(wrong)
+                with pytest.raises(aioipc.IPCError):
+                    await channel.receive()
+        async with aioipc.connect(server.address, codec=protocol) as channel:
+            for nonsense in (protocol.Done(1, 77), protocol.Fail(2, 78), protocol.Revive(3, 9)):
+                await channel.send(nonsense)
+                assert await channel.receive() == protocol.Settled(nonsense.id, held=False)
+        await producer.put("still served")
+        assert await worker.get() == "still served"
+
+
+# The journal
+
+
+async def test_a_journal_remembers(tmp_path: Path) -> None:
+    journal = tmp_path / "jobs.db"
+    async with served(journal=journal, policy=queues.Policy(max_attempts=2)) as (
+        *(producer, worker, _),
+    ):
+        for number in range(6):
+            await producer.put(number, priority=-number, ttl_s=1_000)
+        await (await worker.take()).ack()
+        await worker.take()  # and never says a word again
+        for _ in range(2):
+            job = await worker.take()
+            await job.fail()
+    async with served(journal=journal, fsync=True) as (producer, worker, _):
+        found = await counters(producer)
+        assert (found["ready"], found["dead"], found["accepted"]) == (4, 1, 0)
+        attempts = {}
+        for _ in range(4):
+            job = await worker.take()
+            attempts[job.value] = job.attempt
+            await job.ack()
+        assert attempts == {1: 2, 3: 1, 4: 1, 5: 1}
+        await producer.put("new")
+        assert (await worker.take()).id == 7, "no number is given twice"
+    assert journal.stat().st_mode & 0o777 == 0o600
+
+
+async def test_one_journal_for_one_server(tmp_path: Path) -> None:
+    journal = tmp_path / "jobs.db"
+    async with served(journal=journal) as (producer, _, _):
+        await producer.put(1)
+        with pytest.raises(aioipc.ResourceExhausted, match="database is locked"):
+            await queues.serve("unix:", journal=journal)
+
+
+@pytest.mark.parametrize("content", [b"this is no journal" * 100, None])
+async def test_something_else_at_the_path(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "other.db"
+    if content is None:
+        with contextlib.closing(sqlite3.connect(path)) as file:
+            file.execute("CREATE TABLE other (x)")
+            file.commit()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(aioipc.ResourceExhausted, match=r"not a database|another program's file"):
+        await queues.serve("unix:", journal=path)
+    with pytest.raises(aioipc.ResourceExhausted, match=r"unable to open|No such file"):
+        await queues.serve("unix:", journal=tmp_path / "no" / "where")
+
+
+async def test_a_journal_that_cannot_be_written_ends_the_server(tmp_path: Path) -> None:
+    async with served(journal=tmp_path / "jobs.db") as (producer, _, server):
+        await producer.put(1)
+        assert server._journal is not None
+        assert server._journal._file is not None
+        server._journal._file.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(aioipc.IPCError):
+            await asyncio.gather(*(producer.put(bytes(100_000)) for _ in range(100)))
+        with pytest.raises(aioipc.ResourceExhausted, match="full"):
+            await server.wait()
+
+
+# Chaos
+
+LEAST_TOLD = 20_000
+"""How many bytes of history prove something; a busy machine takes longer to write them."""
+
+SERVER = """
+policy = aioipc.queues.Policy(max_jobs=50, max_attempts=10_000)
+address, journal, _ = sys.argv[1:]
+while True:
+    try:
+        async with aioipc.queues.serve(address, journal=journal, policy=policy) as server:
+            await server.wait()
+    except aioipc.ResourceExhausted:
+        await asyncio.sleep(0.01)
+"""
+
+TELL = """
+history = os.open(sys.argv[3], os.O_WRONLY | os.O_APPEND)
+
+def tell(*words):
+    os.write(history, (" ".join(map(str, words)) + "\\n").encode())
+"""
+
+PRODUCER = f"""
+{TELL}
+number = 0
+while True:
+    try:
+        async with aioipc.queues.open(sys.argv[1]) as queue:
+            while True:
+                number += 1
+                job = f"{{os.getpid()}}-{{number}}"
+                await queue.put(job, priority=number % 3)
+                tell("accepted", job)
+    except (aioipc.IPCError, OSError):
+        await asyncio.sleep(0.01)
+"""
+
+WORKER = f"""
+{TELL}
+while True:
+    try:
+        async with aioipc.queues.open(sys.argv[1], prefetch=int(sys.argv[4])) as queue:
+            while True:
+                job = await queue.take()
+                tell("taken", job.value, job.attempt)
+                await job.ack()
+                tell("done", job.value)
+    except (aioipc.IPCError, OSError):
+        await asyncio.sleep(0.01)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.leaves_names
+@pytest.mark.timeout(patience_s(60))
+async def test_chaos(peers: Peers, tmp_path: Path, chance: random.Random) -> None:
+    """Producers, workers and the server are killed at random under load."""
+    address = f"unix:chaos-{os.getpid()}"
+    told = tmp_path / "history"
+    told.touch()
+    arguments = (address, tmp_path / "jobs.db", told)
+    servers, producers, workers = (
+        Nursery(peers, code, *arguments) for code in (SERVER, PRODUCER, WORKER)
+    )
+    starts: list[Callable[[], int]] = [
+        servers.start,
+        producers.start,
+        producers.start,
+        functools.partial(workers.start, 0),
+        functools.partial(workers.start, 0),
+        functools.partial(workers.start, 3),
+    ]
+    running = [start() for start in starts]
+    kills = 0
+    ends_s = time.monotonic() + max(4.0, 60 * SCALE)
+    while time.monotonic() < ends_s or told.stat().st_size < LEAST_TOLD:
+        await asyncio.sleep(chance.uniform(0.02, 0.2))
+        index = chance.randrange(len(running))
+        os.kill(running[index], signal.SIGKILL)
+        kills += 1
+        running[index] = starts[index]()
+    for pid in running[1:]:
+        os.kill(pid, signal.SIGKILL)
+    survivors = await drain(address)
+    os.kill(running[0], signal.SIGKILL)
+
+    history = History()
+    for line in told.read_text().splitlines():
+        history.hear(*line.split())
+    for job, attempt in survivors:
+        history.hear("taken", job, attempt)
+    lost = history.accepted - history.attempts.keys()
+    assert not lost, f"accepted and lost: {sorted(lost)}"
+    assert kills >= 10
+    assert len(history.accepted) > 50
+    assert len(history.done) > 50
+    print(f"{kills} kills, {len(history.accepted)} accepted, {len(history.done)} done")
+
+
+class History:
+    """What producers and workers said, and what must never be among it."""
+
+    def __init__(self) -> None:
+        self.accepted: set[str] = set()
+        self.done: set[str] = set()
+        self.attempts: dict[str, int] = {}
+
+    def hear(self, event: str = "", job: str = "", attempt: str | int = 0) -> None:
+        if event == "accepted":
+            self.accepted.add(job)
+        elif event == "done":
+            self.done.add(job)
+        elif event == "taken":
+            assert job not in self.done, f"{job} was given again after its acknowledgement"
+            assert int(attempt) > self.attempts.get(job, 0), f"a delivery of {job} was not counted"
+            self.attempts[job] = int(attempt)
+
+
+async def drain(address: str) -> list[tuple[str, int]]:
+    """What is still in the queue, after the last death."""
+    while True:
+        try:
+            async with queues.open(address) as queue:
+                assert isinstance(queue, queues.WorkQueue)
+                found = []
+                while (await queue.statistics()).messages:
+                    job = await queue.take()
+                    found.append((job.value, job.attempt))
+                    await job.ack()
+                return found
+        except (aioipc.ConnectError, aioipc.PeerCrashed):
+            await asyncio.sleep(0.02)
