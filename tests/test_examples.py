@@ -182,6 +182,16 @@ def test_progress_bar(limit: str, said: str) -> None:
     assert "Traceback" not in done.err
 
 
+def test_word_pool() -> None:
+    done = run("word_pool.py", "60")
+    assert done.status == 0, done.err
+    assert re.match(
+        r"118000 words in 59 texts, '\w+' most often\nlost: \[17\], workers that died: 1\n",
+        done.out,
+    )
+    assert "counting" in done.err
+
+
 def test_job_queue() -> None:
     done = run("job_queue.py")
     assert (done.status, done.err) == (0, "")

@@ -548,13 +548,18 @@ def demo(seconds: float, as_json: bool) -> int:
     metavar="SECONDS",
     help="How long each may take to end after it was told to, before it is killed.",
 )
-def run_command(target: str, workers: int, grace: float) -> int:
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Start those that die again, until one dies six times in a minute. SIGHUP replaces all.",
+)
+def run_command(target: str, workers: int, grace: float, restart: bool) -> int:
     """Run FUNCTION in N worker processes, each with a channel as its first argument.
 
     The module is looked for in the current directory, too. What a worker writes is printed with
     its name before each line, and so is what it sends, as JSON. SIGINT and SIGTERM end all of
-    them; when one dies the others are ended, and the exit status is 1.
+    them; when one dies the others are ended, and the exit status is 1, unless --restart is given.
     """
     from aioipc.cli.running import Running, run_workers  # noqa: PLC0415 - brings subprocess
 
-    return run_session(run_workers(Running(target, workers, grace)))
+    return run_session(run_workers(Running(target, workers, grace, restart)))

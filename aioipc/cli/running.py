@@ -14,7 +14,9 @@ from aioipc.cli.notation import Notation
 from aioipc.cli.problems import OutputClosed, UsageProblem
 from aioipc.cli.session import first_of
 from aioipc.errors import PeerCrashed
+from aioipc.process.life import Child
 from aioipc.process.setup import Setup
+from aioipc.process.supervisor import supervise
 from aioipc.process.target import Target
 from aioipc.process.worker import Worker, spawn
 
@@ -31,17 +33,20 @@ class Running:
         target: ``module:function``.
         workers: How many processes.
         grace_s: How long each may take to end after SIGTERM.
+        restart: Whether those that die are started again.
     """
 
     target: str
     workers: int
     grace_s: float
+    restart: bool = False
 
 
 async def run_workers(wanted: Running) -> None:
     """Start the workers and print what they write, and what they send as JSON.
 
-    When one of them fails, or this is cancelled, all are told to end.
+    When one of them fails, or this is cancelled, all are told to end; with ``restart`` only when
+    one fails too often.
 
     Raises:
         UsageProblem: The target is not written as it should be.
@@ -54,6 +59,9 @@ async def run_workers(wanted: Running) -> None:
         raise UsageProblem(str(error)) from None
     sys.path.insert(0, os.getcwd())
     output = _Output()
+    if wanted.restart:
+        await _supervise(wanted, name, output)
+        return
     workers: list[Worker] = []
     try:
         for number in range(1, wanted.workers + 1):
@@ -62,6 +70,25 @@ async def run_workers(wanted: Running) -> None:
         await first_of(output.wait_closed(), _until_all_end(workers, output))
     finally:
         await _see_off(workers)
+
+
+async def _supervise(wanted: Running, name: str, output: _Output) -> None:
+    """Start again who dies, and replace all on SIGHUP."""
+    names = [f"{name}-{number}" for number in range(1, wanted.workers + 1)]
+    children = [
+        Child(
+            target=wanted.target,
+            restart="on_failure",
+            on_message=functools.partial(output.show, each),
+            setup=output.setup_of(each, wanted.grace_s),
+        )
+        for each in names
+    ]
+    async with supervise(children) as supervisor:
+        try:
+            await first_of(output.wait_closed(), supervisor.wait())
+        finally:
+            supervisor.terminate()
 
 
 async def _until_all_end(workers: list[Worker], output: _Output) -> None:
@@ -78,7 +105,7 @@ async def _until_end(worker: Worker, output: _Output) -> None:
     """
     with contextlib.suppress(PeerCrashed):
         async for obj in worker.channel:
-            output.write(sys.stdout, worker.name, _JSON.show(obj, to_terminal=False).decode())
+            output.show(worker.name, obj)
     await worker.wait()
     if (death := worker.death()) is not None:
         raise death
@@ -110,6 +137,9 @@ class _Output:
             stderr=functools.partial(self.write, sys.stderr, name),
             grace_s=grace_s,
         )
+
+    def show(self, name: str, obj: object) -> None:
+        self.write(sys.stdout, name, _JSON.show(obj, to_terminal=False).decode())
 
     def write(self, stream: TextIO | None, name: str, line: str) -> None:
         if stream is None:

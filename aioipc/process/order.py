@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import pickle
+import types
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +13,7 @@ from aioipc.abc import Codec
 from aioipc.limits import Limits
 from aioipc.process.target import MainModule, Target
 
-__all__ = ["ChannelFacts", "Order"]
+__all__ = ["ChannelFacts", "Order", "pack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,22 @@ class ChannelFacts:
     framing: str | None
     limits: Limits | None
     polling: str
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles modules by name: a module may keep the contract of a codec."""
+
+    def reducer_override(self, obj: object) -> Any:
+        if isinstance(obj, types.ModuleType):
+            return importlib.import_module, (obj.__name__,)
+        return NotImplemented
+
+
+def pack(facts: ChannelFacts, args: tuple[Any, ...]) -> bytes:
+    """The bytes for `Order.unpack`."""
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump((facts, args))
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True, slots=True)

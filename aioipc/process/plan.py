@@ -13,7 +13,7 @@ from typing import Any
 
 from aioipc.kernel.memory import keep
 from aioipc.kernel.owned import OwnedFd
-from aioipc.process.order import ChannelFacts, Order
+from aioipc.process.order import ChannelFacts, Order, pack
 from aioipc.process.program import LEASH
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target, check_loaded, main_module
@@ -84,7 +84,7 @@ def _function_plan(
 ) -> Plan:
     name = setup.name or target.function
     try:
-        rest = pickle.dumps((facts, args))
+        rest = pack(facts, args)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise ValueError(f"the arguments of {target} cannot be pickled: {error}") from error
     needs_main = f"{target.module}".encode() == _MAIN or _MAIN in rest

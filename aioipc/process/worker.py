@@ -80,6 +80,11 @@ class Worker:
         self._check_owner()
         return await self._program.wait()
 
+    def when_ended(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` once it has ended, when `status` and `death` are known."""
+        self._check_owner()
+        self._program.when_ended(callback)
+
     def terminate(self) -> None:
         """Ask it and all of its group to end: SIGTERM, which cancels a coroutine function."""
         self._check_owner()

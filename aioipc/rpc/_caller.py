@@ -7,7 +7,7 @@ import collections
 import contextlib
 import functools
 from collections.abc import AsyncIterable, Awaitable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aioipc.errors import (
     BadArguments,
@@ -27,12 +27,22 @@ from aioipc.rpc._streams import Items, ResultStream
 from aioipc.rpc._tracing import Span, active_tracing, end_span
 from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Notify, Outgoing, Raise, Return
 
-__all__ = ["Caller", "OwnCall"]
+__all__ = ["CallObserver", "Caller", "OwnCall"]
 
 _LONGEST_S: Final = 1e9
 """Deadlines beyond this (thirty years) are none."""
 
 _CLOCK_SLACK_S: Final = 0.1
+
+
+class CallObserver(Protocol):
+    """Who wants to know which calls are open on the far side, cancelled ones included."""
+
+    def cancelled(self, call: OwnCall) -> None:
+        """This side gave a call up; the far side has not said yet that it is over."""
+
+    def freed(self) -> None:
+        """One call or more are no longer open."""
 
 
 class OwnCall(Outgoing):
@@ -114,6 +124,8 @@ class OwnCall(Outgoing):
             self.items = None
             end_span(self.span, None)
             self.caller.connection.tell(message)
+            if self.caller.observer is not None:
+                self.caller.observer.cancelled(self)
 
     def cancel_soon(self) -> None:
         """As `cancel`, from any thread and from within anything."""
@@ -122,10 +134,16 @@ class OwnCall(Outgoing):
 
 
 class Caller:
-    """Makes calls over a connection."""
+    """Makes calls over a connection.
+
+    Attributes:
+        connection: That one.
+        observer: Who is told when calls end; nobody by default.
+    """
 
     def __init__(self, connection: Hub) -> None:
         self.connection = connection
+        self.observer: CallObserver | None = None
         self._channel = connection.channel
         self._loop = connection.loop
         self._session = connection.session
@@ -280,7 +298,7 @@ class Caller:
             return
         self._session.withdraw(call)
         end_span(call.span, error)
-        self._free_slot()
+        self._freed()
         if isinstance(error, EncodeError):
             raise BadArguments(f"{call.method}: {error.__cause__ or error}") from error
 
@@ -297,8 +315,7 @@ class Caller:
             call.is_uploading = False
             if call.span is not None:
                 end_span(call.span, message)
-            if self._slots:
-                self._free_slot()
+            self._freed()
         elif isinstance(message, Item):
             assert call.items is not None, "the session lets no other items through"
             call.items.arrived.append(message.value)
@@ -312,7 +329,7 @@ class Caller:
     def dropped(self, message: Answer) -> None:
         """A message came too late to matter; if it was the last of its call, that has ended."""
         if isinstance(message, Return | Raise):
-            self._free_slot()
+            self._freed()
 
     def end(self, error: BaseException) -> None:
         """Nothing more comes back: every call fails."""
@@ -321,6 +338,8 @@ class Caller:
         self._session.calls.clear()
         while self._slots:
             self._free_slot()
+        if self.observer is not None:
+            self.observer.freed()
 
     def _fail(self, call: OwnCall, error: BaseException) -> None:
         """Give a call an outcome that did not come from the peer."""
@@ -354,6 +373,13 @@ class Caller:
         finally:
             with contextlib.suppress(ValueError):
                 self._slots.remove(free)
+
+    def _freed(self) -> None:
+        """A call is no longer open on the far side."""
+        if self._slots:
+            self._free_slot()
+        if self.observer is not None:
+            self.observer.freed()
 
     def _free_slot(self) -> None:
         while self._slots:

@@ -34,6 +34,9 @@ async def fail_first(channel):
             await asyncio.Event().wait()
         raise LookupError("no luck")
 
+def hopeless(channel):
+    os._exit(3)
+
 async def deaf(channel):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print("ready", os.getpid())
@@ -80,6 +83,31 @@ def test_one_that_dies_ends_the_others(commands: Commands) -> None:
     *traceback, last = done.err.splitlines()
     assert re.fullmatch(r"aioipc: fail_first-\d \(pid \d+\) ended with exit status 1", last)
     assert re.fullmatch(r"\[fail_first-\d\] LookupError: no luck", traceback[-1])
+
+
+def test_one_that_dies_is_started_again(commands: Commands) -> None:
+    command = commands.start("run", "work:fail_first", "--workers", "2", "--restart")
+    lines = [command.line() for _ in range(3)]
+    assert len(ready(lines)) == 2
+    pids = [int(line.rpartition(" ")[2]) for line in lines]
+    assert len({*pids}) == 3
+    command.signal(signal.SIGHUP)
+    pids += [int(command.line().rpartition(" ")[2]) for _ in range(2)]
+    command.signal(signal.SIGTERM)
+    ended = command.end()
+    assert ended.status == 128 + signal.SIGTERM
+    assert "it is started again in 0.00 s" in ended.err
+    assert len({*pids}) == 5
+    assert all(map(has_ended, pids))
+
+
+def test_one_that_dies_too_often(commands: Commands) -> None:
+    done = commands.run("run", "work:hopeless", "--restart")
+    assert done.status == 1
+    assert done.err.count("it is started again in") == 5
+    assert re.fullmatch(
+        r"aioipc: hopeless-1 \(pid \d+\) ended with exit status 3", done.err.splitlines()[-1]
+    )
 
 
 def test_one_that_ignores_sigterm(commands: Commands) -> None:

@@ -1,12 +1,13 @@
-"""The ends of processes that are not the test's own to reap."""
+"""The ends and the doings of processes that are not the test's own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from aioipc import process
-from tests.children import has_ended
+from tests.children import PATIENCE_S, has_ended
 
 LIMIT_S = 2.0
 """What is promised: nobody outlives who started it by more."""
@@ -19,3 +20,10 @@ async def gone(*pids: int) -> None:
             with contextlib.suppress(ProcessLookupError):
                 await process.wait(pid)
     assert all(map(has_ended, pids))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what other processes do, and tell nobody about."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - nobody could set an event
+            await asyncio.sleep(0.001)

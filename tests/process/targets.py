@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -181,3 +182,83 @@ async def have_a_grandchild(channel: Channel) -> None:
     """End well, and leave somebody behind who also holds the standard streams."""
     child = await asyncio.create_subprocess_exec("sh", "-c", "trap '' TERM; exec sleep 1000")
     await channel.send(child.pid)
+
+
+# Run once
+
+
+class Complaint(Exception):
+    pass
+
+
+def power(base: int, *, exponent: int) -> tuple[Point, int]:
+    return Point(base**exponent, 0), os.getpid()
+
+
+async def power_later(base: int, *, exponent: int) -> tuple[Point, int]:
+    await asyncio.sleep(0)
+    return power(base, exponent=exponent)
+
+
+def complain(about: str) -> None:
+    raise Complaint(about)
+
+
+async def complain_later(about: str) -> None:
+    raise Complaint(about)
+
+
+def unpicklable(what: str) -> object:
+    if what == "result":
+        return lambda: None
+    raise Complaint(lambda: None)
+
+
+def leave_at_once() -> None:
+    os._exit(9)
+
+
+def hang(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    while True:
+        pass
+
+
+async def hang_later(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        Path(path).with_suffix(".cancelled").touch()
+
+
+def hang_for_ever(path: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hang(path)
+
+
+# Supervised
+
+
+async def serve_until_told(channel: Channel, path: str) -> None:
+    """Write down that it lives, say that it is ready, and finish when the channel ends."""
+    note(path, "began")
+    await channel.send("ready")
+    async for _ in channel:
+        pass
+    note(path, "ended")
+
+
+def note(path: str, what: str) -> None:
+    with Path(path).open("a") as diary:
+        print(what, os.getpid(), file=diary)
+
+
+async def refuse_after_the_first(channel: Channel, path: str) -> None:
+    if Path(path).exists():
+        raise LookupError("not a second time")
+    await serve_until_told(channel, path)
+
+
+def leave_with(channel: BlockingChannel, status: int) -> None:
+    os._exit(status)

@@ -1,0 +1,234 @@
+"""One worker of a pool, with the calls that are open there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aioipc import rpc
+from aioipc.errors import WorkerDied
+from aioipc.kernel.usage import resident_bytes
+from aioipc.limits import Limits
+from aioipc.process.service import serve
+from aioipc.process.setup import Setup
+from aioipc.process.target import Target
+from aioipc.process.worker import Worker, spawn
+from aioipc.rpc._caller import OwnCall
+from aioipc.rpc._handlers import INTERFACE_QUESTION
+from aioipc.rpc._interface import Method
+
+__all__ = ["Member", "Terms"]
+
+log = logging.getLogger("aioipc.process")
+
+_DYING_S: Final = 1.0
+"""How long a worker that broke its connection may take to end."""
+
+_BETWEEN_LOOKS_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for every worker of a pool: see `aioipc.process.pool`."""
+
+    maker: Target
+    args: tuple[Any, ...]
+    interface: Callable[..., Any]
+    size: int
+    calls_per_worker: int
+    max_tasks_per_worker: int | None
+    max_memory_bytes: int | None
+    cancel_grace_s: float
+    limits: Limits | None
+    setup: Setup
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            ValueError: It does not.
+        """
+        most_calls = (self.limits or Limits()).max_calls
+        if not 1 <= self.size <= 1024:
+            raise ValueError(f"size must be between 1 and 1,024, not {self.size:,}")
+        if not 1 <= self.calls_per_worker <= most_calls:
+            raise ValueError(
+                f"calls_per_worker must be between 1 and limits.max_calls, {most_calls:,}, "
+                f"not {self.calls_per_worker:,}"
+            )
+        for name in ("max_tasks_per_worker", "max_memory_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value:,}")
+        if self.cancel_grace_s < 0:
+            raise ValueError(f"cancel_grace_s must be 0 or more, not {self.cancel_grace_s:g}")
+
+
+class Member:
+    """A worker of a pool.
+
+    Attributes:
+        worker: The process.
+        connection: To the object that it serves.
+        is_dismissed: Whether its end was wished for here: it had done enough, or it would not
+            give up a call that was cancelled.
+        was_killed: Whether it would not.
+    """
+
+    def __init__(self, worker: Worker, terms: Terms, freed: Callable[[], object]) -> None:
+        self.worker = worker
+        self.connection = rpc.Connection(worker.channel, connected=True)
+        self.connection.caller.observer = self
+        self.is_dismissed = False
+        self.was_killed = False
+        self._terms = terms
+        self._tell_freed = freed
+        self._taken = 0
+        self._looked_at = 0.0
+        self._over = asyncio.Event()
+        self._unsettled = 0
+        self._settling: set[asyncio.Future[None]] = set()
+        worker.when_ended(self._over.set)
+
+    @classmethod
+    async def start(cls, terms: Terms, number: int, freed: Callable[[], object]) -> Member:
+        """Start a worker, which will serve once it has made its object."""
+        setup = terms.setup
+        name = setup.name or terms.maker.function
+        worker = await spawn(
+            serve,
+            terms.maker,
+            terms.args,
+            terms.interface,
+            codec=rpc.CODEC,
+            limits=terms.limits,
+            setup=Setup(
+                name=f"{name}-{number}",
+                stdin=setup.stdin,
+                stdout=setup.stdout,
+                stderr=setup.stderr,
+                env=setup.env,
+                grace_s=setup.grace_s,
+            ),
+        )
+        return cls(worker, terms, freed)
+
+    async def wait_ready(self) -> None:
+        """Wait until it serves.
+
+        Raises:
+            PeerCrashed: It died before.
+        """
+        await self.connection.caller.call(INTERFACE_QUESTION, ())
+
+    async def wait_over(self) -> None:
+        """Wait until it can take no other call, and none is open."""
+        await self._over.wait()
+
+    @property
+    def load(self) -> int:
+        """How many calls are open there, with those that were cancelled and still run."""
+        return len(self.connection.session.calls)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it can take another call.
+
+        Not while it has to end one that was cancelled: it may be about to be killed for that.
+        """
+        return (
+            not self.is_dismissed
+            and not self._unsettled
+            and self.connection.ending is None
+            and self.worker.status is None
+            and len(self.connection.session.calls) < self._terms.calls_per_worker
+        )
+
+    async def open(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
+        """Make a call there; see `aioipc.rpc._caller.Caller.open`."""
+        self._taken += 1
+        if self._taken == self._terms.max_tasks_per_worker:
+            self.is_dismissed = True
+        return await self.connection.caller.open(method, args)
+
+    def lost(self, error: BaseException) -> None:
+        """Nothing can be sent to it any more."""
+        self.connection.end(error)
+        self._over.set()
+
+    async def death(self) -> WorkerDied | None:
+        """How it died, after a moment in which it may still do so."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DYING_S):
+                await self.worker.wait()
+        return self.worker.death()
+
+    async def aclose(self) -> None:
+        """Close the connection, and see the worker off.
+
+        Cancellation:
+            It is killed at once.
+        """
+        try:
+            has_broken = self.connection.ending is not None
+            await self.connection.aclose()
+            if has_broken and self.worker.status is None:
+                _ = await self.death()
+                self.worker.kill()
+        finally:
+            await self.worker.aclose()
+
+    # What its calls tell their observer
+
+    def freed(self) -> None:
+        """One call or more are no longer open."""
+        for waiter in self._settling:
+            self.connection.wake(waiter)
+        if self._terms.max_memory_bytes is not None and not self.is_dismissed:
+            self._look_at_memory(self._terms.max_memory_bytes)
+        if self.connection.ending is not None or (self.is_dismissed and not self.load):
+            self._over.set()
+        self._tell_freed()
+
+    def cancelled(self, call: OwnCall) -> None:
+        """A call was given up here: see to it that it ends there."""
+        self._unsettled += 1
+        _ = self.connection.start(self._settle(call))
+
+    async def _settle(self, call: OwnCall) -> None:
+        """Wait until a cancelled call has ended; kill the worker that does not let it."""
+        grace_s = self._terms.cancel_grace_s
+        try:
+            async with asyncio.timeout(grace_s):
+                while call.id in self.connection.session.calls:
+                    await self._wait_freed()
+        except TimeoutError:
+            log.warning(
+                "%s %d was killed: %s went on for %g s after it was cancelled",
+                *(self.worker.name, self.worker.pid, call.method, grace_s),
+            )
+            self.is_dismissed = self.was_killed = True
+            self.worker.kill()
+        finally:
+            self._unsettled -= 1
+            self._tell_freed()
+
+    async def _wait_freed(self) -> None:
+        waiter = self.connection.loop.create_future()
+        self._settling.add(waiter)
+        self.connection.follow()
+        try:
+            await waiter
+        finally:
+            self.connection.forget(waiter)
+            self._settling.discard(waiter)
+
+    def _look_at_memory(self, most_bytes: int) -> None:
+        now = self.connection.loop.time()
+        if now - self._looked_at >= _BETWEEN_LOOKS_S:
+            self._looked_at = now
+            self.is_dismissed = resident_bytes(self.worker.pid) > most_bytes

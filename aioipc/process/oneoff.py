@@ -1,0 +1,145 @@
+"""run: one function, once, in a process of its own."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar, overload
+
+from aioipc._blocking import BlockingChannel
+from aioipc.channel import Channel
+from aioipc.errors import EncodeError, FrameTooLarge, PeerCrashed, RemoteError
+from aioipc.process.setup import Setup
+from aioipc.process.target import Target
+from aioipc.process.worker import Worker, spawn
+
+__all__ = ["run"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_GRACE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of it, as the worker sends it.
+
+    Attributes:
+        result: What the function returned.
+        error: What it raised instead.
+        trace: Where that was.
+    """
+
+    result: Any = None
+    error: Exception | None = None
+    trace: str = ""
+
+    def get(self) -> Any:
+        if self.error is None:
+            return self.result
+        self.error.add_note(f"In the worker:\n{self.trace.rstrip()}")
+        raise self.error
+
+
+@overload
+async def run(
+    function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> R: ...
+
+
+@overload
+async def run(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+
+async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Run a function in a process of its own, as ``asyncio.to_thread`` does it in a thread.
+
+    The process is a fresh one, and ends with the call. A pool saves the start of further ones.
+
+    Args:
+        function: A function that can be imported, ``async`` or not.
+        args: For it, pickled. So is what it returns or raises.
+        kwargs: The same.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        Exception: What it raised, with a note that has the traceback.
+        RemoteError: What it returned or raised cannot be pickled.
+        WorkerDied: The process ended before.
+        ValueError: The worker could not import the function, or the arguments cannot be pickled.
+
+    Cancellation:
+        Ends the process: SIGTERM, which cancels an ``async`` function, and after a second SIGKILL.
+    """
+    serve = _run_async if inspect.iscoroutinefunction(function) else _run_plain
+    setup = Setup(name=Target.of(function).function, grace_s=_GRACE_S)
+    async with spawn(serve, function, args, kwargs, codec="pickle", setup=setup) as worker:
+        outcome = await _outcome(worker)
+    return outcome.get()
+
+
+async def _outcome(worker: Worker) -> _Outcome:
+    try:
+        outcome = await worker.channel.receive()
+    except PeerCrashed:
+        raise
+    except BaseException:
+        worker.terminate()
+        raise
+    assert isinstance(outcome, _Outcome), "the worker sends nothing else"
+    return outcome
+
+
+# In the worker
+
+
+async def _run_async(
+    channel: Channel[Any],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    try:
+        outcome = _Outcome(await function(*args, **kwargs))
+    except Exception as error:  # noqa: BLE001 - it goes to the parent
+        outcome = _failed(error)
+    try:
+        await channel.send(outcome)
+    except (EncodeError, FrameTooLarge) as error:
+        await channel.send(_unsendable(outcome, error))
+
+
+def _run_plain(
+    channel: BlockingChannel[Any],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    try:
+        outcome = _Outcome(function(*args, **kwargs))
+    except Exception as error:  # noqa: BLE001 - it goes to the parent
+        outcome = _failed(error)
+    try:
+        channel.send(outcome)
+    except (EncodeError, FrameTooLarge) as error:
+        channel.send(_unsendable(outcome, error))
+
+
+def _failed(error: Exception) -> _Outcome:
+    trace = error.__traceback__
+    lines = traceback.format_exception(type(error), error, trace and trace.tb_next)
+    return _Outcome(error=error, trace="".join(lines))
+
+
+def _unsendable(outcome: _Outcome, error: Exception) -> _Outcome:
+    """What to send where the outcome cannot be."""
+    raised = outcome.error
+    what = "the result" if raised is None else f"{type(raised).__qualname__}: {raised}"
+    message = f"{what} cannot be sent: {error.__cause__ or error}"
+    kind = type(raised or error).__qualname__
+    return _Outcome(error=RemoteError(message, type=kind, text=str(raised or error)))

@@ -1,0 +1,293 @@
+"""Supervision: workers that are started again when they die, and replaced without a gap."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio
+
+from aioipc._opening import Opening
+from aioipc.errors import IPCError, WorkerDied
+from aioipc.kernel.notify import notify, watchdog_s
+from aioipc.kernel.pidfd import describe
+from aioipc.process.life import Child, Life
+from aioipc.process.restarts import Restarts
+from aioipc.signals import SignalReceiver, receiver
+
+__all__ = ["Supervisor", "supervise"]
+
+log = logging.getLogger("aioipc.process")
+
+_CLOSING_S: Final = 2.0
+
+
+class _Place:
+    """One child, with the life that it leads at present."""
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self.life: Life | None = None
+        self.changing = asyncio.Lock()
+        self.was_ready = False
+        self.is_done = False
+
+
+class Supervisor:
+    """Keeps its children running. Made by `supervise`.
+
+    Attributes:
+        restarts: How many times a child was started again because it had ended.
+        reloads: How many times a child was replaced by a new one.
+    """
+
+    def __init__(self, children: Iterable[Child], signals: SignalReceiver | None) -> None:
+        self.restarts = 0
+        self.reloads = 0
+        self._signals = signals
+        self._places = [_Place(child) for child in children]
+        self._changed = asyncio.Event()
+        self._draining: set[asyncio.Task[None]] = set()
+        # Their owner is this object: `aclose` ends them and waits for them.
+        self._keepers = [_start(self._keep(place)) for place in self._places]
+        self._helpers = [_start(self._feed_watchdog())]
+        if signals is not None:
+            self._helpers.append(_start(self._reload_on(signals)))
+
+    @property
+    def pids(self) -> tuple[int | None, ...]:
+        """The process of each child, in their order; None where none runs just now."""
+        return tuple(
+            place.life.worker.pid if place.life is not None and not place.life.has_ended else None
+            for place in self._places
+        )
+
+    def terminate(self) -> None:
+        """Ask all that run to end: SIGTERM. Close the supervisor next, or they come back."""
+        for place in self._places:
+            if place.life is not None:
+                place.life.worker.terminate()
+
+    async def wait_ready(self) -> None:
+        """Wait until every child was ready once.
+
+        Raises:
+            WorkerDied: One died too often; or with ``restart="never"``, before it was ready.
+
+        Cancellation:
+            Safe.
+        """
+        while not all(place.was_ready or place.is_done for place in self._places):
+            self._changed.clear()
+            await self._changed.wait()
+            self._check()
+        self._check()
+
+    async def wait(self) -> None:
+        """Wait until no child is to run any more.
+
+        Raises:
+            WorkerDied: One died too often, or for good: how it died the last time.
+
+        Cancellation:
+            Abandons the wait; the children go on.
+        """
+        await asyncio.wait(self._keepers, return_when=asyncio.FIRST_EXCEPTION)
+        self._check()
+
+    async def reload(self) -> None:
+        """Replace every child, one after the other.
+
+        A new worker is started, and once it is ready the old one is asked to finish: its
+        channel ends. If the new one dies before, the old one stays.
+
+        Cancellation:
+            Those not yet replaced stay.
+        """
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            for place in self._places:
+                async with place.changing:
+                    if place.life is not None and await place.life.wait_ready():
+                        await self._replace(place, place.life)
+        finally:
+            notify("READY=1")
+
+    # The children
+
+    async def _keep(self, place: _Place) -> None:
+        """Let one child live as often as it takes.
+
+        Raises:
+            WorkerDied: It has died too often.
+        """
+        restarts = Restarts(place.child.schedule)
+        clock = asyncio.get_running_loop().time
+        try:
+            while True:
+                life = await self._live(place)
+                status = life.worker.status
+                assert status is not None, "it has ended"
+                death = life.worker.death() or _ended(life)
+                if not place.child.comes_back(status):
+                    if status:
+                        raise death
+                    return
+                pause_s = restarts.died(clock(), clock() - life.began)
+                if pause_s is None:
+                    raise death
+                log.warning("%s; it is started again in %.2f s", death, pause_s)
+                await asyncio.sleep(pause_s)
+                self.restarts += 1
+        finally:
+            place.is_done = True
+            self._changed.set()
+
+    async def _live(self, place: _Place) -> Life:
+        """Start a child, and wait until it has ended by itself: it or who took its place."""
+        life = place.life = await Life.begin(place.child)
+        try:
+            if await life.wait_ready():
+                place.was_ready = True
+                self._changed.set()
+            while True:
+                life = place.life
+                await life.worker.wait()
+                async with place.changing:
+                    if place.life is life:
+                        return life
+        finally:
+            await place.life.aclose()
+
+    async def _replace(self, place: _Place, old: Life) -> None:
+        try:
+            new = await Life.begin(place.child)
+        except IPCError as error:
+            log.error("%s is not replaced: %s", old.worker.name, error)  # noqa: TRY400 - no bug
+            return
+        try:
+            is_ready = await new.wait_ready()
+        except BaseException:
+            await new.aclose()
+            raise
+        if not is_ready:
+            await new.aclose()
+            log.error("%s is not replaced: %s", old.worker.name, new.worker.death() or _ended(new))
+            return
+        place.life = new
+        self.reloads += 1
+        draining = _start(old.aclose())
+        self._draining.add(draining)
+        draining.add_done_callback(self._draining.discard)
+
+    def _check(self) -> None:
+        for keeper in self._keepers:
+            if keeper.done() and not keeper.cancelled():
+                keeper.result()
+
+    # Beside them
+
+    async def _reload_on(self, signals: SignalReceiver) -> None:
+        async for info in signals:
+            log.info("reloading, as process %d wished", info.pid)
+            await self.reload()
+
+    async def _feed_watchdog(self) -> None:
+        limit_s = watchdog_s()
+        while limit_s is not None:
+            notify("WATCHDOG=1")
+            await asyncio.sleep(limit_s / 2)
+
+    # Life cycle
+
+    async def aclose(self) -> None:
+        """Ask all children to finish, each within its grace, and wait for that. Idempotent.
+
+        Cancellation:
+            They are killed at once.
+        """
+        notify("STOPPING=1")
+        try:
+            await self._end(self._helpers)
+            await self._end(self._keepers)
+            while self._draining:
+                await asyncio.wait(self._draining)
+        except BaseException:
+            with anyio.move_on_after(_CLOSING_S, shield=True):
+                await self._end([*self._keepers, *self._draining])
+            raise
+        finally:
+            if self._signals is not None:
+                await self._signals.aclose()
+
+    async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(work)
+
+
+def _ended(life: Life) -> WorkerDied:
+    """What to say of an end that nobody calls a death."""
+    worker = life.worker
+    status = worker.status or 0
+    return WorkerDied(f"{worker.name} (pid {worker.pid}) {describe(status)}", status=status)
+
+
+def supervise(
+    children: Iterable[Child], *, reload_on: int | None = signal.SIGHUP
+) -> Opening[Supervisor]:
+    """Keep workers running: ``async with process.supervise([Child(target=serve)]) as supervisor``.
+
+    It is open once every child was ready. Each is restarted by its own schedule, without the
+    others (one for one). A service manager of systemd's kind is told when it is ready, reloads
+    and stops, and that it is alive, if it wants to know.
+
+    Args:
+        children: What to run; several processes of a kind are several of them.
+        reload_on: The signal that makes it `Supervisor.reload`; None for none.
+
+    Raises:
+        WorkerDied: A child died too often before it was ready.
+        BusyError: Something else in this process receives the signal.
+
+    Cancellation:
+        Undoes: no process is left.
+    """
+    wanted = list(children)
+    if not wanted:
+        raise ValueError("supervise() takes at least one child")
+
+    async def open_() -> Supervisor:
+        signals = None if reload_on is None else await receiver(reload_on, allow_threads=True)
+        supervisor = Supervisor(wanted, signals)
+        try:
+            await supervisor.wait_ready()
+        except BaseException:
+            with contextlib.suppress(IPCError):
+                await supervisor.aclose()
+            raise
+        notify("READY=1")
+        return supervisor
+
+    return Opening(open_)

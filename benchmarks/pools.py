@@ -1,0 +1,203 @@
+"""Pools of processes beside each other: ``python -m benchmarks.pools [--calls N] [--rounds N]``.
+
+Every pool has two workers that answer small calls, each call sent by itself: nothing is put into
+batches for those who can. Contenders take turns, and the best round of each counts: neighbours
+only ever make a round slower. "open 4" is the time until a pool of four has answered its first
+call, in fresh interpreters; "cancel" is how long it takes to get rid of a call that sleeps without
+awaiting, and to have the next one answered. Where that cannot be done at all there is a dash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import multiprocessing
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import aioipc
+from aioipc import process
+
+SPAWN = multiprocessing.get_context("spawn")
+SLEEP_S = 60.0
+AHEAD = 64
+
+
+class Service(Protocol):
+    async def answer(self, number: int) -> int: ...
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Answers:
+    def answer(self, number: int) -> int:
+        return number + 1
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def answer(number: int) -> int:
+    return number + 1
+
+
+async def answer_later(number: int) -> int:
+    return number + 1
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A pool that is open: how to make one call, many, and one that is then cancelled."""
+
+    one: Callable[[int], Awaitable[int]]
+    many: Callable[[int], Awaitable[list[int]]]
+    sleep: Callable[[float], Awaitable[None]] | None = None
+
+
+@asynccontextmanager
+async def aioipc_pool(size: int, at_once: int = 1) -> AsyncIterator[Opened]:
+    async with process.pool(
+        Answers, Service, size=size, calls_per_worker=at_once, cancel_grace_s=0.05
+    ) as service:
+        yield Opened(
+            service.answer,
+            lambda count: process.map(service.answer, range(count), lookahead=2 * AHEAD),
+            service.sleep,
+        )
+
+
+def aioipc_pipelined(size: int) -> Any:
+    return aioipc_pool(size, at_once=AHEAD)
+
+
+@asynccontextmanager
+async def of_executor(executor: Any) -> AsyncIterator[Opened]:
+    loop = asyncio.get_running_loop()
+
+    def one(number: int) -> Any:
+        return loop.run_in_executor(executor, answer, number)
+
+    try:
+        yield Opened(one, lambda count: process.map(one, range(count), lookahead=2 * AHEAD))
+    finally:
+        executor.shutdown()
+
+
+def futures_pool(size: int) -> Any:
+    return of_executor(concurrent.futures.ProcessPoolExecutor(size, mp_context=SPAWN))
+
+
+def loky_pool(size: int) -> Any:
+    import loky  # noqa: PLC0415 - takes part where it is installed
+
+    return of_executor(loky.ProcessPoolExecutor(size))
+
+
+@asynccontextmanager
+async def multiprocessing_pool(size: int) -> AsyncIterator[Opened]:
+    with SPAWN.Pool(size) as pool:
+
+        def many(count: int) -> list[int]:
+            return list(pool.imap(answer, range(count), chunksize=1))
+
+        yield Opened(
+            lambda number: asyncio.to_thread(pool.apply, answer, (number,)),
+            lambda count: asyncio.to_thread(many, count),
+        )
+
+
+@asynccontextmanager
+async def aiomultiprocess_pool(size: int) -> AsyncIterator[Opened]:
+    import aiomultiprocess  # noqa: PLC0415 - takes part where it is installed
+
+    async with aiomultiprocess.Pool(size) as pool:
+
+        async def one(number: int) -> int:
+            found: int = await pool.apply(answer_later, (number,))
+            return found
+
+        async def many(count: int) -> list[int]:
+            return list(await pool.map(answer_later, range(count)))
+
+        yield Opened(one, many)
+
+
+CONTENDERS: dict[str, Callable[[int], Any]] = {
+    "aioipc": aioipc_pool,
+    f"aioipc, {AHEAD} calls per worker": aioipc_pipelined,
+    "concurrent.futures": futures_pool,
+    "multiprocessing.Pool": multiprocessing_pool,
+    "aiomultiprocess": aiomultiprocess_pool,
+    "loky": loky_pool,
+}
+
+
+async def calls_per_s(contender: Callable[[int], Any], count: int) -> float:
+    async with contender(2) as opened:
+        await opened.many(2 * AHEAD)
+        began = time.perf_counter()
+        found = await opened.many(count)
+        took_s = time.perf_counter() - began
+    if found != [*range(1, count + 1)]:
+        raise AssertionError("a contender lost or changed an answer")
+    return count / took_s
+
+
+async def opening_s(contender: Callable[[int], Any]) -> float:
+    began = time.perf_counter()
+    async with contender(4) as opened:
+        await opened.one(1)
+        return time.perf_counter() - began
+
+
+async def cancelling_s(contender: Callable[[int], Any]) -> float | None:
+    async with contender(1) as opened:
+        if opened.sleep is None:
+            return None
+        await opened.one(1)
+        task = asyncio.ensure_future(opened.sleep(SLEEP_S))
+        await asyncio.sleep(0.1)
+        began = time.perf_counter()
+        task.cancel()
+        await asyncio.wait([task])
+        await opened.one(1)
+        return time.perf_counter() - began
+
+
+@click.command()
+@click.option("--calls", default=2_000, show_default=True, help="Calls of one round.")
+@click.option("--rounds", default=3, show_default=True, help="Rounds; the best one counts.")
+def main(calls: int, rounds: int) -> None:
+    """Measure pools of processes beside each other."""
+    rates: dict[str, list[float]] = {}
+    openings: dict[str, list[float]] = {}
+    cancels: dict[str, float | None] = {}
+    for _ in range(rounds):
+        for name, contender in CONTENDERS.items():
+            try:
+                rates.setdefault(name, []).append(aioipc.run(calls_per_s(contender, calls)))
+                openings.setdefault(name, []).append(aioipc.run(opening_s(contender)))
+                if name not in cancels:
+                    cancels[name] = aioipc.run(cancelling_s(contender))
+            except ImportError as error:
+                Console(stderr=True).print(f"{name} is not here: {error}")
+    table = Table("pool", "calls/s", "open 4", "cancel")
+    for name in filter(rates.get, rates):
+        cancel_s = cancels.get(name)
+        table.add_row(
+            name,
+            f"{max(rates[name]):,.0f}",
+            f"{min(openings[name]):.2f} s",
+            "-" if cancel_s is None else f"{cancel_s:.2f} s",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

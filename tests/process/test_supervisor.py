@@ -1,0 +1,224 @@
+"""Supervision: restarts, giving up, reloads without a gap, and what a service manager hears."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aioipc import WorkerDied, signals
+from aioipc.kernel.notify import watchdog_s
+from aioipc.process import Child, Schedule, Setup, Supervisor, supervise
+from tests.children import is_gone
+from tests.process import targets
+from tests.process.ends import gone, until
+
+QUIET = Setup(stdout="null", stderr="null", grace_s=1.0)
+AT_ONCE = Schedule(first_s=0.01, longest_s=0.01)
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def diary(tmp_path: Path) -> Path:
+    return tmp_path / "diary"
+
+
+def lines(diary: Path) -> list[str]:
+    return diary.read_text().splitlines() if diary.exists() else []
+
+
+def service(diary: Path, target: Any = targets.serve_until_told, **options: Any) -> Child:
+    options.setdefault("schedule", AT_ONCE)
+    return Child(target=target, args=(str(diary),), announces=True, setup=QUIET, **options)
+
+
+def running(supervisor: Supervisor, *but: int | None) -> Callable[[], bool]:
+    return lambda: all(pid and pid not in but for pid in supervisor.pids)
+
+
+class TestRestarts:
+    async def test_of_one_leaves_the_others_alone(self, diary: Path) -> None:
+        """Fault case 66."""
+        async with supervise([service(diary), service(diary)]) as supervisor:
+            one, other = supervisor.pids
+            assert one
+            assert other
+            for _ in range(2):
+                pid = supervisor.pids[0]
+                assert pid
+                os.kill(pid, signal.SIGKILL)
+                await until(running(supervisor, pid))
+                await until(lambda: f"began {supervisor.pids[0]}" in lines(diary))
+                assert is_gone(pid)
+                assert supervisor.pids[1] == other
+            assert supervisor.restarts == 2
+            pids = [pid for pid in supervisor.pids if pid]
+        assert all(map(is_gone, pids))
+        assert sorted(lines(diary)[4:]) == sorted(f"ended {pid}" for pid in pids)
+
+    async def test_that_are_too_many(self) -> None:
+        child = Child(
+            target=targets.leave_with,
+            args=(7,),
+            setup=QUIET,
+            schedule=Schedule(most=2, first_s=0.01, longest_s=0.01),
+        )
+        with pytest.raises(WorkerDied, match="exit status 7"):
+            async with supervise([child]) as supervisor:
+                await supervisor.wait()
+        assert supervisor.restarts == 2
+
+    async def test_before_it_was_ever_ready(self) -> None:
+        child = Child(
+            target=targets.leave_with,
+            args=(0,),
+            announces=True,
+            setup=QUIET,
+            schedule=Schedule(most=0),
+        )
+        with pytest.raises(WorkerDied, match="exit status 0"):
+            async with supervise([child]):
+                pytest.fail("it is ready")
+
+    @pytest.mark.parametrize("restart", ["on_failure", "never"])
+    async def test_of_one_that_is_done(self, restart: Any) -> None:
+        child = Child(target=targets.leave_with, args=(0,), restart=restart, setup=QUIET)
+        async with supervise([child]) as supervisor:
+            await supervisor.wait()
+            assert supervisor.pids == (None,)
+            assert supervisor.restarts == 0
+
+    async def test_of_one_that_is_never_to_come_back(self) -> None:
+        child = Child(target=targets.leave_with, args=(3,), restart="never", setup=QUIET)
+        with pytest.raises(WorkerDied, match="exit status 3"):
+            async with supervise([child]) as supervisor:
+                await supervisor.wait()
+
+    async def test_messages(self, diary: Path) -> None:
+        heard: list[object] = []
+        async with supervise([service(diary, on_message=heard.append)]):
+            assert heard == ["ready"]
+
+    async def test_misuse(self) -> None:
+        with pytest.raises(ValueError, match="at least one child"):
+            _ = supervise([])
+        with pytest.raises(ValueError, match="restart must be one of"):
+            Child(target=targets.leave_with, restart="sometimes")  # type: ignore[arg-type]
+
+
+class TestReload:
+    async def test_by_sighup_without_a_gap(self, diary: Path) -> None:
+        async with supervise([service(diary), service(diary)]) as supervisor:
+            old = supervisor.pids
+            signals.send(os.getpid(), signal.SIGHUP)
+            await until(lambda: supervisor.reloads == 2)
+            new = supervisor.pids
+            assert not {*old} & {*new}
+            await gone(*(pid for pid in old if pid))
+            assert supervisor.restarts == 0
+        told = lines(diary)
+        for before, after in zip(old, new, strict=True):
+            assert told.index(f"began {after}") < told.index(f"ended {before}")
+
+    async def test_whose_new_one_fails(self, diary: Path, caplog: pytest.LogCaptureFixture) -> None:
+        child = service(diary, targets.refuse_after_the_first)
+        async with supervise([child], reload_on=None) as supervisor:
+            pids = supervisor.pids
+            with caplog.at_level(logging.ERROR, "aioipc.process"):
+                await supervisor.reload()
+            assert "refuse_after_the_first is not replaced" in caplog.text
+            assert supervisor.pids == pids
+            assert supervisor.reloads == 0
+
+    async def test_and_a_death_afterwards(self, diary: Path) -> None:
+        async with supervise([service(diary)], reload_on=None) as supervisor:
+            await supervisor.reload()
+            (pid,) = supervisor.pids
+            assert pid
+            os.kill(pid, signal.SIGKILL)
+            await until(running(supervisor, pid))
+            assert (supervisor.restarts, supervisor.reloads) == (1, 1)
+
+
+class TestEnd:
+    async def test_in_a_cancelled_task(self, diary: Path) -> None:
+        async def hold() -> None:
+            async with supervise([service(diary)]) as supervisor:
+                found.extend(pid for pid in supervisor.pids if pid)
+                await supervisor.wait()
+
+        found: list[int] = []
+        task = asyncio.create_task(hold())
+        await until(lambda: found)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert lines(diary) == [f"began {found[0]}", f"ended {found[0]}"]
+        assert all(map(is_gone, found))
+
+    async def test_while_it_opens(self, diary: Path) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01), supervise([service(diary)]):
+                pytest.fail("it is ready")
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A socket as a service manager has it."""
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        sock.bind(str(path))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        yield sock
+
+
+def heard(manager: socket.socket) -> list[str]:
+    told = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            told.append(manager.recv(4096).decode().split("\n")[0])
+    return told
+
+
+async def test_what_the_service_manager_hears(manager: socket.socket, diary: Path) -> None:
+    async with supervise([service(diary)], reload_on=None) as supervisor:
+        assert heard(manager) == ["READY=1"]
+        await supervisor.reload()
+        assert heard(manager) == ["RELOADING=1", "READY=1"]
+    assert heard(manager) == ["STOPPING=1"]
+
+
+async def test_the_watchdog_is_fed(
+    manager: socket.socket, diary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    told: list[str] = []
+
+    def enough() -> bool:
+        told.extend(heard(manager))
+        return told.count("WATCHDOG=1") >= 3
+
+    async with supervise([service(diary)]):
+        await until(enough)
+
+
+@pytest.mark.parametrize(
+    ("environ", "limit_s"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "1500000"}, 1.5),
+        ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+async def test_whether_there_is_a_watchdog(environ: dict[str, str], limit_s: float | None) -> None:
+    assert watchdog_s(environ) == limit_s
