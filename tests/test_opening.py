@@ -17,7 +17,10 @@ OPENERS: list[Callable[..., Any]] = [aioipc.connect, aioipc.listen, aioipc.pair]
     ("option", "told"),
     [
         ({"codec": "yaml"}, "no codec is called 'yaml'; known are json, msgpack, pickle, raw,"),
-        ({"framing": "dots"}, "framing must be one of length, lines, headers, multiprocessing, none, not 'dots'"),
+        (
+            {"framing": "dots"},
+            "framing must be one of length, lines, headers, multiprocessing, none, not 'dots'",
+        ),
         ({"polling": "fast"}, "polling must be one of adaptive, block, busy, not 'fast'"),
     ],
 )
