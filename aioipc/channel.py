@@ -23,7 +23,7 @@ from aioipc.transports._framed import PeerPort
 from aioipc.transports._ring import RingPeerPort, RingTransport
 from aioipc.transports._session import Session
 
-__all__ = ["Channel", "ChannelStatistics", "IPCAttribute"]
+__all__ = ["Channel", "ChannelStatistics", "IPCAttribute", "certificate_of"]
 
 T = TypeVar("T")
 
@@ -46,6 +46,13 @@ class IPCAttribute(anyio.TypedAttributeSet):
     """What the transport can do."""
     peer_certificate: dict[str, Any] | None = anyio.typed_attribute()
     """What the peer proved to be, over TLS, as `ssl.SSLSocket.getpeercert` has it; else None."""
+
+
+def certificate_of(transport: object) -> Mapping[Any, Callable[[], Any]]:
+    """The typed attribute for the peer's certificate, where there may be one."""
+    if not hasattr(transport, "peer_certificate"):
+        return {}
+    return {IPCAttribute.peer_certificate: lambda: transport.peer_certificate}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +158,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
             IPCAttribute.codec: lambda: self.codec.name,
             IPCAttribute.limits: lambda: self.limits,
             IPCAttribute.capabilities: lambda: self.capabilities,
-            IPCAttribute.peer_certificate: lambda: getattr(self._stream, "peer_certificate", None),
+            **certificate_of(self._stream),
         }
 
     def statistics(self) -> ChannelStatistics:

@@ -17,7 +17,7 @@ from aioipc._bytes import Entrance, Place
 from aioipc._opening import Opening
 from aioipc.abc import Acceptor, Allow, ByteTransport, Capability, PeerCredentials
 from aioipc.address import Address
-from aioipc.channel import IPCAttribute
+from aioipc.channel import IPCAttribute, certificate_of
 from aioipc.errors import BusyError, ClosedError, EndOfStream, ForkError, IPCError
 from aioipc.limits import Limits
 from aioipc.loop.waiting import Waits, wait_writable
@@ -72,9 +72,7 @@ class ByteStream(anyio.abc.ByteStream):
             IPCAttribute.address: lambda: self.address,
             IPCAttribute.limits: lambda: self._limits,
             IPCAttribute.capabilities: lambda: self.capabilities,
-            IPCAttribute.peer_certificate: lambda: getattr(
-                self.transport, "peer_certificate", None
-            ),
+            **certificate_of(self.transport),
         }
 
     async def receive(self, max_bytes: int = _READ_BYTES) -> bytes:

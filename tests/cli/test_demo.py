@@ -26,8 +26,8 @@ from tests.children import PATIENCE_S
 from tests.cli.commands import Commands, Terminal
 
 BOOK: list[list[object]] = [[0, "zero"], [1, "one"], [2, "two"]]
-SHOWN = {*FAMILIES} - {"stdio", "tls"}
-"""exec: and stdio: are the two sides of one link; tls: needs certificates."""
+SHOWN = {*FAMILIES} - {"mq", "stdio", "sysv", "tls"}
+"""exec: and stdio: are the two sides of one link; tls: needs certificates; queues have no peers."""
 
 
 @pytest.fixture(autouse=True)
