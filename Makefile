@@ -79,11 +79,11 @@ docs: $(VENV)/.docs  ## a web site of docs/ in site/
 	@echo "open site/index.html"
 
 .PHONY: test-all
-test-all:  ## the tests on every Python from 3.11 on that PATH or pyenv knows
+test-all:  ## all tests on both loops, on every Python from 3.11 on that is here
 	@for version in $(VERSIONS); do \
 		python=$$($(FIND_PYTHON)); \
 		if [ -z "$$python" ]; then echo "no Python $$version here"; continue; fi; \
-		$(MAKE) pytest PYTHON="$$python" VENV=".venv-$$version"; \
+		AIOIPC_TEST_BOTH_LOOPS=1 $(MAKE) pytest PYTHON="$$python" VENV=".venv-$$version"; \
 	done
 
 .PHONY: conformance

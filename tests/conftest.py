@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import tempfile
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,34 @@ LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run every async test once on each loop."""
     return LOOPS
+
+
+ON_ONE_LOOP = frozenset({"process", "pubsub", "queues", "sync"})
+"""Directories of tests that mostly start processes and wait for them: each runs on one loop."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run what takes long on one of the two loops, every second test on each.
+
+    With AIOIPC_TEST_BOTH_LOOPS=1, as in ``make test-all``, everything runs on both.
+    """
+    if os.environ.get("AIOIPC_TEST_BOTH_LOOPS"):
+        return
+    left_out = [item for item in items if not _runs_here(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if _runs_here(item)]
+
+
+def _runs_here(item: pytest.Item) -> bool:
+    directory = item.path.parent.name
+    if directory not in ON_ONE_LOOP and item.get_closest_marker("slow") is None:
+        return True
+    name, _, variant = item.nodeid.partition("[")
+    loop = next((loop for loop in LOOPS if loop in variant), None)
+    rest = variant.replace(loop, "", 1) if loop is not None else variant
+    chosen = tuple(LOOPS)[zlib.crc32(f"{name}[{rest}".encode()) % len(LOOPS)]
+    return loop is None or loop == chosen
 
 
 class TimedOut(SystemExit):
