@@ -126,10 +126,14 @@ def taken(numbers: Iterable[int]) -> set[int]:
 
 
 def open_threads(numbers: Iterable[int]) -> list[int]:
-    """The native ids of the other threads that would be given one of the signals."""
+    """The native ids of the other Python threads that would be given one of the signals.
+
+    Not of threads that some library keeps for itself, as libuv does to look up names: nobody can
+    start those later or block anything there, and they pass on what they are given.
+    """
     wanted = sum(1 << (number - 1) for number in numbers)
-    here = threading.get_native_id()
-    return [thread for thread, blocked in _masks() if thread != here and blocked & wanted != wanted]
+    ours = {thread.native_id for thread in threading.enumerate()} - {threading.get_native_id()}
+    return [thread for thread, blocked in _masks() if thread in ours and blocked & wanted != wanted]
 
 
 def _masks() -> Iterator[tuple[int, int]]:

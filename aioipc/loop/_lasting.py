@@ -49,13 +49,15 @@ class LastingWatch:
         self._writer.forget()
 
     def _lost(self, _: object) -> None:
-        # The loop is in the middle of it.
-        if not self._loop.is_closed():
-            self._loop.call_soon(self._mend)
+        if self._loop.is_closed():
+            self.forget()  # and let go of the callbacks, and of whom they belong to
+        else:
+            self._loop.call_soon(self._mend)  # the loop is in the middle of it
 
     def _mend(self) -> None:
         # Both are lost together, so neither is added before both are removed.
-        lost = [(side, *side.what) for side in (self._reader, self._writer) if side.is_lost]
+        sides = (self._reader, self._writer)
+        lost = [(side, *side.what) for side in sides if side.is_lost and side.what is not None]
         for side, fd, _ in lost:
             side.stop(fd)
         for side, fd, callback in lost:
@@ -66,10 +68,8 @@ class _Side:
     """One direction of a descriptor.
 
     Attributes:
-        what: The descriptor and whom to call.
+        what: The descriptor and whom to call, while it is watched.
     """
-
-    what: tuple[int, _Callback]
 
     def __init__(
         self,
@@ -81,9 +81,10 @@ class _Side:
         self._remove = remove
         self._tell_lost = lost
         self._ear: weakref.ref[_Ear] | None = None
+        self.what: tuple[int, _Callback] | None = None
 
     def forget(self) -> None:
-        self._ear = None
+        self._ear = self.what = None
 
     @property
     def is_lost(self) -> bool:
