@@ -25,6 +25,10 @@ R = TypeVar("R")
 _Operation = Coroutine[Any, Any, R]
 
 
+_LOOK_S = 1.0
+"""How often who waits for the loop of another thread looks whether that is still there."""
+
+
 class BlockingChannel(Generic[T]):
     """A `Channel` whose operations block the thread that calls them, for at most so long.
 
@@ -270,8 +274,16 @@ class RunnerOfAnother:
             raise ClosedError("the loop of the channel has ended") from None
         del order  # the loop's now: with it, it is gone
         try:
-            return done.result()
+            # A loop that ends may leave what was begun at the last moment unfinished.
+            while not concurrent.futures.wait([done], _LOOK_S).done and not self._loop.is_closed():
+                pass
+            return done.result(0)
         except concurrent.futures.CancelledError:
+            raise ClosedError("the loop of the channel has ended") from None
+        except TimeoutError:
+            if done.done():
+                raise  # it is the operation's
+            done.cancel()
             raise ClosedError("the loop of the channel has ended") from None
         except BaseException:
             done.cancel()

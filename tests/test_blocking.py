@@ -7,6 +7,8 @@ import itertools
 import signal
 import socket
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,18 +121,27 @@ def test_nobody_is_there() -> None:
         aioipc.blocking(aioipc.connect("unix:nobody"))
 
 
-def test_interrupted() -> None:
+def test_interrupted(peers: Peers) -> None:
     """What arrives at the very moment is there for the next receive."""
-    left, right = aioipc.pair("unix")
-    with aioipc.blocking(left) as ours, aioipc.blocking(right) as theirs:
-        main = threading.get_ident()
-        timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT))
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            ours.receive()
-        timer.join()
-        theirs.send("later")
-        assert ours.receive(timeout_s=5) == "later"
+    peer = peers.script("""
+        import aioipc
+        left, right = aioipc.pair("unix")
+        with aioipc.blocking(left) as ours, aioipc.blocking(right) as theirs:
+            try:
+                print("waiting", flush=True)
+                ours.receive()
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+            theirs.send("later")
+            print(ours.receive(timeout_s=5), flush=True)
+    """)
+    assert peer.line() == "waiting"
+    while Path(f"/proc/{peer.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.001)  # a signal in the middle of starting the loop is another story
+    peer.process.send_signal(signal.SIGINT)
+    assert peer.line() == "interrupted"
+    assert peer.line() == "later"
+    assert peer.wait() == 0
 
 
 # --- the loop of another thread --------------------------------------------------------------
