@@ -73,10 +73,14 @@ async def _supervised(main: Coroutine[Any, Any, int | None], received: list[int]
         received.append(number)
         task.cancel()
 
-    for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, stop, number)
-    return await main
+    heeded = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heeded:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        return await main
+    finally:
+        for number in heeded:  # uvloop leaves them installed for a loop that is closed
+            loop.remove_signal_handler(number)
 
 
 async def first_of(*awaitables: Awaitable[object]) -> None:
