@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 from aioipc import rpc
 from aioipc.errors import WorkerDied
@@ -16,7 +16,7 @@ from aioipc.limits import Limits
 from aioipc.process.service import serve
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
-from aioipc.process.worker import Worker, spawn
+from aioipc.process.worker import Start, Worker, spawn
 from aioipc.rpc._caller import OwnCall
 from aioipc.rpc._handlers import INTERFACE_QUESTION
 from aioipc.rpc._interface import Method
@@ -45,6 +45,7 @@ class Terms:
     cancel_grace_s: float
     limits: Limits | None
     setup: Setup
+    start: Literal["forkserver"] | Start
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -95,7 +96,9 @@ class Member:
         worker.when_ended(self._over.set)
 
     @classmethod
-    async def start(cls, terms: Terms, number: int, freed: Callable[[], object]) -> Member:
+    async def start(
+        cls, terms: Terms, number: int, start: Start, freed: Callable[[], object]
+    ) -> Member:
         """Start a worker, which will serve once it has made its object."""
         setup = terms.setup
         name = setup.name or terms.maker.function
@@ -106,14 +109,8 @@ class Member:
             terms.interface,
             codec=rpc.CODEC,
             limits=terms.limits,
-            setup=Setup(
-                name=f"{name}-{number}",
-                stdin=setup.stdin,
-                stdout=setup.stdout,
-                stderr=setup.stderr,
-                env=setup.env,
-                grace_s=setup.grace_s,
-            ),
+            setup=replace(setup, name=f"{name}-{number}"),
+            start=start,
         )
         return cls(worker, terms, freed)
 
@@ -135,6 +132,11 @@ class Member:
         return len(self.connection.session.calls)
 
     @property
+    def serves(self) -> bool:
+        """Whether it is there, as far as this side has heard."""
+        return self.connection.ending is None and self.worker.status is None
+
+    @property
     def has_room(self) -> bool:
         """Whether it can take another call.
 
@@ -143,8 +145,7 @@ class Member:
         return (
             not self.is_dismissed
             and not self._unsettled
-            and self.connection.ending is None
-            and self.worker.status is None
+            and self.serves
             and len(self.connection.session.calls) < self._terms.calls_per_worker
         )
 

@@ -10,16 +10,18 @@ import os
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
 
 import anyio
 
 from aioipc.errors import ClosedError, IPCError, PeerCrashed, WorkerDied
 from aioipc.limits import Limits
+from aioipc.process.forking import ForkServer
 from aioipc.process.member import Member, Terms
 from aioipc.process.restarts import Restarts, Schedule
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target, check_loaded
+from aioipc.process.worker import Start
 from aioipc.rpc._caller import OwnCall
 from aioipc.rpc._interface import Method
 from aioipc.rpc._proxy import Proxy, proxy_of
@@ -70,6 +72,9 @@ class Pool:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
+        self._own_server = ForkServer() if terms.start == "forkserver" else None
+        start = terms.start
+        self._start: Start = self._own_server or ("exec" if isinstance(start, str) else start)
         self._members: list[Member] = []
         self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
         self._opening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -85,7 +90,7 @@ class Pool:
     @property
     def pids(self) -> tuple[int, ...]:
         """The process ids of the workers that serve at present."""
-        return tuple(member.worker.pid for member in self._members)
+        return tuple(member.worker.pid for member in self._members if member.serves)
 
     @property
     def capacity(self) -> int:
@@ -95,7 +100,7 @@ class Pool:
     def statistics(self) -> PoolStatistics:
         """The figures of this moment."""
         return PoolStatistics(
-            workers=len(self._members),
+            workers=len(self.pids),
             open=sum(member.load for member in self._members),
             waiting=len(self._waiters),
             calls=self._calls,
@@ -233,7 +238,7 @@ class Pool:
 
     async def _have_one(self, number: int) -> IPCError | None:
         """One worker, from its start to its end; None if that was wished for."""
-        member = await Member.start(self._terms, number, self._wake)
+        member = await Member.start(self._terms, number, self._start, self._wake)
         is_ready = False
         try:
             await member.wait_ready()
@@ -302,6 +307,8 @@ class Pool:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.wait(self._keepers)
+        if self._own_server is not None:
+            await self._own_server.aclose()
 
     def __repr__(self) -> str:
         return f"<Pool of {self._terms.size} x {self._terms.maker}>"
@@ -379,6 +386,7 @@ def pool(
     cancel_grace_s: float = 1.0,
     limits: Limits | None = None,
     setup: Setup | None = None,
+    start: Literal["forkserver"] | Start | None = None,
 ) -> PoolOpening[T]:
     """Serve an object from several processes: ``async with process.pool(Impl, Model) as model``.
 
@@ -404,6 +412,9 @@ def pool(
         limits: As for `aioipc.connect`.
         setup: Standard streams, environment, name and grace of the workers; by default with
             a grace of 1 s.
+        start: "forkserver" to fork workers from a process of the pool's own that has imported
+            the implementation, "exec" to start each in a fresh interpreter, or the server of
+            `fork_server`. By default "forkserver", and "exec" where the setup has an environment.
 
     Raises:
         ValueError: A worker could not import the implementation; or a number is out of range.
@@ -417,6 +428,7 @@ def pool(
     """
     check_loaded()
     proxy_of(interface)  # it complains here, where the interface is named
+    setup = setup or Setup(grace_s=1.0)
     terms = Terms(
         maker=Target.of(implementation),
         args=args,
@@ -427,7 +439,8 @@ def pool(
         max_memory_bytes=max_memory_bytes,
         cancel_grace_s=cancel_grace_s,
         limits=limits,
-        setup=setup or Setup(grace_s=1.0),
+        setup=setup,
+        start=start or ("forkserver" if setup.env is None else "exec"),
     )
     return PoolOpening(terms, interface)
 

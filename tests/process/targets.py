@@ -81,6 +81,13 @@ async def report(channel: Channel) -> None:
     )
 
 
+async def where(channel: Channel) -> None:
+    """Say in which directory it is, and with which umask."""
+    umask = os.umask(0)
+    os.umask(umask)
+    await channel.send([os.getcwd(), umask])
+
+
 def open_fds(*, only_inheritable: bool = False) -> list[str]:
     """What each descriptor from 3 on stands for."""
     found = []
