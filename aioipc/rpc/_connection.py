@@ -23,7 +23,7 @@ from aioipc.rpc._call import CallInfo
 from aioipc.rpc._callee import Callee, Handlers
 from aioipc.rpc._caller import Caller, OwnCall
 from aioipc.rpc._proxy import proxy_of
-from aioipc.wire.rpc import Call, Message, Notify, Session
+from aioipc.wire.rpc import Call, Message, Session
 
 __all__ = ["Connection"]
 
@@ -62,6 +62,9 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_read = False  # set before a task is made, which may run at once
         self._waiting = 0
+        self._late = 0
+        # A peer that keeps to its limit causes at most one outcome and a few credits per call.
+        self._most_late = 4 * channel.limits.max_calls
         self._serves = bool(handlers)
         if self._serves:
             self.read_on()
@@ -121,7 +124,7 @@ class Connection:
         try:
             while self._serves or self._waiting:
                 message = await receive()
-                if isinstance(message, (Call, Notify)):
+                if type(message) is Call:
                     steps = answer(message)
                     if steps is not None:
                         self.read_on()
@@ -135,7 +138,7 @@ class Connection:
 
     def _take(self, message: Message) -> None:
         """Take in a message where nobody can wait."""
-        if isinstance(message, (Call, Notify)):
+        if type(message) is Call:
             _ = self.start(self.callee.answer_aside(message))
             return
         call = self.session.receive(message)
@@ -153,13 +156,27 @@ class Connection:
         try:
             self.channel.send_nowait(message)
         except WouldBlock:
-            _ = self.start(self._tell_later(message))
+            _ = self.start(self._tell_late(message))
         except IPCError:
             pass  # the connection is over, as whoever reads or calls is told
 
-    async def _tell_later(self, message: Message) -> None:
+    async def _tell_late(self, message: Message) -> None:
         with contextlib.suppress(IPCError):
+            await self.send_late(message)
+
+    async def send_late(self, message: Message) -> None:
+        """Send a message that the peer causes and that there is no room for now.
+
+        A peer that calls and does not read gets no more of this side's memory than it has
+        a right to: then the connection ends.
+        """
+        self._late += 1
+        try:
+            if self._late > self._most_late:
+                self.end(ProtocolError(f"{self._late - 1:,} messages wait for the peer to read"))
             await self.channel.send(message)
+        finally:
+            self._late -= 1
 
     # Life cycle
 
