@@ -7,8 +7,6 @@ import itertools
 import signal
 import socket
 import threading
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Callable, Coroutine
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
+
+from anyio.abc import AsyncResource
 
 from aioipc.channel import Channel
 from aioipc.errors import (
@@ -31,7 +32,7 @@ T = TypeVar("T")
 _NO_HANDLERS: Final[Handlers] = {}
 
 
-class Connection:
+class Connection(AsyncResource):
     """Calls both ways over one channel.
 
     There is never more than one task that reads. If the peer may call, that is a task of its own,
@@ -124,7 +125,7 @@ class Connection:
         try:
             while self._serves or self._waiting:
                 message = await receive()
-                if type(message) is Call:
+                if isinstance(message, Call):
                     steps = answer(message)
                     if steps is not None:
                         self.read_on()
@@ -138,7 +139,7 @@ class Connection:
 
     def _take(self, message: Message) -> None:
         """Take in a message where nobody can wait."""
-        if type(message) is Call:
+        if isinstance(message, Call):
             _ = self.start(self.callee.answer_aside(message))
             return
         call = self.session.receive(message)
@@ -250,14 +251,3 @@ class Connection:
     def _is_broken(self) -> bool:
         """Whether it ended by something that is no ending."""
         return not isinstance(self.ending, EndOfStream | PeerCrashed | ClosedError)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()

@@ -46,6 +46,11 @@ async def to_the_end(channel: Channel[Any]) -> None:
         await channel.receive()
 
 
+async def call_for_ever(channel: Channel[Any]) -> None:
+    for number in itertools.count(1, 2):
+        await channel.send(Call(number, "ping", packed()))
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -185,10 +190,8 @@ async def test_too_many_calls_are_refused_and_the_others_go_on() -> None:
 async def test_who_calls_and_never_reads_is_thrown_out(caplog: pytest.LogCaptureFixture) -> None:
     """What waits to be sent to such a peer is bounded, whether its calls run or are refused."""
     async with attacked(max_calls=8) as (channel, store, _):
-        numbers = itertools.count(1, 2)
         with pytest.raises(aioipc.PeerCrashed):
-            while True:
-                await channel.send(Call(next(numbers), "ping", packed()))
+            await call_for_ever(channel)
         assert await store.get("a") == 1
         assert "messages wait for the peer to read" in caplog.text
 

@@ -10,6 +10,7 @@ import pytest
 
 import aioipc
 from aioipc import rpc
+from tests.links import steps, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -17,8 +18,6 @@ pytestmark = pytest.mark.asyncio
 class Log(Protocol):
     @rpc.notification
     async def note(self, text: str) -> None: ...
-
-    async def noted(self) -> list[str]: ...
 
 
 class Notebook:
@@ -37,9 +36,6 @@ class Notebook:
         self.lines.append(text)
         return object()  # which goes nowhere
 
-    async def noted(self) -> list[str]:
-        return self.lines
-
 
 async def test_they_are_held_up_at_the_limit_and_then_go_on() -> None:
     book = Notebook()
@@ -54,17 +50,14 @@ async def test_they_are_held_up_at_the_limit_and_then_go_on() -> None:
                 await log.note(str(number))
 
         writing = asyncio.create_task(write())
-        while book.began < 3:
-            await asyncio.sleep(0)
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await until(lambda: book.began >= 3)
+        await steps(50)
         assert book.began == 3
         assert not writing.done()
         assert len(rpc.connection_of(log).session.calls) == 3
         book.open.set()
         await writing
-        while len(await log.noted()) < 100:
-            await asyncio.sleep(0)
+        await until(lambda: len(book.lines) == 100)
         assert book.lines == list(map(str, range(100)))
 
 
@@ -76,10 +69,9 @@ async def test_one_that_fails_is_logged_on_both_sides(caplog: pytest.LogCaptureF
         rpc.connect(server.address, Log) as log,
     ):
         await log.note("bad")
-        while len(caplog.records) < 2:
-            await asyncio.sleep(0)
+        await until(lambda: len(caplog.records) == 2)
     assert "Log.note failed" in caplog.text
-    assert "a notification came to nothing: Log.note failed: ValueError: no such word" in caplog.text
+    assert "came to nothing: Log.note failed: ValueError: no such word" in caplog.text
     assert [each.levelno for each in caplog.records] == [logging.ERROR, logging.WARNING]
 
 
@@ -88,7 +80,7 @@ async def test_one_that_does_not_fit_is_an_error_here() -> None:
         rpc.serve("memory:", Notebook(), interface=Log) as server,
         rpc.connect(server.address, Log) as log,
     ):
-        with pytest.raises(aioipc.BadArguments, match="Log.note: msgpack has no type for"):
+        with pytest.raises(aioipc.BadArguments, match=r"Log\.note: msgpack has no type for"):
             await log.note(object())  # type: ignore[arg-type]
 
 
@@ -103,5 +95,4 @@ async def test_its_scope_may_be_left() -> None:
             await log.note("late")
         await asyncio.sleep(0.04)
         book.open.set()
-        while await log.noted() != ["late"]:
-            await asyncio.sleep(0)
+        await until(lambda: book.lines)
