@@ -7,10 +7,10 @@ import contextlib
 import logging
 import os
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import anyio
+from anyio.abc import AsyncResource
 
 from aioipc._opening import Opening
 from aioipc.errors import ClosedError, ForkError, ResourceExhausted, WorkerDied, from_os_error
@@ -137,7 +137,7 @@ class _Server:
             await self._streams.aclose()
 
 
-class ForkServer:
+class ForkServer(AsyncResource):
     """Forks workers from a process that has imported already what they need.
 
     Made by `fork_server`. That process is a fresh one, which does nothing else and has no
@@ -233,17 +233,6 @@ class ForkServer:
                 for server in servers:
                     await server.program.kill_and_reap()
             raise
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     def __repr__(self) -> str:
         return f"<ForkServer pid={self.pid}>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -137,22 +138,32 @@ class Member:
         return self.connection.ending is None and self.worker.status is None
 
     @property
+    def is_open(self) -> bool:
+        """Whether it may get calls at all."""
+        return not self.is_dismissed and self.serves
+
+    @property
     def has_room(self) -> bool:
         """Whether it can take another call.
 
         Not while it has to end one that was cancelled: it may be about to be killed for that.
         """
         return (
-            not self.is_dismissed
+            self.is_open
             and not self._unsettled
-            and self.serves
             and len(self.connection.session.calls) < self._terms.calls_per_worker
         )
 
-    async def open(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
-        """Make a call there; see `aioipc.rpc._caller.Caller.open`."""
-        self._taken += 1
-        if self._taken == self._terms.max_tasks_per_worker:
+    @property
+    def calls_left(self) -> int:
+        """How many calls it may still take before it is replaced."""
+        most = self._terms.max_tasks_per_worker
+        return sys.maxsize if most is None else most - self._taken
+
+    async def open(self, method: Method, args: tuple[Any, ...], *, count: int = 1) -> OwnCall:
+        """Make a call there, which counts as so many; see `aioipc.rpc._caller.Caller.open`."""
+        self._taken += count
+        if not self.calls_left:
             self.is_dismissed = True
         return await self.connection.caller.open(method, args)
 
@@ -193,7 +204,8 @@ class Member:
             self._look_at_memory(self._terms.max_memory_bytes)
         if self.connection.ending is not None or (self.is_dismissed and not self.load):
             self._over.set()
-        self._tell_freed()
+        if self.has_room:
+            self._tell_freed()
 
     def cancelled(self, call: OwnCall) -> None:
         """A call was given up here: see to it that it ends there."""
