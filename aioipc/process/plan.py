@@ -63,6 +63,13 @@ class Plan:
     launch: Callable[[str], Launch]
     order: Callable[[str], Order] | None = None
 
+    @property
+    def what_needs_exec(self) -> str | None:
+        """Why no server can fork it; None if one can."""
+        if self.order is None:
+            return "a command"
+        return self.setup.what_needs_exec
+
 
 def plan_for(
     target: str | Callable[..., object] | Sequence[str],

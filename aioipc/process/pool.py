@@ -392,7 +392,7 @@ def pool(
         cancel_grace_s=cancel_grace_s,
         limits=limits,
         setup=setup,
-        start=start or ("forkserver" if setup.env is None else "exec"),
+        start=start or ("forkserver" if setup.what_needs_exec is None else "exec"),
     )
     return PoolOpening(terms, interface)
 

@@ -245,7 +245,8 @@ def spawn(
 
     Raises:
         ValueError: The worker could not import the function, or it was given what cannot be
-            pickled; or a command, or one with an environment of its own, was to be forked.
+            pickled; or a command, or one with an environment or descriptors of its own, was to
+            be forked.
         WorkerDied: The server died before it had forked.
         ConnectError: There is no such program.
         AccessDenied: The program must not be run.
@@ -259,8 +260,7 @@ def spawn(
         raise AddressError(f"the channel of a worker goes over {known}, not {transport!r}")
     facts = ChannelFacts(codec, framing, limits, polling)
     plan = plan_for(target, args, facts, setup or Setup())
-    if start != "exec" and (plan.order is None or plan.setup.env is not None):
-        what = "a command" if plan.order is None else "what has an environment of its own"
+    if start != "exec" and (what := plan.what_needs_exec) is not None:
         raise ValueError(f"{what} is started by exec, not by {start!r}")
 
     async def open_() -> Worker:
@@ -306,4 +306,5 @@ def _execute(plan: Plan, address: str, fds: list[int], standard: Fds) -> Program
     with contextlib.ExitStack() as handed_down:
         if launch.memory is not None:
             fds = [*fds, handed_down.enter_context(launch.memory).fileno()]
+        fds = [*fds, *plan.setup.pass_fds]
         return execute(launch.argv, standard, name=plan.name, pass_fds=fds, env=launch.env)

@@ -244,6 +244,20 @@ def hang_for_ever(path: str) -> None:
     hang(path)
 
 
+async def greet_at(channel: Channel, address: str) -> None:
+    """Tell whoever connects who this is, until the parent closes the channel."""
+
+    async def greet(client: Channel) -> None:
+        async for _ in client:
+            await client.send(os.getpid())
+
+    async with aioipc.listen(address) as listener, asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(listener.serve(greet))
+        async for _ in channel:
+            pass
+        serving.cancel()
+
+
 # Supervised
 
 
