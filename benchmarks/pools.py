@@ -4,9 +4,10 @@ Every pool has two workers that answer small calls. In "calls/s" each call is aw
 up to 128 at a time; "map/s" is each one's own map with its defaults, which puts calls into batches
 where it can: multiprocessing.Pool a fixed part of all items, whose results come together; aioipc
 as many as take 2 ms, whose results come one by one. Contenders take turns, and the best round of
-each counts: neighbours only ever make a round slower. "open 4" is the time until a pool of four
-has answered its first call; "cancel" is how long it takes to get rid of a call that sleeps without
-awaiting, and to have the next one answered. Where that cannot be done at all there is a dash.
+each counts: neighbours only ever make a round slower. "64 MiB" is a call with so many bytes as its
+argument, "open 4" is the time until a pool of four has answered its first call; "cancel" is how
+long it takes to get rid of a call that sleeps without awaiting, and to have the next one answered.
+Where that cannot be done at all there is a dash.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from aioipc import process
 SPAWN = multiprocessing.get_context("spawn")
 SLEEP_S = 60.0
 AHEAD = 64
+LARGE_BYTES = 64 * 1024 * 1024
 
 
 class Service(Protocol):
     async def answer(self, number: int) -> int: ...
+    async def size(self, data: bytes) -> int: ...
     async def sleep(self, seconds: float) -> None: ...
 
 
@@ -41,12 +44,23 @@ class Answers:
     def answer(self, number: int) -> int:
         return number + 1
 
+    def size(self, data: bytes) -> int:
+        return len(data)
+
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
 
 def answer(number: int) -> int:
     return number + 1
+
+
+def measure(data: bytes) -> int:
+    return len(data)
+
+
+async def measure_later(data: bytes) -> int:
+    return len(data)
 
 
 async def answer_later(number: int) -> int:
@@ -61,12 +75,14 @@ class Opened:
         one: Makes a call.
         each: Makes many, each by itself.
         map: Makes many, by the map of the library with its defaults.
+        size: Makes one with a large argument.
         sleep: Makes one that is then cancelled.
     """
 
     one: Callable[[int], Awaitable[int]]
     each: Callable[[int], Awaitable[list[int]]]
     map: Callable[[int], Awaitable[list[int]]]
+    size: Callable[[bytes], Awaitable[int]]
     sleep: Callable[[float], Awaitable[None]] | None = None
 
 
@@ -77,12 +93,18 @@ def each_of(one: Callable[[int], Awaitable[int]]) -> Callable[[int], Awaitable[l
 @asynccontextmanager
 async def aioipc_pool(size: int, at_once: int = 1) -> AsyncIterator[Opened]:
     async with process.pool(
-        Answers, Service, size=size, calls_per_worker=at_once, cancel_grace_s=0.05
+        Answers,
+        Service,
+        size=size,
+        calls_per_worker=at_once,
+        cancel_grace_s=0.05,
+        limits=aioipc.Limits(max_message_bytes=2 * LARGE_BYTES),
     ) as service:
         yield Opened(
             service.answer,
             each_of(lambda number: service.answer(number)),  # noqa: PLW0108 - no method of a pool
             lambda count: process.map(service.answer, range(count)),
+            service.size,
             service.sleep,
         )
 
@@ -101,8 +123,11 @@ async def of_executor(executor: Any) -> AsyncIterator[Opened]:
     async def many(count: int) -> list[int]:
         return await asyncio.to_thread(lambda: list(executor.map(answer, range(count))))
 
+    def large(data: bytes) -> Any:
+        return loop.run_in_executor(executor, measure, data)
+
     try:
-        yield Opened(one, each_of(one), many)
+        yield Opened(one, each_of(one), many, large)
     finally:
         executor.shutdown()
 
@@ -128,6 +153,7 @@ async def multiprocessing_pool(size: int) -> AsyncIterator[Opened]:
             lambda number: asyncio.to_thread(pool.apply, answer, (number,)),
             lambda count: asyncio.to_thread(each, count),
             lambda count: asyncio.to_thread(pool.map, answer, range(count)),
+            lambda data: asyncio.to_thread(pool.apply, measure, (data,)),
         )
 
 
@@ -144,7 +170,11 @@ async def aiomultiprocess_pool(size: int) -> AsyncIterator[Opened]:
         async def many(count: int) -> list[int]:
             return list(await pool.map(answer_later, range(count)))
 
-        yield Opened(one, each_of(one), many)
+        async def large(data: bytes) -> int:
+            found: int = await pool.apply(measure_later, (data,))
+            return found
+
+        yield Opened(one, each_of(one), many, large)
 
 
 CONTENDERS: dict[str, Callable[[int], Any]] = {
@@ -171,6 +201,16 @@ async def rate_of(make: Callable[[int], Awaitable[list[int]]], count: int) -> fl
     if found != [*range(1, count + 1)]:
         raise AssertionError("a contender lost or changed an answer")
     return count / took_s
+
+
+async def large_s(contender: Callable[[int], Any]) -> float:
+    data = bytes(LARGE_BYTES)
+    async with contender(1) as opened:
+        await opened.size(data)
+        began = time.perf_counter()
+        if await opened.size(data) != LARGE_BYTES:
+            raise AssertionError("a contender lost a part of its argument")
+        return time.perf_counter() - began
 
 
 async def opening_s(contender: Callable[[int], Any]) -> float:
@@ -201,22 +241,25 @@ def main(calls: int, rounds: int) -> None:
     """Measure pools of processes beside each other."""
     rates: dict[str, list[tuple[float, float]]] = {}
     openings: dict[str, list[float]] = {}
+    larges: dict[str, list[float]] = {}
     cancels: dict[str, float | None] = {}
     for _ in range(rounds):
         for name, contender in CONTENDERS.items():
             try:
                 rates.setdefault(name, []).append(aioipc.run(calls_per_s(contender, calls)))
                 openings.setdefault(name, []).append(aioipc.run(opening_s(contender)))
+                larges.setdefault(name, []).append(aioipc.run(large_s(contender)))
                 if name not in cancels:
                     cancels[name] = aioipc.run(cancelling_s(contender))
             except ImportError as error:
                 Console(stderr=True).print(f"{name} is not here: {error}")
-    table = Table("pool", "calls/s", "map/s", "open 4", "cancel")
+    table = Table("pool", "calls/s", "map/s", "64 MiB", "open 4", "cancel")
     for name in filter(rates.get, rates):
         cancel_s = cancels.get(name)
         table.add_row(
             name,
             *(f"{max(rate):,.0f}" for rate in zip(*rates[name], strict=True)),
+            f"{min(larges[name]):.2f} s",
             f"{min(openings[name]):.2f} s",
             "-" if cancel_s is None else f"{cancel_s:.2f} s",
         )

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -89,6 +90,8 @@ class ForkServer:
                 _answer(line, UNFIT)
                 return None
             gc.freeze()
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()  # or each process would write what is in it
             try:
                 pid = os.fork()
             except OSError as error:
@@ -100,7 +103,8 @@ class ForkServer:
             if not self._epoll.closed:  # this is the server
                 for fd in (leash, *handed_down):
                     os.close(fd)
-        os.setpgid(pid, pid)  # it does so itself as well; who comes first is not known
+        with contextlib.suppress(PermissionError):  # it leads a session of its own by now
+            os.setpgid(pid, pid)  # it does so itself as well; who comes first is not known
         self._tend(line, Child(pid, open_pidfd(pid)))
         return None
 

@@ -36,7 +36,7 @@ class Crew:
     def __init__(self, terms: Terms) -> None:
         self.deaths = self.recycled = self.killed = 0
         self._terms = terms
-        self._own_server = ForkServer() if terms.start == "forkserver" else None
+        self._own_server = ForkServer(terms.setup) if terms.start == "forkserver" else None
         start = terms.start
         self._start: Start = self._own_server or ("exec" if isinstance(start, str) else start)
         self._members: list[Member] = []

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Final
 
@@ -54,7 +55,7 @@ class _Server:
         identity: In whose name it acts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, setup: Setup) -> None:
         """Start it.
 
         Raises:
@@ -66,7 +67,7 @@ class _Server:
             try:
                 self._requests, theirs = requests_pair()
                 undo.callback(self._requests.close)
-                self._streams = StandardStreams(Setup(name=_NAME))
+                self._streams = StandardStreams(setup)
                 undo.callback(self._streams.close)
             except OSError as error:
                 raise from_os_error(error, f"start a {_NAME}") from error
@@ -144,10 +145,11 @@ class ForkServer(AsyncResource):
     other thread. It imports the modules of its workers once, before it forks the first one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, setup: Setup | None = None) -> None:
         self._owner = os.getpid()
         self._is_closed = False
-        self._server: _Server | None = _Server()
+        self._setup = _server_setup(setup or Setup())
+        self._server: _Server | None = _Server(self._setup)
         self._retired: list[_Server] = []
         self._unfit: set[str] = set()
 
@@ -195,7 +197,7 @@ class ForkServer(AsyncResource):
         if self._server is None or not self._server.serves():
             if self._server is not None:
                 self._retire(self._server)
-            self._server = _Server()
+            self._server = _Server(self._setup)
         return self._server
 
     def _retire(self, server: _Server) -> None:
@@ -234,6 +236,10 @@ class ForkServer(AsyncResource):
                     await server.program.kill_and_reap()
             raise
 
+    def __del__(self) -> None:
+        if not getattr(self, "_is_closed", True) and self._owner == os.getpid():
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
     def __repr__(self) -> str:
         return f"<ForkServer pid={self.pid}>"
 
@@ -257,6 +263,15 @@ async def _forked(
         undo.pop_all()
     leash.child_end.close()
     return Program(child, leash, name, kills)
+
+
+def _server_setup(workers: Setup) -> Setup:
+    """The streams of a server: those of its workers, but for pipes, which nobody would read."""
+    return Setup(
+        name=_NAME,
+        stdout="log" if workers.stdout == "pipe" else workers.stdout,
+        stderr="log" if workers.stderr == "pipe" else workers.stderr,
+    )
 
 
 def fork_server() -> Opening[ForkServer]:
