@@ -205,9 +205,11 @@ class Callee:
         """Wait for room, or say why it cannot be sent; if the caller is gone, who reads finds."""
         if isinstance(error, WouldBlock):
             try:
-                return await self._connection.send_late(outcome)
+                await self._connection.send_late(outcome)
             except IPCError as late:
                 error = late
+            else:
+                return
         if isinstance(error, EncodeError | FrameTooLarge):
             log.warning("%s: the result of %s: %s", self._channel.address, method, error)
             self._connection.tell(unsendable(outcome.id, error, method))
