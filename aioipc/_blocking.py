@@ -15,7 +15,6 @@ from aioipc._opening import Opening
 from aioipc.abc import PeerCredentials
 from aioipc.channel import Channel, ChannelStatistics
 from aioipc.errors import ClosedError, EndOfStream
-from aioipc.loop.run import new_event_loop
 
 __all__ = ["BlockingChannel", "blocking"]
 
@@ -231,10 +230,14 @@ class Runner(Protocol):
 
 
 class OwnRunner:
-    """A loop of this thread, which runs during operations only."""
+    """A loop of this thread, which runs during operations only.
+
+    It is asyncio's own, which starts and stops in less time than uvloop. Ctrl-C cancels the
+    operation, and KeyboardInterrupt is raised once that has ended.
+    """
 
     def __init__(self) -> None:
-        self._runner = asyncio.Runner(loop_factory=new_event_loop)
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
 
     def run(self, operation: _Operation[R], /) -> R:
@@ -243,9 +246,9 @@ class OwnRunner:
             raise ClosedError("this side closed the channel")
         task = self._loop.create_task(operation)
         try:
-            return self._loop.run_until_complete(task)
+            return self._runner.run(_result_of(task))
         except BaseException:
-            if not task.done():  # Ctrl-C, for one
+            if not task.done():  # what another signal handler raised, for one
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     self._loop.run_until_complete(task)
@@ -253,6 +256,10 @@ class OwnRunner:
 
     def close(self) -> None:
         self._runner.close()
+
+
+async def _result_of(task: asyncio.Task[R]) -> R:
+    return await task
 
 
 class RunnerOfAnother:

@@ -184,6 +184,12 @@ def fill(channel: Channel[Any]) -> list[bytes]:
     return sent
 
 
+async def until(holds: Callable[[], object]) -> None:
+    """Let the loop turn until something holds that nothing tells of."""
+    while not holds():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
 async def steps(count: int) -> None:
     """Let the loop turn."""
     for _ in range(count):

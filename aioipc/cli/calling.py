@@ -80,7 +80,7 @@ async def _call(
     connection: Connection, method: Method, args: tuple[Any, ...], output: Output
 ) -> None:
     if method.shape is Shape.NOTIFICATION:
-        await connection.caller.notify(method, args)
+        await connection.caller.call(method, args)  # so that a failure is seen here
     elif method.shape is Shape.STREAM:
         async with closing(connection.caller.stream(method, args)) as items:
             async for item in items:

@@ -7,8 +7,8 @@ import os
 import signal
 import warnings
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
+
+from anyio.abc import AsyncResource
 
 from aioipc._opening import Opening
 from aioipc.errors import ForkError, from_os_error
@@ -22,7 +22,7 @@ __all__ = ["Pipeline", "pipeline"]
 _GRACE_S = 1.0
 
 
-class Pipeline:
+class Pipeline(AsyncResource):
     """Programs that run at the same time, each reading what the one before it writes.
 
     Made by `pipeline`. None of them outlives this process.
@@ -115,17 +115,6 @@ class Pipeline:
     def _check_owner(self) -> None:
         if self._owner != os.getpid():
             raise ForkError("these programs are children of the parent process")
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     def __del__(self) -> None:
         if getattr(self, "_closed", True) or self._owner != os.getpid():

@@ -8,10 +8,10 @@ import logging
 import signal
 import time
 from collections.abc import Coroutine, Iterable
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import anyio
+from anyio.abc import AsyncResource
 
 from aioipc._opening import Opening
 from aioipc.errors import IPCError, WorkerDied
@@ -39,7 +39,7 @@ class _Place:
         self.is_done = False
 
 
-class Supervisor:
+class Supervisor(AsyncResource):
     """Keeps its children running. Made by `supervise`.
 
     Attributes:
@@ -230,17 +230,6 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -7,10 +7,10 @@ import errno
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
 import anyio
+from anyio.abc import AsyncResource
 
 from aioipc import codecs
 from aioipc._opening import Opening
@@ -84,7 +84,7 @@ class _Audience:
         return all(feed.outbox.has_room(size) for feed in self.blocking)
 
 
-class Publisher(Generic[T]):
+class Publisher(AsyncResource, Generic[T]):
     """Sends messages to whoever subscribes to their topic.
 
     Made by `aioipc.pubsub.publisher`. Any number of tasks may publish. It is an async context
@@ -393,17 +393,6 @@ class Publisher(Generic[T]):
         except TimeoutError:
             feed.channel.abort()
         await feed.channel.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 @overload

@@ -7,8 +7,9 @@ import contextlib
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, overload
+
+from anyio.abc import AsyncResource
 
 from aioipc import codecs
 from aioipc._opening import Opening
@@ -53,7 +54,7 @@ class SubscriptionStatistics:
     gaps: int
 
 
-class Subscription(Generic[T]):
+class Subscription(AsyncResource, Generic[T]):
     """What comes from one publisher: an async iterator of `Message` and `Gap`.
 
     Made by `aioipc.pubsub.subscriber`. One task at a time receives. The iteration ends when the
@@ -194,17 +195,6 @@ class Subscription(Generic[T]):
             Closes at once, abruptly.
         """
         await self._channel.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 @overload

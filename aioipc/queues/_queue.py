@@ -5,8 +5,9 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Generic, Self, TypeVar
+
+from anyio.abc import AsyncResource
 
 from aioipc.errors import EndOfStream
 from aioipc.queues._job import Taking
@@ -54,7 +55,7 @@ class QueueStatistics:
     counters: Mapping[str, int] = field(default_factory=dict)
 
 
-class Queue(abc.ABC, Generic[T]):
+class Queue(AsyncResource, Generic[T]):
     """Objects that any process puts in and any process takes out, each of them once.
 
     Made by `aioipc.queues.open`. It is an async context manager, and an async iterator that gets.
@@ -156,17 +157,6 @@ class Queue(abc.ABC, Generic[T]):
     @abc.abstractmethod
     async def aclose(self) -> None:
         """Close this end; what is in the queue stays there. Idempotent."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     def __aiter__(self) -> Self:
         return self

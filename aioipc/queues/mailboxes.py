@@ -8,8 +8,9 @@ import errno
 import itertools
 import logging
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
+
+from anyio.abc import AsyncResource
 
 from aioipc._opening import Opening
 from aioipc.abc import Codec, PeerCredentials
@@ -152,7 +153,7 @@ class _Link:
                 question.wake()
 
 
-class Mailbox(Generic[T]):
+class Mailbox(AsyncResource, Generic[T]):
     """A name of this process, at which others leave messages.
 
     Made by `aioipc.queues.mailbox`. It is an async context manager, and an async iterator that
@@ -231,17 +232,6 @@ class Mailbox(Generic[T]):
         await asyncio.wait([self._serving])
         for link in list(self._links.values()):
             await link.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     def __aiter__(self) -> Self:
         return self

@@ -8,8 +8,9 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
+
+from anyio.abc import AsyncResource
 
 from aioipc._opening import Opening
 from aioipc.abc import Allow
@@ -41,7 +42,7 @@ class _Client:
         """Jobs for which there is no room yet, in the order in which they came."""
 
 
-class QueueServer:
+class QueueServer(AsyncResource):
     """Keeps the jobs of one queue and gives them to workers.
 
     Made by `serve`. It works from the time it is opened until it is closed.
@@ -124,17 +125,6 @@ class QueueServer:
                 self._timer.cancel()
             if self._journal is not None:
                 await self._journal.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     # Requests
 

@@ -13,7 +13,7 @@ from aioipc.abc import PeerCredentials
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._streams import Upload
 from aioipc.rpc._tracing import Span
-from aioipc.wire.rpc import Call, Credit, Incoming, Notify
+from aioipc.wire.rpc import Call, Credit, Incoming
 
 __all__ = ["CallInfo", "Steps", "current_call", "first_step", "metadata", "metadata_to_send"]
 
@@ -43,7 +43,7 @@ class CallInfo(Incoming):
 
     connection: Hub
 
-    def __init__(self, message: Call | Notify, connection: Hub) -> None:
+    def __init__(self, message: Call, connection: Hub) -> None:
         super().__init__(message)
         self.connection = connection
         self.task: asyncio.Task[Any] | None = None

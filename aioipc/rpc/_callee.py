@@ -23,6 +23,7 @@ from aioipc.errors import (
     PeerCrashed,
     QuotaExceeded,
     RemoteCancelled,
+    WouldBlock,
 )
 from aioipc.kernel.credentials import same_user
 from aioipc.rpc._call import CallInfo, Steps, first_step
@@ -31,7 +32,7 @@ from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method, Shape
 from aioipc.rpc._streams import Upload
 from aioipc.rpc._tracing import active_tracing, end_span
-from aioipc.wire.rpc import Answer, Call, Cancel, Code, Item, Notify, Raise, Return
+from aioipc.wire.rpc import Answer, Call, Cancel, Code, Item, Raise, Return
 
 __all__ = ["Callee", "Handlers"]
 
@@ -58,7 +59,7 @@ class Callee:
 
     # Answering
 
-    def answer(self, message: Call | Notify) -> Steps | None:
+    def answer(self, message: Call) -> Steps | None:
         """Run a method, as far as it goes without waiting.
 
         Returns:
@@ -72,17 +73,15 @@ class Callee:
             self._waits(call)
         return steps
 
-    async def answer_aside(self, message: Call | Notify) -> None:
+    async def answer_aside(self, message: Call) -> None:
         """Run a method in this task, which does not read."""
         steps = self.answer(message)
         if steps is not None:
             await steps
 
-    def _admit(self, message: Call | Notify) -> CallInfo | None:
+    def _admit(self, message: Call) -> CallInfo | None:
         """Take in a call; None if it was refused."""
         call = CallInfo(message, self._connection)
-        if isinstance(message, Notify):
-            return call
         try:
             self._session.admit(call)
         except QuotaExceeded as error:
@@ -123,6 +122,8 @@ class Callee:
                 result = None
             elif type(result) is CoroutineType or inspect.isawaitable(result):
                 result = await result
+            if method.shape is Shape.NOTIFICATION:
+                result = None
         except asyncio.CancelledError:
             if not self._cancelled(call):
                 raise
@@ -130,11 +131,10 @@ class Callee:
             self._failed(call, method, error)
         else:
             self._done(call)
-            if type(message) is Call:
-                try:
-                    await self._channel.send(Return(message.id, result))
-                except IPCError as error:
-                    self._unsent(message.id, error, method)
+            try:
+                await self._return(Return(message.id, result))
+            except IPCError as error:
+                self._unsent(message.id, error, method)
 
     def _look_up(self, call: CallInfo) -> tuple[Method, Callable[..., Any], Any]:
         """The method, what implements it, and the arguments; its span begins.
@@ -194,10 +194,15 @@ class Callee:
             self._running.discard(call)
             if call.timer is not None:
                 call.timer.cancel()
-        if type(call.message) is Call:
-            self._session.finish(call)
+        self._session.finish(call)
         if self._idle is not None and not self._session.served and not self._idle.done():
             self._idle.set_result(None)
+
+    async def _return(self, outcome: Return) -> None:
+        try:
+            self._channel.send_nowait(outcome)
+        except WouldBlock:
+            await self._connection.send_late(outcome)
 
     def _unsent(self, number: int, error: IPCError, method: Method) -> None:
         """A result was not sent: say why, unless the caller is gone, as who reads will find."""
@@ -236,9 +241,6 @@ class Callee:
             self._done(call, error)  # nobody is there to be told
         elif call.upload is not None and error is call.upload.refused:
             self._refuse(call, error)
-        elif type(message) is Notify:
-            self._done(call, error)
-            log.error("%s: notification %s failed", self._channel.address, method, exc_info=error)
         else:
             fault = fault_of(message.id, error, method, trusted=self._is_trusted)
             if fault.code == Code.RAISED:
@@ -253,11 +255,7 @@ class Callee:
         return self._channel.is_ending(error) or (ending is not None and error.__cause__ is ending)
 
     def _refuse(self, call: CallInfo, error: Exception) -> None:
-        if type(call.message) is Notify:
-            self._done(call, error)
-            log.warning("%s: a notification came to nothing: %s", self._channel.address, error)
-        else:
-            self._finish(call, refusal(call.message.id, error))
+        self._finish(call, refusal(call.message.id, error))
 
     # What comes in about a call that runs
 

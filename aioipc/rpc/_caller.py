@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import functools
+import logging
 from collections.abc import AsyncIterable, Awaitable
 from typing import Any, Final, Protocol
 
@@ -25,9 +26,11 @@ from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method, Shape
 from aioipc.rpc._streams import Items, ResultStream
 from aioipc.rpc._tracing import Span, active_tracing, end_span
-from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Notify, Outgoing, Raise, Return
+from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Outgoing, Raise, Return
 
 __all__ = ["CallObserver", "Caller", "OwnCall"]
+
+log = logging.getLogger("aioipc.rpc")
 
 _LONGEST_S: Final = 1e9
 """Deadlines beyond this (thirty years) are none."""
@@ -224,20 +227,23 @@ class Caller:
         return ResultStream(method, functools.partial(self.open, method, args))
 
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
-        """Call a method whose result nobody wants.
+        """Call a method and do not wait for its outcome; a failure is logged.
+
+        It waits while the far side has as many calls to run as it takes.
 
         Raises:
             BadArguments: They cannot be encoded.
             PeerCrashed: The far side is gone.
 
         Cancellation:
-            All or nothing, as ``channel.send``.
+            Cancels the method on the far side if it was called.
         """
-        self._check_open(method)
-        try:
-            await self._channel.send(Notify(method.name, args, metadata_to_send()))
-        except EncodeError as error:
-            raise BadArguments(f"{method}: {error.__cause__ or error}") from error
+        call = await self.open(method, args)
+        call.waiter = self._loop.create_future()
+        call.waiter.add_done_callback(functools.partial(_log_failure, call))
+        self.connection.follow()
+        if call.is_done:
+            self.connection.wake(call.waiter)
 
     async def open(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
         """Make a call, and do not wait for its outcome."""
@@ -277,7 +283,9 @@ class Caller:
         if method.upload is not None:
             args = (*args[: method.upload], None, *args[method.upload + 1 :])
         number = self._session.open(call)
-        remaining_ns = int(left_s * 1e9) if left_s < _LONGEST_S else None
+        remaining_ns = None
+        if left_s < _LONGEST_S and method.shape is not Shape.NOTIFICATION:
+            remaining_ns = int(left_s * 1e9)
         message = Call(number, method.name, args, remaining_ns, metadata)
         return call, self._channel.send(message)
 
@@ -424,6 +432,16 @@ class Caller:
             await call.room_waiter
         finally:
             call.room_waiter = None
+
+
+def _log_failure(call: OwnCall, _: object) -> None:
+    """Nobody waits for a notification, so nobody else says that it failed."""
+    try:
+        call.result()
+    except ClosedError:
+        pass  # by this side, which knows
+    except Exception as error:  # noqa: BLE001 - it is told all the same
+        log.warning("a notification came to nothing: %s", error)
 
 
 def _lost(error: BaseException, method: Method) -> Exception:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Callable, Coroutine
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
+
+from anyio.abc import AsyncResource
 
 from aioipc.channel import Channel
 from aioipc.errors import (
@@ -23,7 +24,7 @@ from aioipc.rpc._call import CallInfo
 from aioipc.rpc._callee import Callee, Handlers
 from aioipc.rpc._caller import Caller, OwnCall
 from aioipc.rpc._proxy import proxy_of
-from aioipc.wire.rpc import Call, Message, Notify, Session
+from aioipc.wire.rpc import Call, Message, Session
 
 __all__ = ["Connection"]
 
@@ -31,7 +32,7 @@ T = TypeVar("T")
 _NO_HANDLERS: Final[Handlers] = {}
 
 
-class Connection:
+class Connection(AsyncResource):
     """Calls both ways over one channel.
 
     There is never more than one task that reads. If the peer may call, that is a task of its own,
@@ -62,6 +63,9 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_read = False  # set before a task is made, which may run at once
         self._waiting = 0
+        self._late = 0
+        # A peer that keeps to its limit causes at most one outcome and a few credits per call.
+        self._most_late = 4 * channel.limits.max_calls
         self._serves = bool(handlers)
         if self._serves:
             self.read_on()
@@ -121,7 +125,7 @@ class Connection:
         try:
             while self._serves or self._waiting:
                 message = await receive()
-                if isinstance(message, (Call, Notify)):
+                if isinstance(message, Call):
                     steps = answer(message)
                     if steps is not None:
                         self.read_on()
@@ -135,7 +139,7 @@ class Connection:
 
     def _take(self, message: Message) -> None:
         """Take in a message where nobody can wait."""
-        if isinstance(message, (Call, Notify)):
+        if isinstance(message, Call):
             _ = self.start(self.callee.answer_aside(message))
             return
         call = self.session.receive(message)
@@ -153,13 +157,27 @@ class Connection:
         try:
             self.channel.send_nowait(message)
         except WouldBlock:
-            _ = self.start(self._tell_later(message))
+            _ = self.start(self._tell_late(message))
         except IPCError:
             pass  # the connection is over, as whoever reads or calls is told
 
-    async def _tell_later(self, message: Message) -> None:
+    async def _tell_late(self, message: Message) -> None:
         with contextlib.suppress(IPCError):
+            await self.send_late(message)
+
+    async def send_late(self, message: Message) -> None:
+        """Send a message that the peer causes and that there is no room for now.
+
+        A peer that calls and does not read gets no more of this side's memory than it has
+        a right to: then the connection ends.
+        """
+        self._late += 1
+        try:
+            if self._late > self._most_late:
+                self.end(ProtocolError(f"{self._late - 1:,} messages wait for the peer to read"))
             await self.channel.send(message)
+        finally:
+            self._late -= 1
 
     # Life cycle
 
@@ -233,14 +251,3 @@ class Connection:
     def _is_broken(self) -> bool:
         """Whether it ended by something that is no ending."""
         return not isinstance(self.ending, EndOfStream | PeerCrashed | ClosedError)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()

@@ -49,6 +49,9 @@ class Hub(Protocol):
     def tell(self, message: Message) -> None:
         """Send a message of a few bytes: now if there is room, else as soon as there is."""
 
+    async def send_late(self, message: Message) -> None:
+        """Send a message that the peer causes and that there is no room for now."""
+
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something for as long as the connection lives, at most."""
 

@@ -64,7 +64,8 @@ def idempotent(function: F) -> F:
 def notification(function: F) -> F:
     """Declare that nobody waits for a method: awaiting it only hands it over.
 
-    What it raises is logged where it runs. It returns None.
+    What it raises is logged on both sides. It returns None, and counts as a call until it has run:
+    who notifies faster than the far side runs it waits.
     """
     return _mark(function, notification=True)
 

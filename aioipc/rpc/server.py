@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import anyio
+from anyio.abc import AsyncResource
 
 from aioipc._opening import Opening
 from aioipc.abc import Allow
@@ -28,7 +28,7 @@ __all__ = ["Server", "serve"]
 log = logging.getLogger("aioipc.rpc")
 
 
-class Server:
+class Server(AsyncResource):
     """Serves an object to whoever connects, or to the one peer of a channel.
 
     Made by `serve`. It works from the time it is opened until it is closed.
@@ -87,17 +87,6 @@ class Server:
             self._work.cancel()
             await asyncio.wait([self._work])
             await self._source.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def _finish(self) -> None:
         async with anyio.create_task_group() as tasks:

@@ -39,7 +39,6 @@ __all__ = [
     "Incoming",
     "Item",
     "Message",
-    "Notify",
     "Outgoing",
     "Raise",
     "Return",
@@ -138,18 +137,10 @@ class Cancel(msgspec.Struct, array_like=True, tag=7, gc=False):
     id: int
 
 
-class Notify(msgspec.Struct, array_like=True, tag=8, gc=False):
-    """Call a method whose result nobody wants."""
-
-    method: str
-    args: Packed
-    metadata: dict[str, str] | None = None
-
-
 Answer = Return | Raise | Item | End | Credit | Cancel
 """What is said about a call that was made."""
 
-Message = Call | Return | Raise | Item | End | Credit | Cancel | Notify
+Message = Call | Return | Raise | Item | End | Credit | Cancel
 
 DROP: Final = None
 """What `Session.receive` answers when the message came too late to matter."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 import aioipc
 from aioipc import Channel, rpc
-from aioipc.wire.rpc import Call, Cancel, Credit, End, Item, Notify, Raise, Return
+from aioipc.wire.rpc import Call, Cancel, Credit, End, Item, Raise, Return
 from tests.links import steps
 from tests.programs import program
 from tests.rpc.store import MemoryStore, Store
@@ -43,6 +44,11 @@ async def attacked(**limits: Any) -> AsyncIterator[tuple[Channel[Any], Store, Me
 async def to_the_end(channel: Channel[Any]) -> None:
     while True:
         await channel.receive()
+
+
+async def call_for_ever(channel: Channel[Any]) -> None:
+    for number in itertools.count(1, 2):
+        await channel.send(Call(number, "ping", packed()))
 
 
 @pytest.mark.parametrize(
@@ -181,16 +187,13 @@ async def test_too_many_calls_are_refused_and_the_others_go_on() -> None:
         assert isinstance(await channel.receive(), Return)
 
 
-async def test_a_flood_of_notifications_is_held_up() -> None:
-    async with attacked(max_calls=8) as (channel, _, service):
-        for _ in range(1000):
-            await channel.send(Notify("note", packed("n")))
-        for _ in range(1000):
-            assert await service.events.get() == "n"
-        await channel.send(Notify("nothing", packed()))
-        await channel.send(Notify("note", packed(5)))
-        await channel.send(Call(1, "ping", packed()))
-        assert isinstance(await channel.receive(), Return)
+async def test_who_calls_and_never_reads_is_thrown_out(caplog: pytest.LogCaptureFixture) -> None:
+    """What waits to be sent to such a peer is bounded, whether its calls run or are refused."""
+    async with attacked(max_calls=8) as (channel, store, _):
+        with pytest.raises(aioipc.PeerCrashed):
+            await call_for_ever(channel)
+        assert await store.get("a") == 1
+        assert "messages wait for the peer to read" in caplog.text
 
 
 @pytest.mark.parametrize(

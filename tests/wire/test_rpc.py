@@ -23,7 +23,6 @@ from aioipc.wire.rpc import (
     Incoming,
     Item,
     Message,
-    Notify,
     Outgoing,
     Raise,
     Return,
@@ -113,7 +112,6 @@ def meaning(session: AnySession, event: Message) -> str:
         if isinstance(event, Call):
             session.admit(Incoming(event))
             return TAKEN
-        assert not isinstance(event, Notify)
         return DROPPED if session.receive(event) is DROP else TAKEN
     except ProtocolError:
         return BREACH
@@ -273,7 +271,6 @@ class Side:
             self.out.append(Credit(number, 1))
 
     def hear(self, said: Message, other: Side) -> None:
-        assert not isinstance(said, Notify)
         if isinstance(said, Call):
             served = self.running[said.id] = self.session.admit(Incoming(said))
             served.is_uploading = said.method == "s"
