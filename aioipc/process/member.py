@@ -14,6 +14,7 @@ from aioipc import rpc
 from aioipc.errors import WorkerDied
 from aioipc.kernel.usage import resident_bytes
 from aioipc.limits import Limits
+from aioipc.native._tasks import News
 from aioipc.process.service import serve
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
@@ -93,7 +94,7 @@ class Member:
         self._looked_at = 0.0
         self._over = asyncio.Event()
         self._unsettled = 0
-        self._settling: set[asyncio.Future[None]] = set()
+        self._settling: set[News] = set()
         worker.when_ended(self._over.set)
 
     @classmethod
@@ -231,7 +232,7 @@ class Member:
             self._tell_freed()
 
     async def _wait_freed(self) -> None:
-        waiter = self.connection.loop.create_future()
+        waiter = News(self.connection.loop)
         self._settling.add(waiter)
         self.connection.follow()
         try:
