@@ -143,6 +143,14 @@ def test_reloading_service() -> None:
     assert re.search(r"read {'greeting': 'Good evening'} again, as process \d+ wished", done.err)
 
 
+def test_activated_service() -> None:
+    """tests/process/test_activation.py starts it as systemd does."""
+    done = run("activated_service.py")
+
+    assert done.status == 1
+    assert done.err == "systemd has to start this: there is no socket called greeter\n"
+
+
 @pytest.mark.parametrize("address", ["", "unix:", "tcp://127.0.0.1:0"])
 def test_asyncio_moved(address: str) -> None:
     done = run("asyncio_moved.py", *filter(None, [address]))
