@@ -11,11 +11,11 @@ from aioipc.address import Address
 from aioipc.errors import AccessDenied, AddressError, ConnectError
 from aioipc.kernel.credentials import peer_credentials, same_user, same_user_or_root
 from aioipc.kernel.owned import OwnedSocket
-from aioipc.kernel.rendezvous import bind_unix, check_path
+from aioipc.kernel.rendezvous import BoundSocket, SocketFile, bind_unix, check_path
 from aioipc.transports._names import generated_name
 from aioipc.transports._sockets import Accepted, SocketAcceptor, check_allowed, connect_socket
 
-__all__ = ["Met", "connect_unix", "listen_unix"]
+__all__ = ["Met", "connect_unix", "find_unix", "listen_unix", "take_unix"]
 
 Met = Callable[[socket.socket, PeerCredentials | None, str], Accepted]
 """Makes a transport of a connected socket, who is at its other end, and the address."""
@@ -42,11 +42,7 @@ async def connect_unix(
     Cancellation:
         Undoes: nothing stays open.
     """
-    try:
-        file = check_path(_target(address), any_owner=allow is not None, folder=folder)
-    except FileNotFoundError:
-        raise ConnectError(f"connect to {address}: nobody listens there (no such socket)") from None
-    with file:
+    with find_unix(address, allow, folder=folder) as file:
         sock = OwnedSocket(socket.AF_UNIX, kind)
         try:
             await connect_socket(sock, file.address, str(address))
@@ -56,6 +52,19 @@ async def connect_unix(
             sock.close()
             raise
     return sock, peer
+
+
+def find_unix(address: Address, allow: Allow | None, *, folder: str) -> SocketFile:
+    """Look up the socket of a server.
+
+    Raises:
+        ConnectError: There is none.
+        AccessDenied: The path is not to be trusted.
+    """
+    try:
+        return check_path(_target(address), any_owner=allow is not None, folder=folder)
+    except FileNotFoundError:
+        raise ConnectError(f"connect to {address}: nobody listens there (no such socket)") from None
 
 
 def listen_unix(
@@ -84,6 +93,35 @@ def listen_unix(
         AddressError: Other users are allowed, but cannot reach a name in the private runtime
             directory.
     """
+    bound, text = take_unix(address, allow, folder=folder, kind=kind)
+
+    def accepted(sock: socket.socket) -> Accepted:
+        return met(sock, peer_credentials(sock.fileno()), text)
+
+    return SocketAcceptor(bound.socket, text, accepted, bound.close, speaks_first=speaks_first)
+
+
+def take_unix(
+    address: Address, allow: Allow | None, *, folder: str, kind: int
+) -> tuple[BoundSocket, str]:
+    """Take a name, or make one up, for those who may reach it.
+
+    Args:
+        address: With a path, a name or an abstract name; one is made up if there is none.
+        allow: With it a path is open to all users (mode 0666).
+        folder: The subdirectory of the runtime directory that names are for.
+        kind: ``SOCK_STREAM``, ``SOCK_SEQPACKET`` or ``SOCK_DGRAM``.
+
+    Returns:
+        The socket, which listens if its kind can, and the address.
+
+    Raises:
+        AccessDenied: The directory is not to be trusted, or any user could reach an abstract
+            name.
+        ResourceExhausted: Somebody serves this name.
+        AddressError: Other users are allowed, but cannot reach a name in the private runtime
+            directory.
+    """
     if address.abstract is not None and allow is None:
         raise AccessDenied(
             errno.EACCES,
@@ -97,13 +135,7 @@ def listen_unix(
             f"listen on {address}: other users cannot reach a name in the private runtime "
             "directory; give a path"
         )
-    bound = bind_unix(_target(address), kind, others=others, folder=folder)
-    text = str(address)
-
-    def accepted(sock: socket.socket) -> Accepted:
-        return met(sock, peer_credentials(sock.fileno()), text)
-
-    return SocketAcceptor(bound.socket, text, accepted, bound.close, speaks_first=speaks_first)
+    return bind_unix(_target(address), kind, others=others, folder=folder), str(address)
 
 
 def _target(address: Address) -> str:
