@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from aioipc import codecs, errors
-from aioipc.abc import Capability, PeerCredentials
+from aioipc.abc import Capability, Losses, PeerCredentials, Sender
 from aioipc.address import Address
 from aioipc.channel import Channel, ChannelStatistics, IPCAttribute
 from aioipc.connect import connect, pair
@@ -95,6 +95,7 @@ __all__ = [
     "IPCError",
     "Limits",
     "Listener",
+    "Losses",
     "MethodNotFound",
     "OwnerDied",
     "PeerCrashed",
@@ -106,6 +107,7 @@ __all__ = [
     "RemoteError",
     "ResourceExhausted",
     "RingCorrupted",
+    "Sender",
     "StreamListener",
     "TruncatedFrame",
     "VersionMismatch",

@@ -14,9 +14,8 @@ from aioipc.abc import Acceptor, Allow, ByteTransport, Capability
 from aioipc.address import Address
 from aioipc.connect import open_transport
 from aioipc.errors import AccessDenied, AddressError, IPCError, from_os_error
-from aioipc.kernel.credentials import same_user
+from aioipc.kernel.credentials import is_allowed, same_user
 from aioipc.limits import Limits
-from aioipc.listener import is_allowed
 from aioipc.transports import family_of
 
 __all__ = ["Entrance", "Place"]

@@ -135,11 +135,12 @@ class ChannelOptions:
             AccessDenied: The codec is for the same user only, and the peer is another.
         """
         foreign = _is_foreign(transport.peer) or Capability.REMOTE in transport.capabilities
+        foreign = foreign or getattr(transport, "admits_others", False)
         if foreign and codecs.is_trusted_only(self.codec):
             raise AccessDenied(
                 errno.EACCES,
                 f"{transport.address}: the {self.codec.name} codec runs what a peer sends, "
-                f"and this peer is {transport.peer}",
+                f"and this peer is {transport.peer or 'anybody who may send there'}",
             )
         limit = message_limit(self.limits, foreign=foreign)
         if has_own_port(transport):

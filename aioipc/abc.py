@@ -24,11 +24,13 @@ __all__ = [
     "Codec",
     "Family",
     "HasFileno",
+    "Losses",
     "MessageTransport",
     "Parts",
     "PeerCredentials",
     "Poll",
     "PortTransport",
+    "Sender",
     "SharedBuffer",
     "Transport",
 ]
@@ -87,6 +89,34 @@ class PeerCredentials:
     pid: int
     uid: int
     gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent one datagram.
+
+    Attributes:
+        address: Where an answer reaches it; None if it has no address.
+        credentials: Who it is, where the kernel tells.
+    """
+
+    address: str | None
+    credentials: PeerCredentials | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What befell the datagrams of one endpoint that did not arrive, as far as it knows.
+
+    Attributes:
+        truncated: Received ones that were over the limit, and were dropped.
+        refused: Received ones of users that ``allow=`` refuses, and were dropped.
+        unreachable: Times that the network said of sent ones that they reached nobody.
+    """
+
+    truncated: int = 0
+    refused: int = 0
+    unreachable: int = 0
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@
                                        and ``unix+dgram:``
 ``unix:name``  ``unix:@abstract``      a socket in the runtime directory, in the abstract namespace
 ``tcp://host:port``                    also ``udp://``; IPv6 as ``tcp://[::1]:80``
+``vsock://cid:port``                   a socket between a virtual machine and its host
 ``tls://host:port?cert=/p&ca=/q``      TCP with TLS and its files; also ``key`` and ``name``
 ``shm:name``  ``shm:/path``            a shared-memory ring, found by the socket that offers it
 ``shm:fd=7``                           the same, over a descriptor that this process inherited
@@ -47,6 +48,7 @@ _KEY = re.compile(r"[1-9][0-9]{0,9}|0[xX][0-9A-Fa-f]{1,8}")
 _MAX_QUEUE_NAME_BYTES = 254  # mq_overview(7): NAME_MAX without the leading slash
 _MAX_ABSTRACT_BYTES = 107  # unix(7): sun_path without the leading NUL
 _MAX_PORT = 65535
+_MAX_VSOCK = 2**32 - 2  # vsock(7): the highest number stands for any
 _TLS_PARAMETERS = ("cert", "key", "ca", "name")
 _MAX_FD = 2**31 - 1
 _MAX_SHOWN = 200
@@ -64,7 +66,8 @@ class Address:
             ``mq:`` the name of the queue with its slash, as mq_open(3) takes it.
         abstract: A name in the abstract socket namespace, without the ``@``.
         host: A host name or an IP address, without brackets.
-        port: A port from 0 to 65535; 0 lets a listener choose.
+        port: A port from 0 to 65535, for ``vsock:`` to 4294967294; 0 lets a listener choose.
+        cid: The number of a virtual machine: vsock(7).
         key: A System V key, as the signed ``key_t``.
         fds: Descriptors that this process inherited.
         argv: A command and its arguments.
@@ -81,6 +84,7 @@ class Address:
     abstract: str | None = None
     host: str | None = None
     port: int | None = None
+    cid: int | None = None
     key: int | None = None
     fds: tuple[int, ...] = ()
     argv: tuple[str, ...] = ()
@@ -141,6 +145,7 @@ class _Parts(TypedDict, total=False):
     abstract: str
     host: str
     port: int
+    cid: int
     key: int
     fds: tuple[int, ...]
     argv: tuple[str, ...]
@@ -233,6 +238,18 @@ def _tls(rest: str) -> _Parts:
     if len(dict(pairs)) < len(pairs):
         raise _wrong("parameters", query, "each only once")
     return {**_host_and_port(place), "parameters": tuple(pairs)}
+
+
+def _vsock(rest: str) -> _Parts:
+    if not rest.startswith("//"):
+        raise _wrong("rest", rest, "//cid:port")
+    cid, colon, port = rest[2:].partition(":")
+    if not colon:
+        raise AddressError("the port is missing: write //cid:port")
+    for part, text in (("cid", cid), ("port", port)):
+        if not _DECIMAL.fullmatch(text) or int(text) > _MAX_VSOCK:
+            raise _wrong(part, text, f"a number from 0 to {_MAX_VSOCK}")
+    return {"host": cid, "cid": int(cid), "port": int(port)}
 
 
 def _host(text: str) -> str:
@@ -331,6 +348,7 @@ _PARSERS: dict[str, Callable[[str], _Parts]] = {
     "tcp": _host_and_port,
     "tls": _tls,
     "udp": _host_and_port,
+    "vsock": _vsock,
     "shm": _shm,
     "mq": _queue_name,
     "sysv": _key,

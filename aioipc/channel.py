@@ -13,8 +13,16 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.abc import ObjectStream
 
-from aioipc.abc import ByteTransport, Capability, Codec, MessageTransport, PeerCredentials
-from aioipc.errors import ClosedError, EndOfStream, ForkError, IPCError, PeerCrashed
+from aioipc.abc import (
+    ByteTransport,
+    Capability,
+    Codec,
+    Losses,
+    MessageTransport,
+    PeerCredentials,
+    Sender,
+)
+from aioipc.errors import AddressError, ClosedError, EndOfStream, ForkError, IPCError, PeerCrashed
 from aioipc.limits import Limits
 from aioipc.loop.waiting import pacer_of, wait_writable
 from aioipc.native._core import AdaptedPort, ChannelCore, iterated_natively
@@ -46,6 +54,10 @@ class IPCAttribute(anyio.TypedAttributeSet):
     """What the transport can do."""
     peer_certificate: dict[str, Any] | None = anyio.typed_attribute()
     """What the peer proved to be, over TLS, as `ssl.SSLSocket.getpeercert` has it; else None."""
+    sender: Sender | None = anyio.typed_attribute()
+    """Of datagrams: who sent the message received last."""
+    losses: Losses = anyio.typed_attribute()
+    """Of datagrams: what befell those that did not arrive."""
 
 
 def certificate_of(transport: object) -> Mapping[Any, Callable[[], Any]]:
@@ -53,6 +65,16 @@ def certificate_of(transport: object) -> Mapping[Any, Callable[[], Any]]:
     if not hasattr(transport, "peer_certificate"):
         return {}
     return {IPCAttribute.peer_certificate: lambda: transport.peer_certificate}
+
+
+def _about_datagrams(transport: Any) -> Mapping[Any, Callable[[], Any]]:
+    """The typed attributes of what has no connection."""
+    if not hasattr(transport, "losses"):
+        return {}
+    return {
+        IPCAttribute.sender: lambda: transport.sender,
+        IPCAttribute.losses: lambda: transport.losses,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +139,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
             polling=polling,
         )
         self.limits = limits
+        self._polling = polling
         self._state = _State.OPEN
         self._write_ended = False
         self._when_closed: list[Callable[[Channel[T]], object]] = []
@@ -159,6 +182,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
             IPCAttribute.limits: lambda: self.limits,
             IPCAttribute.capabilities: lambda: self.capabilities,
             **certificate_of(self._stream),
+            **_about_datagrams(self._transport),
         }
 
     def statistics(self) -> ChannelStatistics:
@@ -269,6 +293,35 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         self._release()
         text = getattr(stream, "detached_as", "fd:{}")
         return text.format(",".join(map(str, fds))), fds
+
+    def to(self, address: str) -> Channel[T]:
+        """A channel that sends from the socket of this one to somebody who has sent here.
+
+        Args:
+            address: What ``extra(IPCAttribute.sender).address`` said.
+
+        Returns:
+            A channel that only sends, and has to be closed like any other.
+
+        Raises:
+            AddressError: This channel does not receive from many, or the address is not one of
+                its kind.
+            AccessDenied: What is at the address is not to be trusted.
+            ConnectError: Nothing is there.
+            ClosedError: This side closed the channel.
+            ForkError: The channel belongs to the parent process.
+        """
+        if self._is_forked:
+            raise ForkError("this channel belongs to the parent process")
+        self._check_thread()
+        if self._state is not _State.OPEN:
+            raise ClosedError(f"this side closed the channel to {self.address}")
+        towards = getattr(self._transport, "towards", None)
+        if towards is None:
+            raise AddressError(f"{self.address} has one peer, and send() goes there")
+        return Channel(
+            AdaptedPort(towards(address)), self.codec, limits=self.limits, polling=self._polling
+        )
 
     def unconsumed(self) -> list[T]:
         """The objects that were sent and that a peer which is gone did not take, oldest first.

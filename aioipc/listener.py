@@ -25,7 +25,6 @@ from aioipc.abc import (
     Acceptor,
     Allow,
     Codec,
-    PeerCredentials,
 )
 from aioipc.address import Address
 from aioipc.channel import Channel, IPCAttribute, Port, SessionPort
@@ -40,14 +39,14 @@ from aioipc.errors import (
     QuotaExceeded,
     from_os_error,
 )
-from aioipc.kernel.credentials import same_user
+from aioipc.kernel.credentials import is_allowed, same_user
 from aioipc.limits import Limits
 from aioipc.transports import family_of
 from aioipc.transports._framed import PeerPort
 from aioipc.transports._session import Session
 from aioipc.wire.hello import HandshakeTimeout
 
-__all__ = ["Listener", "is_allowed", "listen"]
+__all__ = ["Listener", "listen"]
 
 log = logging.getLogger("aioipc.listener")
 
@@ -402,15 +401,6 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<Listener {self.address} {self._options.codec.name} {state}>"
-
-
-def is_allowed(allow: Allow, peer: PeerCredentials, address: str) -> bool:
-    """Whether a peer may connect; an ``allow`` that fails says no."""
-    try:
-        return allow(peer)
-    except Exception:  # whatever it is, it is no yes
-        log.exception("%s: allow= failed for %s", address, peer)
-        return False
 
 
 def _is_ending(error: Exception, channel: Channel[Any]) -> bool:

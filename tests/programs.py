@@ -88,7 +88,9 @@ async with await aioipc.listen(sys.argv[1]) as listener:
 
 AS_NOBODY = f"""
 from importlib import import_module
-for name in ("transports.fifo", "transports.unix", "codecs.msgpack", "codecs.pickle"):
+for name in (
+    *("transports.dgram", "transports.fifo", "transports.unix", "codecs.msgpack", "codecs.pickle"),
+):
     import_module(f"aioipc.{{name}}")  # they may lie where nobody may look
 import_module("concurrent.futures.thread")
 {BECOME_NOBODY}

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import struct
+from collections.abc import Iterable
 
-from aioipc.abc import PeerCredentials
+from aioipc.abc import Allow, PeerCredentials
 
-__all__ = ["peer_credentials", "peer_pidfd", "same_user", "same_user_or_root"]
+__all__ = [
+    "credentials_in",
+    "is_allowed",
+    "peer_credentials",
+    "peer_pidfd",
+    "same_user",
+    "same_user_or_root",
+]
+
+log = logging.getLogger("aioipc.kernel.credentials")
 
 _UCRED = struct.Struct("iII")
 _NOBODY = 0xFFFFFFFF
@@ -65,6 +76,27 @@ def same_user(credentials: PeerCredentials) -> bool:
 def same_user_or_root(credentials: PeerCredentials) -> bool:
     """Allow this process's own user and root: what a client trusts unless told otherwise."""
     return credentials.uid in (os.geteuid(), 0)
+
+
+def is_allowed(allow: Allow, peer: PeerCredentials, address: str) -> bool:
+    """Whether a peer may talk to this process; an ``allow`` that fails says no."""
+    try:
+        return allow(peer)
+    except Exception:  # whatever it is, it is no yes
+        log.exception("%s: allow= failed for %s", address, peer)
+        return False
+
+
+def credentials_in(ancillary: Iterable[tuple[int, int, bytes]]) -> PeerCredentials | None:
+    """Find who sent a datagram in what recvmsg(2) says about it: ``SCM_CREDENTIALS``.
+
+    The kernel adds it where the receiving socket has ``SO_PASSCRED``; a sender can claim no other
+    user's, unless root.
+    """
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            return PeerCredentials(*_UCRED.unpack(data[: _UCRED.size]))
+    return None
 
 
 def _socket_option(fd: int, option: int) -> bytes:

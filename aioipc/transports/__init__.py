@@ -26,8 +26,11 @@ FAMILIES = {
     "sysv": "aioipc.transports.sysv",
     "tcp": "aioipc.transports.tcp",
     "tls": "aioipc.transports.tls",
+    "udp": "aioipc.transports.udp",
     "unix": "aioipc.transports.unix",
+    "unix+dgram": "aioipc.transports.dgram",
     "unix+seqpacket": "aioipc.transports.seqpacket",
+    "vsock": "aioipc.transports.vsock",
 }
 """Scheme to module."""
 

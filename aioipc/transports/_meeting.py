@@ -12,13 +12,22 @@ from aioipc.errors import AccessDenied, AddressError, ConnectError
 from aioipc.kernel.ancillary import let_fds_pass
 from aioipc.kernel.credentials import peer_credentials, same_user, same_user_or_root
 from aioipc.kernel.owned import OwnedSocket
-from aioipc.kernel.rendezvous import bind_unix, check_path
+from aioipc.kernel.rendezvous import BoundSocket, SocketFile, bind_unix, check_path
 from aioipc.native._fd import FdStream
 from aioipc.transports._names import generated_name
 from aioipc.transports._sockets import Accepted, SocketAcceptor, check_allowed, connect_socket
 from aioipc.transports._stream import STREAM, socket_stream
 
-__all__ = ["UNIX", "Met", "accept_unix", "connect_unix", "listen_unix", "unix_stream"]
+__all__ = [
+    "UNIX",
+    "Met",
+    "accept_unix",
+    "connect_unix",
+    "find_unix",
+    "listen_unix",
+    "take_unix",
+    "unix_stream",
+]
 
 UNIX = STREAM | Capability.CREDENTIALS | Capability.FDS
 """What a byte stream over a Unix socket can do."""
@@ -48,11 +57,7 @@ async def connect_unix(
     Cancellation:
         Undoes: nothing stays open.
     """
-    try:
-        file = check_path(_target(address), any_owner=allow is not None, folder=folder)
-    except FileNotFoundError:
-        raise ConnectError(f"connect to {address}: nobody listens there (no such socket)") from None
-    with file:
+    with find_unix(address, allow, folder=folder) as file:
         sock = OwnedSocket(socket.AF_UNIX, kind)
         try:
             await connect_socket(sock, file.address, str(address))
@@ -62,6 +67,19 @@ async def connect_unix(
             sock.close()
             raise
     return sock, peer
+
+
+def find_unix(address: Address, allow: Allow | None, *, folder: str) -> SocketFile:
+    """Look up the socket of a server.
+
+    Raises:
+        ConnectError: There is none.
+        AccessDenied: The path is not to be trusted.
+    """
+    try:
+        return check_path(_target(address), any_owner=allow is not None, folder=folder)
+    except FileNotFoundError:
+        raise ConnectError(f"connect to {address}: nobody listens there (no such socket)") from None
 
 
 def listen_unix(
@@ -90,6 +108,31 @@ def listen_unix(
         AddressError: Other users are allowed, but cannot reach a name in the private runtime
             directory.
     """
+    bound, text = take_unix(address, allow, folder=folder, kind=kind)
+    return _acceptor(bound.socket, text, met, bound.close, speaks_first=speaks_first)
+
+
+def take_unix(
+    address: Address, allow: Allow | None, *, folder: str, kind: int
+) -> tuple[BoundSocket, str]:
+    """Take a name, or make one up, for those who may reach it.
+
+    Args:
+        address: With a path, a name or an abstract name; one is made up if there is none.
+        allow: With it a path is open to all users (mode 0666).
+        folder: The subdirectory of the runtime directory that names are for.
+        kind: ``SOCK_STREAM``, ``SOCK_SEQPACKET`` or ``SOCK_DGRAM``.
+
+    Returns:
+        The socket, which listens if its kind can, and the address.
+
+    Raises:
+        AccessDenied: The directory is not to be trusted, or any user could reach an abstract
+            name.
+        ResourceExhausted: Somebody serves this name.
+        AddressError: Other users are allowed, but cannot reach a name in the private runtime
+            directory.
+    """
     if address.abstract is not None and allow is None:
         raise AccessDenied(
             errno.EACCES,
@@ -103,8 +146,7 @@ def listen_unix(
             f"listen on {address}: other users cannot reach a name in the private runtime "
             "directory; give a path"
         )
-    bound = bind_unix(_target(address), kind, others=others, folder=folder)
-    return _acceptor(bound.socket, str(address), met, bound.close, speaks_first=speaks_first)
+    return bind_unix(_target(address), kind, others=others, folder=folder), str(address)
 
 
 def accept_unix(sock: OwnedSocket) -> SocketAcceptor:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import errno
 import functools
-import ipaddress
 import socket
 from collections.abc import Callable
 
-from aioipc.abc import Allow, Capability
+from aioipc.abc import Capability
 from aioipc.address import Address
-from aioipc.errors import AccessDenied, ConnectError, from_os_error
+from aioipc.errors import ConnectError, from_os_error
 from aioipc.kernel.owned import OwnedSocket, socket_above_stdio
 from aioipc.kernel.tcp import keep_alive
 from aioipc.limits import Limits
 from aioipc.native._fd import FdStream
 from aioipc.transports._heartbeat import Heartbeat
+from aioipc.transports._internet import check_loopback, is_loopback, resolve
 from aioipc.transports._sockets import Accepted, SocketAcceptor, connect_socket
 from aioipc.transports._stream import STREAM, socket_stream
 
-__all__ = ["CAPABILITIES", "accept_tcp", "connect_tcp", "listen_tcp", "refuse_allow"]
+__all__ = ["CAPABILITIES", "accept_tcp", "connect_tcp", "listen_tcp"]
 
 CAPABILITIES = STREAM | Capability.REMOTE
-
-_Resolved = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 
 
 async def connect_tcp(address: Address, limits: Limits) -> FdStream:
@@ -38,7 +34,7 @@ async def connect_tcp(address: Address, limits: Limits) -> FdStream:
         Undoes: nothing stays open.
     """
     failure: Exception | None = None
-    for family, target in await _resolve(address):
+    for family, target in await resolve(address):
         sock = OwnedSocket(family, socket.SOCK_STREAM)
         try:
             await connect_socket(sock, target, str(address))
@@ -75,13 +71,9 @@ async def listen_tcp(
         ResourceExhausted: The port is in use.
         ConnectError: The host has no address.
     """
-    family, target = (await _resolve(address))[0]
-    if not anywhere and not _is_loopback(target[0]):
-        raise AccessDenied(
-            errno.EACCES,
-            f"listen on {address}: tcp: authenticates nobody, so it binds loopback only, "
-            f"and {target[0]} is not",
-        )
+    family, target = (await resolve(address))[0]
+    if not anywhere:
+        check_loopback(address, target)
     sock = OwnedSocket(family, socket.SOCK_STREAM)
     try:
         # Without it a restart has to wait for TIME_WAIT; it does not let two processes listen.
@@ -103,11 +95,7 @@ def accept_tcp(sock: OwnedSocket, limits: Limits) -> SocketAcceptor:
     """
     host, port, *_ = sock.getsockname()
     text = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-    if not _is_loopback(host):
-        raise AccessDenied(
-            errno.EACCES,
-            f"listen on {text}: nobody is authenticated there, so it has to be loopback",
-        )
+    check_loopback(Address.parse(text), (host, port))
     return _acceptor(sock, text, limits, lambda stream: stream)
 
 
@@ -125,21 +113,11 @@ def _acceptor(
     return SocketAcceptor(sock, text, accepted, sock.close, speaks_first=speaks_first)
 
 
-def refuse_allow(address: Address, allow: Allow | None) -> None:
-    """Say that TCP knows no users.
-
-    Raises:
-        ValueError: ``allow`` was given.
-    """
-    if allow is not None:
-        raise ValueError(f"{address}: TCP does not know the peer's user, so allow= cannot be asked")
-
-
 def _stream(sock: socket.socket, address: str, limits: Limits) -> FdStream:
     sock = socket_above_stdio(sock)  # now, for the number must not change any more
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     keep_alive(sock, idle_s=limits.heartbeat_s, silence_s=limits.silence_s)
-    local = _is_loopback(sock.getpeername()[0])
+    local = is_loopback(sock.getpeername()[0])
     capabilities = CAPABILITIES & ~Capability.REMOTE if local else CAPABILITIES
     fd = sock.fileno()
     stream = socket_stream(
@@ -160,17 +138,3 @@ def _read_off(fd: int) -> None:
             if not view.recv(16 * 1024, socket.MSG_DONTWAIT):
                 break
     view.detach()
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-
-
-async def _resolve(address: Address) -> list[_Resolved]:
-    assert address.host is not None
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConnectError(f"{address}: {address.host!r} has no address: {error}") from error
-    return [(family, target) for family, _, _, _, target in found]  # type: ignore[misc]

@@ -7,21 +7,18 @@ around it, so programs in other languages take part.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from aioipc.abc import Allow, Buffer, Capability, PeerCredentials
 from aioipc.address import Address
 from aioipc.kernel.mqueue import MessageQueue, open_or_make_queue, open_queue
 from aioipc.limits import Limits
-from aioipc.loop.fd import OnceWatch
+from aioipc.transports._readiness import Readiness
 from aioipc.transports._single import SingleAcceptor
 
 __all__ = ["CAPABILITIES", "MqTransport", "connect", "listen"]
 
 CAPABILITIES = Capability.MESSAGE | Capability.PRIORITY | Capability.BACKPRESSURE
-
-_Callback = Callable[[], object]
 
 
 async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> MqTransport:
@@ -54,7 +51,7 @@ def _refuse_allow(address: Address, allow: Allow | None) -> None:
         raise ValueError(f"{address}: a queue does not know who sends, so allow= cannot be asked")
 
 
-class MqTransport:
+class MqTransport(Readiness):
     """A MessageTransport over an open queue.
 
     Args:
@@ -69,6 +66,7 @@ class MqTransport:
     """
 
     def __init__(self, queue: MessageQueue, address: str, *, remove: bool = False) -> None:
+        super().__init__()
         self.queue = queue
         self.try_put = queue.calls.try_send
         self.try_take = queue.calls.try_receive
@@ -76,13 +74,10 @@ class MqTransport:
         self.peer: PeerCredentials | None = None
         self.capabilities = CAPABILITIES
         self.priority = 0
-        self.watch = OnceWatch()
         self._remove = remove
-        self._closed = False
 
-    @property
-    def poll_source(self) -> int | None:
-        return None if self._closed else self.queue.fileno()
+    def fileno(self) -> int:
+        return self.queue.fileno()
 
     @property
     def mode(self) -> int:
@@ -99,10 +94,6 @@ class MqTransport:
         self.queue.check_open()
         return self.queue
 
-    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Belong to a loop, before anything is waited for."""
-        self.watch.bind(loop)
-
     def try_receive(self) -> bytes | None:
         found = self.try_take()
         if found is None:
@@ -114,31 +105,14 @@ class MqTransport:
         message = parts[0] if len(parts) == 1 else b"".join(parts)
         return self.try_put(message if isinstance(message, bytes) else bytes(message))
 
-    def try_flush(self) -> bool:
-        return True
-
-    def on_readable(self, callback: _Callback | None, /) -> None:
-        if not self._closed:
-            self.watch.on_readable(self.queue.fileno(), callback)
-
-    def on_writable(self, callback: _Callback | None, /) -> None:
-        if not self._closed:
-            self.watch.on_writable(self.queue.fileno(), callback)
-
-    def take_fds(self) -> list[int]:
-        return []
-
     def close_write(self) -> None:
         """A queue outlives its senders: there is no end to tell."""
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
         if self.queue.is_abandoned:
             self.watch.abandon()
+        if not self._end_watch() or self.watch.abandoned:
             return
-        self.watch.close()
         try:
             if self._remove:
                 self.queue.unlink()

@@ -6,8 +6,9 @@ from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.limits import Limits
 from aioipc.native._fd import FdStream
+from aioipc.transports._internet import refuse_allow
 from aioipc.transports._sockets import SocketAcceptor
-from aioipc.transports._tcp import CAPABILITIES, connect_tcp, listen_tcp, refuse_allow
+from aioipc.transports._tcp import CAPABILITIES, connect_tcp, listen_tcp
 
 __all__ = ["CAPABILITIES", "connect", "listen"]
 

@@ -26,7 +26,7 @@ from tests.children import PATIENCE_S
 from tests.cli.commands import Commands, Terminal
 
 BOOK: list[list[object]] = [[0, "zero"], [1, "one"], [2, "two"]]
-SHOWN = {*FAMILIES} - {"mq", "stdio", "sysv", "tls"}
+SHOWN = {*FAMILIES} - {"mq", "stdio", "sysv", "tls", "udp", "unix+dgram", "vsock"}
 """exec: and stdio: are the two sides of one link; tls: needs certificates; queues have no peers."""
 
 

@@ -92,7 +92,7 @@ class TestListening:
         with socket.socket() as sock:
             sock.bind(("0.0.0.0", 0))
             sock.listen()
-            with pytest.raises(AccessDenied, match="nobody is authenticated there"):
+            with pytest.raises(AccessDenied, match="tcp: authenticates nobody"):
                 await aioipc.listen(f"fd:{sock.fileno()}")
             assert sock.getsockname()
 

@@ -167,7 +167,7 @@ async def test_every_address_of_the_host_is_tried(monkeypatch: pytest.MonkeyPatc
         return [(socket.AF_INET, (host, address.port)) for host in ("127.0.0.2", "127.0.0.1")]
 
     async with aioipc.listen("tcp://127.0.0.1:0") as listener:
-        monkeypatch.setattr("aioipc.transports._tcp._resolve", resolve)
+        monkeypatch.setattr("aioipc.transports._tcp.resolve", resolve)
         async with aioipc.connect(listener.address) as near, await listener.accept() as far:
             await near.send("reached")
             assert await far.receive() == "reached"
@@ -222,7 +222,7 @@ async def test_only_loopback_is_bound(host: str) -> None:
 
 async def test_it_knows_no_users() -> None:
     for verb in (aioipc.connect, aioipc.listen):
-        with pytest.raises(ValueError, match="TCP does not know the peer's user"):
+        with pytest.raises(ValueError, match="tcp: does not know the peer's user"):
             await verb("tcp://127.0.0.1:1", allow=aioipc.same_user)
 
 

@@ -1,0 +1,65 @@
+"""What the transports over the Internet protocols share: names, loopback, no users."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+
+from aioipc.abc import Allow
+from aioipc.address import Address
+from aioipc.errors import AccessDenied, ConnectError
+
+__all__ = ["Resolved", "Target", "check_loopback", "is_loopback", "refuse_allow", "resolve"]
+
+Target = tuple[str, int] | tuple[str, int, int, int]
+"""Where connect(2) and bind(2) go: ip(7) and ipv6(7)."""
+
+Resolved = tuple[socket.AddressFamily, Target]
+
+
+async def resolve(address: Address, kind: int = socket.SOCK_STREAM) -> list[Resolved]:
+    """Look the host of an address up, in the order in which to try: getaddrinfo(3).
+
+    Raises:
+        ConnectError: The host has no address.
+    """
+    assert address.host is not None
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(address.host, address.port, type=kind)
+    except OSError as error:
+        raise ConnectError(f"{address}: {address.host!r} has no address: {error}") from error
+    return [(family, target) for family, _, _, _, target in found]  # type: ignore[misc]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an IP address is reachable from this machine only."""
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+
+
+def check_loopback(address: Address, target: Target) -> None:
+    """Refuse to be reachable from other machines where nothing authenticates them.
+
+    Raises:
+        AccessDenied: ``target`` is not a loopback address.
+    """
+    if not is_loopback(target[0]):
+        raise AccessDenied(
+            errno.EACCES,
+            f"listen on {address}: {address.scheme}: authenticates nobody, so it binds loopback "
+            f"only, and {target[0]} is not",
+        )
+
+
+def refuse_allow(address: Address, allow: Allow | None) -> None:
+    """Say that a network knows no users.
+
+    Raises:
+        ValueError: ``allow`` was given.
+    """
+    if allow is not None:
+        raise ValueError(
+            f"{address}: {address.scheme}: does not know the peer's user, so allow= cannot be asked"
+        )
