@@ -279,4 +279,5 @@ class TestOfAPool:
             with contextlib.suppress(PeerCrashed):  # it may not have been heard of yet
                 await model.add(1)
             assert await model.add(1) == 1
-            assert process.pool_of(model).statistics().deaths == 1
+            # The start of the next one may have met the server before its death was heard of.
+            assert process.pool_of(model).statistics().deaths in (1, 2)
