@@ -317,15 +317,21 @@ class Caller:
 
     # What comes back
 
-    def take(self, call: OwnCall, message: Answer) -> None:
-        """Take in what the peer says about a call of this side."""
-        if isinstance(message, (Return, Raise)):
+    def conclude(self, message: Return | Raise) -> None:
+        """Take in the outcome of a call of this side."""
+        call = self._session.conclude(message)
+        if call is not None:  # else it was given up
             call.last = message
             call.is_uploading = False
             if call.span is not None:
                 end_span(call.span, message)
-            self._freed()
-        elif isinstance(message, Item):
+            if call.waiter is not None:
+                self.connection.wake(call.waiter)
+        self._freed()
+
+    def take(self, call: OwnCall, message: Answer) -> None:
+        """Take in what else the peer says about a call of this side."""
+        if isinstance(message, Item):
             assert call.items is not None, "the session lets no other items through"
             call.items.arrived.append(message.value)
         else:
@@ -334,11 +340,6 @@ class Caller:
             return
         if call.waiter is not None:
             self.connection.wake(call.waiter)
-
-    def dropped(self, message: Answer) -> None:
-        """A message came too late to matter; if it was the last of its call, that has ended."""
-        if isinstance(message, Return | Raise):
-            self._freed()
 
     def end(self, error: BaseException) -> None:
         """Nothing more comes back: every call fails."""

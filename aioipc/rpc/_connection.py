@@ -25,7 +25,7 @@ from aioipc.rpc._call import CallInfo
 from aioipc.rpc._callee import Callee, Handlers
 from aioipc.rpc._caller import Caller, OwnCall
 from aioipc.rpc._proxy import proxy_of
-from aioipc.wire.rpc import Call, Message, Session
+from aioipc.wire.rpc import Call, Message, Raise, Return, Session
 
 __all__ = ["Connection"]
 
@@ -139,16 +139,16 @@ class Connection(AsyncResource):
 
     def _take(self, message: Message) -> None:
         """Take in a message where nobody can wait."""
-        if isinstance(message, Call):
+        if isinstance(message, (Return, Raise)):
+            self.caller.conclude(message)
+        elif isinstance(message, Call):
             _ = self.start(self.callee.answer_aside(message))
-            return
-        call = self.session.receive(message)
-        if call is None:
-            self.caller.dropped(message)
-        elif isinstance(call, OwnCall):
-            self.caller.take(call, message)
         else:
-            self.callee.take(call, message)
+            call = self.session.receive(message)
+            if isinstance(call, OwnCall):
+                self.caller.take(call, message)
+            elif call is not None:
+                self.callee.take(call, message)
 
     # Writing
 

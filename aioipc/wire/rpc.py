@@ -277,7 +277,8 @@ class Session(Generic[Out, In]):
         call: Out | In | None = _RULES[type(message)](self, message)
         return call
 
-    def _on_last(self, message: Return | Raise) -> Out | None:
+    def conclude(self, message: Return | Raise) -> Out | None:
+        """Take in the last message of a call; as `receive`, for the most usual case."""
         call = self.calls.pop(message.id, None)
         if call is None:
             raise ProtocolError(f"the peer answered call {message.id}, which is not open")
@@ -342,8 +343,8 @@ class Session(Generic[Out, In]):
 
 
 _RULES: Final[dict[type, Callable[[Any, Any], Any]]] = {
-    Return: Session._on_last,
-    Raise: Session._on_last,
+    Return: Session.conclude,
+    Raise: Session.conclude,
     Item: Session._on_item,
     End: Session._on_end,
     Credit: Session._on_credit,
