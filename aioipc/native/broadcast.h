@@ -8,11 +8,13 @@
 
    Writer                                         Reader
      cast_seat        let a reader in               cast_next      the next record for this reader
-     cast_leave       a reader is gone              cast_copy      its payload, if it is still whole
+     cast_hold        hold, or hold no more         cast_copy      its payload, if it is still whole
+     cast_leave       a reader is gone              cast_resume    go on elsewhere
      cast_put         a record of a batch           cast_retire    say how far this reader is
      cast_publish     show the batch                cast_readable  look, for polling
      cast_wait_room   before going to sleep         cast_arm       before going to sleep
      cast_close       no more records
+     cast_untaken     what a reader has not taken
 
    Four rules carry everything else:
 
@@ -213,6 +215,16 @@ static inline uint64_t cast_seat(CastWriter *writer, uint32_t slot, CastPage *pa
     if (holds)
         writer->holding[slot / 64] |= bit;
     return start;
+}
+
+/* Change whether a reader holds. */
+static inline void cast_hold(CastWriter *writer, uint32_t slot, bool holds)
+{
+    uint64_t bit = (uint64_t)1 << slot % 64;
+    if (holds && !writer->seats[slot].is_hostile)
+        writer->holding[slot / 64] |= bit;
+    else
+        writer->holding[slot / 64] &= ~bit;
 }
 
 /* A reader is gone: nobody touches its page any more. */
@@ -469,6 +481,30 @@ static inline CastAnswer cast_close(CastWriter *writer, uint64_t *bells)
     return cast_take_sleepers(writer, writer->seated, bells);
 }
 
+/* What the reader in a slot has not taken, one record after the other: begin with NULL. For who
+   sends it another way, to a reader that still holds and that cast_resume will get past it; the
+   reader may have taken some of it since it last said so. Returns the payload, NULL at the end. */
+static inline const CastWord *cast_untaken(CastWriter *writer, uint32_t slot, uint64_t *position,
+                                           const CastWord *last, uint32_t *length)
+{
+    CastGeometry geometry = writer->geometry;
+    if (last == NULL) {
+        cast_see_cursor(writer, slot);
+        *position = writer->seats[slot].cursor_seen;
+        if (cast_is_before(*position, writer->floor))
+            *position = writer->floor;
+    }
+    while (*position != writer->published) {
+        const CastWord *at = &writer->shared->data[cast_index(geometry, *position)];
+        uint32_t tag;
+        *length = (uint32_t)CAST_READ(at);
+        *position = cast_behind(writer, *position, &tag);
+        if (tag != RING_PAD && (CAST_READ(&at[1 + slot / 64]) >> slot % 64 & 1) != 0)
+            return at + 1 + geometry.words;
+    }
+    return NULL;
+}
+
 /* === reader ================================================================================== */
 
 typedef struct {
@@ -615,6 +651,26 @@ static inline bool cast_copy(CastReader *reader, const CastRecord *record, unsig
         return false;
     reader->cursor = record->position + cast_span(reader->geometry, record->tag, record->length);
     reader->taken++;
+    return true;
+}
+
+/* Take nothing before a position, before which there were so many records for us, whatever became
+   of them: so says the writer, who has put in none for us since. If we are further, having passed
+   what is for others, we stay there. Returns false, and poisons, if that is not before its tail. */
+static inline bool cast_resume(CastReader *reader, uint64_t position, uint64_t taken)
+{
+    uint64_t tail = RING_LOAD(&reader->shared->tail);
+    if (reader->fault.reason != CAST_SOUND)
+        return false;
+    if (position % 8 != 0 || tail % 8 != 0 || cast_is_before(tail, position)
+        || cast_is_before(tail, reader->cursor)) {
+        cast_poison(reader, (CastFault){CAST_BAD_TAIL, position});
+        return false;
+    }
+    if (cast_is_before(reader->cursor, position))
+        reader->cursor = position;
+    reader->tail_seen = tail;
+    reader->taken = taken;
     return true;
 }
 

@@ -9,26 +9,31 @@ import msgspec
 
 from aioipc import codecs
 from aioipc.abc import Buffer, Codec
-from aioipc.errors import EncodeError, IPCError
+from aioipc.errors import DecodeError, EncodeError, IPCError, ProtocolError
 from aioipc.limits import Limits
 from aioipc.native._scan import scan
 from aioipc.pubsub._items import Gap, Message
 from aioipc.wire.pubsub import (
+    Away,
     Credit,
+    Look,
     Lost,
     Open,
     Publication,
+    Ride,
+    Ring,
     Subscribe,
     Unsubscribe,
     Welcome,
 )
 
-__all__ = ["PublisherEnd", "Request", "SubscriberEnd"]
+__all__ = ["Aside", "PublisherEnd", "Request", "SubscriberEnd"]
 
 T = TypeVar("T")
 
-Request = Open | Subscribe | Unsubscribe | Credit
-_Answer = Welcome | Publication | Lost
+Request = Ride | Open | Subscribe | Unsubscribe | Credit
+Aside = Welcome | Ring | Away | Look
+_Answer = Aside | Publication | Lost
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 _unpack_request: Callable[[Buffer], Request] = msgspec.msgpack.Decoder(Request).decode
@@ -70,7 +75,7 @@ class PublisherEnd(_End, Generic[T]):
                 f"the {self._codec.name} codec cannot encode this {type(obj).__name__}: {error}"
             ) from error
 
-    def encode(self, message: bytes | Lost | Welcome, /) -> bytes:
+    def encode(self, message: bytes | Lost | Aside, /) -> bytes:
         return message if type(message) is bytes else _pack(message)
 
     def decode(self, buffer: Buffer, /) -> Request:
@@ -90,13 +95,29 @@ class SubscriberEnd(_End, Generic[T]):
     def encode(self, message: Request, /) -> bytes:
         return _pack(message)
 
-    def decode(self, buffer: Buffer, /) -> Message[T] | Gap | Welcome:
+    def decode(self, buffer: Buffer, /) -> Message[T] | Gap | Aside:
         answer = _unpack_answer(buffer)
         if isinstance(answer, Publication):
             return Message(answer.topic, self._object(answer.value))
         if isinstance(answer, Lost):
             return Gap(answer.count)
         return answer
+
+    def decode_message(self, data: bytes) -> Message[T]:
+        """A message of a broadcast ring.
+
+        Raises:
+            DecodeError: The object does not fit the codec.
+        """
+        try:
+            message = self.decode(data)
+        except DecodeError:
+            raise
+        except Exception as error:
+            raise DecodeError(f"the {self.name} codec cannot decode this: {error}") from error
+        if not isinstance(message, Message):
+            raise ProtocolError(f"a ring has no {type(message).__name__}")
+        return message
 
     def _object(self, value: memoryview) -> T:
         scan(self._format, value, self._limits.max_depth, self._limits.max_elements)

@@ -13,7 +13,8 @@ from aioipc.channel import Channel
 from aioipc.errors import FrameTooLarge, IPCError, QuotaExceeded, WouldBlock
 from aioipc.limits import Limits
 from aioipc.loop.waiting import Waits
-from aioipc.wire.pubsub import Lost, Open, Outbox, WhenFull
+from aioipc.pubsub._stage import Seat
+from aioipc.wire.pubsub import Away, Look, Lost, Open, Outbox, WhenFull
 
 __all__ = ["Feed", "SubscriberStatistics"]
 
@@ -47,12 +48,19 @@ class Feed:
         wanted: What the subscriber asked for.
         limits: The publisher's.
         news: Called when a message left: there may be room.
+        seat: Its place in the broadcast ring, if it has one.
     """
 
     def __init__(
-        self, channel: Channel[Any], wanted: Open, limits: Limits, news: Callable[[], object]
+        self,
+        channel: Channel[Any],
+        wanted: Open,
+        limits: Limits,
+        news: Callable[[], object],
+        seat: Seat | None = None,
     ) -> None:
         self.channel = channel
+        self.seat = seat
         self.patterns: set[str] = set()
         self.outbox = Outbox(
             wanted.when_full,
@@ -65,13 +73,58 @@ class Feed:
         self._waits = Waits()
         self._is_over = False
         self._writing: asyncio.Task[None] | None = None
+        self._away: Away | None = None  # to be said before anything else
+        self._must_look = False
+
+    # By the ring
+
+    def may_ride(self, size: int) -> bool:
+        """Whether a message may leave by the ring now. The subscriber steps on if it can."""
+        seat = self.seat
+        if seat is None or size > seat.longest or self._writing is not None or self._is_over:
+            return False
+        if not seat.is_on and self.outbox.is_settled:
+            seat.step_on()
+        return seat.is_on and self.outbox.rides > 0
+
+    def ride(self, count: int = 1) -> None:
+        """Messages left by the ring."""
+        assert self.seat is not None, "it may ride"
+        self.seat.sent += count
+        self.outbox.ride(count)
+
+    def step_off(self) -> None:
+        """Go on by the channel, with what the subscriber may not have taken from the ring."""
+        if self.seat is not None and self.seat.is_on:
+            messages, self._away = self.seat.step_off()
+            self.outbox.take_back(messages)
+            self.pump()
+
+    def look(self) -> None:
+        """Wake the subscriber: there is something in the ring."""
+        if not self._is_over:
+            if self._writing is None:
+                self._send(Look())
+            else:
+                self._must_look = True
+
+    # By the channel
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message of ``size`` bytes has to wait for nobody."""
+        if self.seat is not None and self.seat.is_on:
+            return self.outbox.rides > 0
+        return self.outbox.has_room(size)
 
     def offer(self, topic: str, data: bytes) -> bool:
         """Let a message leave, or wait; False if the subscriber was disconnected instead."""
+        self.step_off()
         if self._writing is None and self.outbox.pass_through():
             self._send(data)
             return True
-        if not self.outbox.offer(topic, data):
+        if self.blocks:  # the publisher has asked whether there is room
+            self.outbox.keep(topic, data)
+        elif not self.outbox.offer(topic, data):
             self._disconnect()
             return False
         self.pump()
@@ -87,11 +140,20 @@ class Feed:
         """Send what may leave. What the channel has no room for leaves as soon as it has."""
         if self._writing is not None or self._is_over:
             return
-        message = self.outbox.take()
+        message = self._next()
         while message is not None and self._send(message):
-            message = self.outbox.take()
+            message = self._next()
 
-    def _send(self, message: bytes | Lost) -> bool:
+    def _next(self) -> bytes | Lost | Away | Look | None:
+        if self._away is not None:
+            away, self._away = self._away, None
+            return away
+        if self._must_look:
+            self._must_look = False
+            return Look()
+        return self.outbox.take()
+
+    def _send(self, message: bytes | Lost | Away | Look) -> bool:
         """Send what was taken; False if nothing else can be sent now."""
         try:
             self.channel.send_nowait(message)
@@ -118,13 +180,15 @@ class Feed:
         """Send nothing more. Idempotent."""
         self._is_over = True
         self._waits.end()
+        if self.seat is not None:
+            self.seat.close()
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])
 
     @property
     def _has_left(self) -> bool:
-        return self.outbox.is_empty and self._writing is None
+        return self.outbox.is_empty and self._writing is None and self._away is None
 
     def statistics(self) -> SubscriberStatistics:
         """What became of its messages so far."""
@@ -137,14 +201,14 @@ class Feed:
             waiting=len(self.outbox),
         )
 
-    async def _write(self, message: bytes | Lost | None) -> None:
+    async def _write(self, message: bytes | Lost | Away | Look | None) -> None:
         try:
             while message is not None:
                 try:
                     await self.channel.send(message)
                 except FrameTooLarge:
                     self.outbox.lose()
-                message = self.outbox.take()
+                message = self._next()
                 self._say()
         except IPCError as error:
             self._check_ending(error)

@@ -27,17 +27,20 @@ from aioipc.errors import (
     PeerCrashed,
     ProtocolError,
     QuotaExceeded,
+    ResourceExhausted,
     WouldBlock,
 )
+from aioipc.kernel.credentials import same_user
 from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
 from aioipc.loop.waiting import Waits
 from aioipc.pubsub._codec import PublisherEnd, Request
 from aioipc.pubsub._feed import Feed, SubscriberStatistics
 from aioipc.pubsub._retained import Retained
+from aioipc.pubsub._stage import Seat, Stage
 from aioipc.transports import can_listen, family_of
 from aioipc.wire.hello import HandshakeTimeout
-from aioipc.wire.pubsub import Credit, Open, Subscribe, Unsubscribe, Welcome, WhenFull
+from aioipc.wire.pubsub import Credit, Open, Ride, Subscribe, Unsubscribe, Welcome, WhenFull
 from aioipc.wire.topics import TopicTrie, check_topic
 
 __all__ = ["Publisher", "PublisherStatistics", "publisher"]
@@ -81,7 +84,7 @@ class _Audience:
     blocking: tuple[Feed, ...]
 
     def has_room(self, size: int) -> bool:
-        return all(feed.outbox.has_room(size) for feed in self.blocking)
+        return all(feed.has_room(size) for feed in self.blocking)
 
 
 class Publisher(AsyncResource, Generic[T]):
@@ -99,8 +102,15 @@ class Publisher(AsyncResource, Generic[T]):
         *,
         retain: int,
         may_block: bool,
+        has_ring: bool = False,
     ) -> None:
         self._source = source
+        self._has_ring = has_ring
+        self._stage: Stage | None = None
+        self._seated: dict[int, Feed] = {}
+        self._aboard: _Audience | None = None  # all of it is on the ring
+        self._mask = b""
+        self._rides = self._rides_left = self._longest_ride = 0
         self._codec = codec
         self._limits = limits
         self._may_block = may_block
@@ -126,6 +136,7 @@ class Publisher(AsyncResource, Generic[T]):
 
     def statistics(self) -> PublisherStatistics:
         """What it has done so far. Works on a closed publisher too."""
+        self._settle()
         return PublisherStatistics(
             published=self._published,
             offered=self._offered_before + sum(feed.outbox.offered for feed in self._feeds),
@@ -209,16 +220,70 @@ class Publisher(AsyncResource, Generic[T]):
     def _try_publish(self, topic: str, data: bytes) -> bool:
         """Send a message to all who want it, unless one of them has to be waited for."""
         audience = self._audience(topic)
+        if audience is self._aboard and self._try_ride(topic, data):
+            return True
+        self._settle()
         if audience.blocking and not audience.has_room(len(data)):
             return False
         self._published += 1
         self._since_turn += 1 + len(audience.feeds)
         self._retained.keep(topic, data)
+        riders = self._put_in_ring(audience, data)
         for feed in audience.feeds:
-            if not feed.offer(topic, data):
+            if feed not in riders and not feed.offer(topic, data):
                 self._disconnected += 1
                 self._leave(feed)
+        if riders and len(riders) == len(audience.feeds):
+            self._aboard = audience
+            self._rides_left = min(feed.outbox.rides for feed in riders)
+            self._longest_ride = min(feed.seat.longest for feed in riders if feed.seat is not None)
         return True
+
+    # By the ring
+
+    def _try_ride(self, topic: str, data: bytes) -> bool:
+        """Send a message by the ring to an audience all of which is on it.
+
+        Nobody is looked at for each message: how many are sure to have room is known, and
+        `_settle` tells each of them later how many there were.
+        """
+        stage = self._stage
+        if stage is None or not self._rides_left or len(data) > self._longest_ride:
+            return False
+        if stage.put(data, self._mask) is not None:
+            return False
+        self._rides_left -= 1
+        self._rides += 1
+        self._published += 1
+        self._since_turn += 1
+        self._retained.keep(topic, data)
+        return True
+
+    def _settle(self) -> None:
+        """Tell those aboard how many messages went by the ring, before they are looked at."""
+        aboard, self._aboard = self._aboard, None
+        if aboard is not None and self._rides:
+            for feed in aboard.feeds:
+                feed.ride(self._rides)
+            self._rides = 0
+
+    def _put_in_ring(self, audience: _Audience, data: bytes) -> set[Feed]:
+        """Send a message by the ring to those who keep up; returns them."""
+        stage = self._stage
+        if stage is None:
+            return set()
+        riders = {feed for feed in audience.feeds if feed.may_ride(len(data))}
+        while riders:
+            self._mask = stage.writer.mask(feed.seat.slot for feed in riders if feed.seat)
+            slot = stage.put(data, self._mask)
+            if slot is None:
+                break
+            slow = self._seated[slot]  # what would be written over is still to be taken by it
+            riders.discard(slow)
+            slow.step_off()
+        for feed in riders:
+            feed.ride()
+        return riders
 
     async def _publish_in_line(self, topic: str, data: bytes) -> None:
         self._in_line += 1
@@ -259,7 +324,7 @@ class Publisher(AsyncResource, Generic[T]):
 
     async def _serve_one(self, channel: Channel[Any]) -> None:
         try:
-            feed = self._enter(channel, await self._hear_first(channel))
+            feed = self._enter(channel, *await self._hear_first(channel))
             try:
                 async for request in channel:
                     self._take(feed, request)
@@ -271,15 +336,18 @@ class Publisher(AsyncResource, Generic[T]):
                 log.warning("%s: a subscriber was refused: %s", self.address, error)
                 channel.abort(error)
 
-    async def _hear_first(self, channel: Channel[Request]) -> Request:
+    async def _hear_first(self, channel: Channel[Request]) -> tuple[Request, Ride | None]:
         wait_s = self._limits.handshake_s
         try:
             async with asyncio.timeout(wait_s):
-                return await channel.receive()
+                first = await channel.receive()
+                if isinstance(first, Ride):
+                    return await channel.receive(), first
         except TimeoutError:
             raise HandshakeTimeout(f"no subscription within {wait_s:g} s") from None
+        return first, None
 
-    def _enter(self, channel: Channel[Any], wanted: Request) -> Feed:
+    def _enter(self, channel: Channel[Any], wanted: Request, ride: Ride | None) -> Feed:
         if not isinstance(wanted, Open):
             raise ProtocolError(f"a subscriber begins with Open, not {type(wanted).__name__}")
         if wanted.when_full is WhenFull.BLOCK and not self._may_block:
@@ -289,17 +357,44 @@ class Publisher(AsyncResource, Generic[T]):
             raise QuotaExceeded(
                 errno.EDQUOT, f"a queue of {wanted.queue:,} messages is over the limit of {most:,}"
             )
-        feed = Feed(channel, wanted, self._limits, self._news.end)
-        channel.send_nowait(Welcome())
+        # With "latest" one message is under way at a time, which is no use of a ring.
+        may_ride = ride is not None and wanted.when_full is not WhenFull.LATEST
+        seat = self._invite(channel, ride.longest) if ride is not None and may_ride else None
+        feed = Feed(channel, wanted, self._limits, self._news.end, seat)
         self._feeds.add(feed)
+        if seat is not None:
+            self._seated[seat.slot] = feed
         try:
+            channel.send_nowait(Welcome())
             self._subscribe(feed, wanted.patterns)
         except BaseException:
             self._leave(feed)
             raise
         return feed
 
+    def _invite(self, channel: Channel[Any], longest: int) -> Seat | None:
+        """Make room in the ring for who can be there: a process of this user, on this machine."""
+        peer = channel.peer
+        if not self._has_ring or peer is None or not same_user(peer):
+            return None
+        try:
+            if self._stage is None:
+                self._stage = Stage(self._limits.ring_bytes, lambda slot: self._seated[slot].look())
+            seat = self._stage.seat(longest)
+        except ResourceExhausted as error:  # it goes without
+            log.warning("%s: %s", self.address, error)
+            return None
+        if seat is not None:
+            try:
+                channel.send_nowait(seat.invitation, fds=seat.fds)
+            except BaseException:
+                seat.close()
+                raise
+            seat.invited()
+        return seat
+
     def _take(self, feed: Feed, request: Request) -> None:
+        self._settle()
         match request:
             case Credit(count):
                 feed.grant(count)
@@ -307,8 +402,8 @@ class Publisher(AsyncResource, Generic[T]):
                 self._subscribe(feed, patterns)
             case Unsubscribe(patterns):
                 self._unsubscribe(feed, patterns)
-            case Open():
-                raise ProtocolError("a subscriber says Open once")
+            case Open() | Ride():
+                raise ProtocolError(f"a subscriber says {type(request).__name__} once")
 
     def _subscribe(self, feed: Feed, patterns: Sequence[str]) -> None:
         added = set(patterns) - feed.patterns
@@ -348,13 +443,18 @@ class Publisher(AsyncResource, Generic[T]):
 
     def _leave(self, feed: Feed) -> None:
         """A subscriber is gone. Idempotent."""
+        self._settle()
         if feed in self._feeds:
             self._feeds.remove(feed)
+            if feed.seat is not None:
+                del self._seated[feed.seat.slot]
+                feed.seat.close()
             self._offered_before += feed.outbox.offered
             self._dropped_before += feed.outbox.dropped
             self._unsubscribe(feed, tuple(feed.patterns))
 
     def _changed(self) -> None:
+        self._settle()
         self._audiences.clear()
         self._news.end()
 
@@ -373,7 +473,10 @@ class Publisher(AsyncResource, Generic[T]):
         try:
             if not self._is_closed:
                 self._is_closed = True
+                self._settle()
                 self._news.end()
+                if self._stage is not None:
+                    self._stage.publish()
                 if isinstance(self._source, Listener):
                     await self._source.aclose()
                 async with anyio.create_task_group() as tasks:
@@ -385,6 +488,8 @@ class Publisher(AsyncResource, Generic[T]):
             self._work.cancel()
             await asyncio.wait([self._work])
             await self._source.aclose()
+            if self._stage is not None:
+                self._stage.close()
 
     async def _finish(self, feed: Feed) -> None:
         try:
@@ -459,6 +564,13 @@ def publisher(
 
     async def open_() -> Publisher[Any]:
         source = await way(where, codec=end, limits=known, polling=polling, allow=allow)
-        return Publisher(source, end, known, retain=retain, may_block=may_block)
+        return Publisher(
+            source,
+            end,
+            known,
+            retain=retain,
+            may_block=may_block,
+            has_ring=where.scheme == "shm",
+        )
 
     return Opening(open_)

@@ -24,11 +24,24 @@ from aioipc.errors import (
     IPCError,
     ProtocolError,
     QuotaExceeded,
+    WouldBlock,
 )
 from aioipc.limits import Limits
-from aioipc.pubsub._codec import SubscriberEnd
+from aioipc.pubsub._codec import Aside, SubscriberEnd
 from aioipc.pubsub._items import Gap, Message
-from aioipc.wire.pubsub import Credit, Open, Subscribe, Unsubscribe, Welcome, WhenFull
+from aioipc.pubsub._place import FDS, Place
+from aioipc.wire.pubsub import (
+    Away,
+    Credit,
+    Look,
+    Open,
+    Ride,
+    Ring,
+    Subscribe,
+    Unsubscribe,
+    Welcome,
+    WhenFull,
+)
 from aioipc.wire.topics import check_pattern
 
 __all__ = ["Gap", "Message", "Subscription", "SubscriptionStatistics", "subscriber"]
@@ -37,6 +50,8 @@ T = TypeVar("T")
 
 _WINDOW: Final = 256
 """The most messages under way to one subscriber."""
+_TURN: Final = 256
+"""Messages of a ring before the loop gets a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +77,19 @@ class Subscription(AsyncResource, Generic[T]):
     """
 
     def __init__(
-        self, channel: Channel[Any], patterns: Sequence[str], limits: Limits, window: int
+        self,
+        channel: Channel[Any],
+        end: SubscriberEnd[T],
+        patterns: Sequence[str],
+        *,
+        limits: Limits,
+        window: int,
+        place: Place | None,
     ) -> None:
         self._channel = channel
+        self._end = end
+        self._place = place
+        self._since_turn = 0
         self._patterns = set(patterns)
         self._limits = limits
         self._batch = max(1, window // 2)
@@ -118,19 +143,64 @@ class Subscription(AsyncResource, Generic[T]):
         """
         if self._owed >= self._batch:
             await self._grant()
+        if self._since_turn >= _TURN:  # before anything is taken, which a cancellation would lose
+            self._since_turn = 0
+            await asyncio.sleep(0)
+        item: Message[T] | Gap | None = None
+        while item is None:
+            item = self._take() or await self._hear()
+        return item
+
+    def _take(self) -> Message[T] | None:
+        """The next message of the ring."""
+        data = None if self._place is None else self._place.take()
+        if data is None:
+            return None
+        self._since_turn += 1
+        self._count_message()
+        return self._end.decode_message(data)
+
+    async def _hear(self) -> Message[T] | Gap | None:
+        """Wait for the channel; None if it says to look at the ring."""
+        place = self._place
+        if place is not None and not place.arm():
+            return None
         try:
-            item: Message[T] | Gap | Welcome = await self._channel.receive()
+            item = await self._next_heard()
         except DecodeError:
+            if place is not None and place.is_known():
+                return None
             self._count_message()
             raise
+        except IPCError as error:
+            last = self._take() if self._channel.is_ending(error) else None
+            if last is None:
+                raise
+            return last
         if isinstance(item, Message):
+            if place is not None and place.is_known():
+                return None
             self._count_message()
         elif isinstance(item, Gap):
             self._gaps += 1
             self._missed += item.count
         else:
-            raise ProtocolError("a publisher says Welcome once")
+            self._heed(item)
+            return None
         return item
+
+    async def _next_heard(self) -> Message[T] | Gap | Aside:
+        if self._owed and self._place is not None and not self._place.is_on:
+            with contextlib.suppress(WouldBlock):
+                return self._channel.receive_nowait()  # type: ignore[no-any-return]
+            await self._grant()  # with nothing under way messages may come by the ring again
+        return await self._channel.receive()  # type: ignore[no-any-return]
+
+    def _heed(self, aside: Aside) -> None:
+        if self._place is not None and isinstance(aside, Away):
+            self._place.step_off(aside)
+        elif self._place is None or not isinstance(aside, Look):
+            raise ProtocolError(f"a publisher does not say {type(aside).__name__} here")
 
     def _count_message(self) -> None:
         self._received += 1
@@ -194,6 +264,8 @@ class Subscription(AsyncResource, Generic[T]):
         Cancellation:
             Closes at once, abruptly.
         """
+        if self._place is not None:
+            self._place.close()
         await self._channel.aclose()
 
 
@@ -266,6 +338,8 @@ def subscriber(
     policy = WhenFull(when_full)
     wanted = _checked(patterns, known)
     window = 1 if policy is WhenFull.LATEST else min(queue, _WINDOW)
+    by_ring = Address.parse(address).scheme == "shm" and known.max_fds >= FDS
+    ride = Ride(known.max_message_bytes) if by_ring else None
     request = Open(sorted(wanted), policy, queue, window)
     end = SubscriberEnd(codecs.get(codec), known)
 
@@ -274,9 +348,11 @@ def subscriber(
             channel = await stack.enter_async_context(
                 connect(address, codec=end, limits=known, polling=polling, allow=allow)
             )
-            await _introduce(channel, request, known)
+            place = await _introduce(channel, ride, request, known)
             stack.pop_all()
-        return Subscription(channel, request.patterns, known, window)
+        return Subscription(
+            channel, end, request.patterns, limits=known, window=window, place=place
+        )
 
     return Opening(open_)
 
@@ -294,15 +370,22 @@ def _checked(patterns: Sequence[str], limits: Limits) -> set[str]:
     return wanted
 
 
-async def _introduce(channel: Channel[Any], request: Open, limits: Limits) -> None:
-    """Subscribe, and wait until the publisher knows."""
-    await channel.send(request)
+async def _introduce(
+    channel: Channel[Any], ride: Ride | None, request: Open, limits: Limits
+) -> Place | None:
+    """Subscribe, and wait until the publisher knows. Returns the place in its ring, if any."""
+    await channel.send_many([request] if ride is None else [ride, request])
+    place = None
     try:
         async with asyncio.timeout(limits.handshake_s):
             answer = await channel.receive()
+            if isinstance(answer, Ring):
+                place = Place(answer, channel.take_fds())
+                answer = await channel.receive()
     except TimeoutError:
         raise ConnectError(
             f"subscribe at {channel.address}: no answer within {limits.handshake_s:g} s"
         ) from None
     if not isinstance(answer, Welcome):
         raise ProtocolError(f"a publisher begins with Welcome, not {type(answer).__name__}")
+    return place

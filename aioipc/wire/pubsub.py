@@ -4,22 +4,31 @@ A subscriber begins with `Open` and is answered with `Welcome`. From then on it 
 `Publication` that matches one of its patterns, as long as it has credit: it began with a window of
 so many messages and grants more as it takes them. What there is no credit for waits in an `Outbox`
 on the publisher's side, and `Lost` stands where messages are missing.
+
+A publisher may have a broadcast ring, to which it invites by `Ring` who began with `Ride`. Then
+publications go by the ring as long as a subscriber keeps up. `Look` wakes one that sleeps, and
+`Away` says that what follows comes by the channel.
 """
 
 from __future__ import annotations
 
 import collections
 import enum
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 
 __all__ = [
+    "Away",
     "Credit",
+    "Look",
     "Lost",
     "Open",
     "Outbox",
     "Publication",
+    "Ride",
+    "Ring",
     "Subscribe",
     "Unsubscribe",
     "Welcome",
@@ -27,6 +36,7 @@ __all__ = [
 ]
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]
+Number = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class WhenFull(enum.StrEnum):
@@ -100,6 +110,50 @@ class Lost(msgspec.Struct, array_like=True, tag=7, gc=False):
     count: Count
 
 
+class Ride(msgspec.Struct, array_like=True, tag=11, gc=False):
+    """Before `Open`: messages may come by a broadcast ring.
+
+    Attributes:
+        longest: How long they may be, in bytes.
+    """
+
+    longest: Number
+
+
+class Ring(msgspec.Struct, array_like=True, tag=8, gc=False):
+    """An invitation to a broadcast ring, before `Welcome`. Two descriptors come with it.
+
+    Attributes:
+        capacity: Of the ring, in bytes.
+        words: Of a mask.
+        slot: The subscriber's.
+        start: The position where it begins to read.
+    """
+
+    capacity: Annotated[int, msgspec.Meta(ge=4096, le=2**30)]
+    words: Annotated[int, msgspec.Meta(ge=1, le=16)]
+    slot: Annotated[int, msgspec.Meta(ge=0, le=1023)]
+    start: Number
+
+
+class Away(msgspec.Struct, array_like=True, tag=9, gc=False):
+    """What follows comes by the channel, beginning with what the subscriber may have missed.
+
+    Attributes:
+        taken: How many messages of the ring it is known to have taken.
+        sent: How many there were.
+        position: Where it is to read on when messages come by the ring again.
+    """
+
+    taken: Number
+    sent: Number
+    position: Number
+
+
+class Look(msgspec.Struct, array_like=True, tag=10, gc=False):
+    """There is something in the ring."""
+
+
 class _Waiting:
     """A message in an outbox."""
 
@@ -154,9 +208,37 @@ class Outbox:
             return True
         return len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the subscriber has taken everything."""
+        return self._credit == self._window and self.is_empty
+
+    @property
+    def rides(self) -> int:
+        """How many messages may leave by the ring.
+
+        Who blocks may have as many more there as could wait here: nothing of it has to give way.
+        """
+        if self._queue or self._lost:
+            return 0
+        more = self._max_messages if self.when_full is WhenFull.BLOCK else 0
+        return max(0, self._credit + more)
+
+    def ride(self, count: int) -> None:
+        """Messages left by the ring."""
+        self._credit -= count
+        self.offered += count
+
+    def take_back(self, messages: Sequence[bytes]) -> None:
+        """Messages that had left by the ring are to leave another way, before all others."""
+        self._credit += len(messages)
+        for data in reversed(messages):
+            self._queue.appendleft(_Waiting("", data, 0))
+            self._bytes += len(data)
+
     def pass_through(self) -> bool:
         """Whether a message may leave at once, past nothing; then it counts as taken."""
-        if self._queue or self._lost or not self._credit:
+        if self._queue or self._lost or self._credit <= 0:
             return False
         self._credit -= 1
         self.offered += 1
@@ -191,7 +273,7 @@ class Outbox:
 
     def take(self) -> bytes | Lost | None:
         """What is to be sent next; None if nothing is, or nothing may be."""
-        if not self._credit:
+        if self._credit <= 0:
             return None
         if not self._queue:
             return self._tell_lost()

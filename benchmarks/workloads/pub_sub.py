@@ -7,7 +7,7 @@ from benchmarks.harness import cast
 from benchmarks.workload import Case, Measurement, carries_bytes, scaled
 from benchmarks.workloads.one_way import BYTES, RATE
 
-SUBSCRIBERS = (1, 8)
+SUBSCRIBERS = (1, 8, 50)
 
 
 class PubSub:
@@ -21,7 +21,7 @@ class PubSub:
     rounds = 9
 
     def cases(self, *, quick: bool) -> list[Case]:
-        """64 B, to one subscriber and to several."""
+        """64 B, to one subscriber, to several and to many."""
         messages = 50_000 if quick else 200_000
         return [
             Case(

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aioipc.wire.pubsub import (
+    Away,
     Credit,
+    Look,
     Lost,
     Open,
     Outbox,
     Publication,
+    Ride,
+    Ring,
     Subscribe,
     Unsubscribe,
     Welcome,
@@ -234,6 +238,10 @@ TestLife.settings = settings(max_examples=scaled(150, full=5_000))
         (Welcome(), "91 05"),
         (Publication("a", memoryview(b"xyz")), "93 06 a1 61 c4 03 78 79 7a"),
         (Lost(3), "92 07 03"),
+        (Ring(65536, 4, 2, 8), "95 08 ce 00 01 00 00 04 02 08"),
+        (Away(1, 3, 64), "94 09 01 03 40"),
+        (Look(), "91 0a"),
+        (Ride(5), "92 0b 05"),
     ],
     ids=lambda value: type(value).__name__,
 )
