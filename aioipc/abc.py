@@ -276,6 +276,11 @@ class Codec(Protocol[T]):
     A codec whose ``decode`` must not see a hostile message, as pickle's, also has
     ``trusted_only = True``; the channel then refuses other users and remote peers.
 
+    One that passes memory by its descriptor, as that of arrays, has ``passes_fds = True``, and
+    both functions have one more argument. ``encode(obj, fds)`` adds to the list ``fds`` what has
+    a ``fileno()`` and is to travel, or is given None where nothing can; ``decode(buffer, take)``
+    calls ``take(n)`` for the next ``n`` descriptors that came, which are then its own.
+
     One whose ``decode`` takes any buffer, and returns what does not refer to it, may say
     ``in_place = True``: it is then given long messages where they lie, as memoryviews of memory
     that is shared with a peer of this user.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import select
 import signal
 import subprocess
@@ -167,3 +168,21 @@ class Peers:
         peer = Peer(command, **options)
         self._peers.append(peer)
         return peer
+
+
+def _switches(pid: int) -> int:
+    """How often a process was switched to, in all of its threads: proc_pid_status(5)."""
+    count = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        status = (task / "status").read_text()
+        count += sum(int(n) for n in re.findall(r"voluntary_ctxt_switches:\s+(\d+)", status))
+    return count
+
+
+async def come_to_rest(*peers: Peer) -> None:
+    """Wait until, for a while, none of them has run at all."""
+    deadline = time.monotonic() + PATIENCE_S
+    counts = None
+    while counts != (counts := [_switches(peer.pid) for peer in peers]):
+        assert time.monotonic() < deadline, "they never come to rest"
+        await asyncio.sleep(0.25)  # a while in which nothing happens is what is measured

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
@@ -22,6 +23,10 @@ from tests.children import Peers
 from tests.links import EVERY, Link, link_over
 
 __all__ = ["aioipc_address"]
+
+# An example may take as long as the machine makes it take.
+hypothesis.settings.register_profile("aioipc", deadline=None)
+hypothesis.settings.load_profile("aioipc")
 
 LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,

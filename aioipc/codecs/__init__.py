@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILT_IN", "ENTRY_POINTS", "get", "is_trusted_only", "typed"]
 
-BUILT_IN = ("json", "msgpack", "pickle", "raw", "text")
+BUILT_IN = ("arrays", "json", "msgpack", "pickle", "raw", "text")
 """The codecs that can be asked for by name; a new one is its module and its row here."""
 
 ENTRY_POINTS = "aioipc.codecs"

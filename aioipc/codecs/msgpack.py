@@ -39,11 +39,11 @@ _SCALARS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 """How an instance of a subclass becomes the plain value, whatever the subclass overrides."""
 
 
-def _plain(obj: Any) -> Any:
+def plain(obj: Any) -> Any:
     """What msgspec is to encode instead of an object that it does not know."""
-    for kind, plain in _SCALARS:
+    for kind, value_of in _SCALARS:
         if isinstance(obj, kind):
-            return plain(obj)
+            return value_of(obj)
     if isinstance(obj, Timestamp):
         return msgspec.msgpack.Ext(_TIMESTAMP, obj.to_bytes())
     raise TypeError(f"msgpack has no type for {type(obj).__qualname__!r} objects")
@@ -53,5 +53,5 @@ def refuse_ext(code: int, _data: memoryview) -> Any:
     raise ValueError(f"ext type {code} is not known here")
 
 
-encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+encode = msgspec.msgpack.Encoder(enc_hook=plain).encode
 decode = msgspec.msgpack.Decoder(ext_hook=refuse_ext).decode

@@ -85,13 +85,21 @@ def seal(memory: OwnedFd, *, against_writing: bool = False) -> None:
     fcntl.fcntl(memory.fileno(), fcntl.F_ADD_SEALS, seals)
 
 
-def map_memory(memory: OwnedFd, size: int, *, writable: bool = True) -> memoryview:
+def map_memory(
+    memory: OwnedFd, size: int, *, writable: bool = True, populate: bool = True
+) -> memoryview:
     """Map the first ``size`` bytes, for as long as a view of them is left.
+
+    Args:
+        memory: The file.
+        size: In bytes; it must be that long already.
+        writable: Whether to write to it.
+        populate: Whether to map the pages now, which takes a time that grows with the size.
 
     Raises:
         OSError: The kernel refused; EPERM or EACCES where it can only be read.
     """
-    return memoryview(Mapping(memory.fileno(), size, writable=writable))
+    return memoryview(Mapping(memory.fileno(), size, writable=writable, populate=populate))
 
 
 def size_of(memory: OwnedFd) -> int:

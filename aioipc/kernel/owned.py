@@ -19,6 +19,7 @@ __all__ = [
     "OwnedSocket",
     "abandon_in_child",
     "above_stdio",
+    "duplicate",
     "outlive",
     "owned_pipe",
     "pipe_from_child",
@@ -139,6 +140,15 @@ class OwnedFd:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} fd={self._fd}>"
+
+
+def duplicate(file: OwnedFd) -> OwnedFd:
+    """Make another descriptor for the same open file: fcntl(2), ``F_DUPFD_CLOEXEC``.
+
+    Raises:
+        OSError: It was closed, or this process may have no more.
+    """
+    return OwnedFd(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def owned_pipe(flags: int = 0) -> tuple[OwnedFd, OwnedFd]:

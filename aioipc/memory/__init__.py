@@ -1,5 +1,18 @@
-"""Memory that processes share: `SharedMemory`. docs/memory.md has the rules."""
+"""Memory that processes share: `SharedMemory`, `SharedArray`. docs/memory.md has the rules."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from aioipc.memory.shared import SharedMemory
 
-__all__ = ["SharedMemory"]
+if TYPE_CHECKING:
+    from aioipc.memory.array import SharedArray
+
+__all__ = ["SharedArray", "SharedMemory"]
+
+
+def __getattr__(name: str) -> Any:
+    # It needs numpy, which is an extra.
+    if name == "SharedArray":
+        return importlib.import_module("aioipc.memory.array").SharedArray
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

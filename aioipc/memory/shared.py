@@ -8,7 +8,7 @@ from typing import Self
 from aioipc.errors import AccessDenied, AddressError, ProtocolError, from_os_error
 from aioipc.kernel.memory import create_memory, map_memory, seal, size_of, what_is_wrong
 from aioipc.kernel.named_memory import create_named, open_named, unlink_named
-from aioipc.kernel.owned import OwnedFd
+from aioipc.kernel.owned import OwnedFd, duplicate
 
 __all__ = ["SharedMemory"]
 
@@ -123,10 +123,24 @@ class SharedMemory:
             raise ProtocolError(f"descriptor {fd} is no shared memory: {wrong or 'it is empty'}")
         return cls._mapped(file, None, size, writable=writable)
 
+    def open_writable(self) -> Self:
+        """Map the same memory once more, to write to it.
+
+        Raises:
+            AccessDenied: Its maker allows nobody else to write.
+            ValueError: It was closed.
+            ResourceExhausted: There is no descriptor or no room left.
+        """
+        try:
+            file = duplicate(self._file)
+        except OSError as error:
+            raise from_os_error(error, "open shared memory for writing") from error
+        return self._mapped(file, self._name, self.size, writable=True)
+
     @classmethod
     def _mapped(cls, file: OwnedFd, name: str | None, size: int, *, writable: bool) -> Self:
         try:
-            return cls(file, name, map_memory(file, size, writable=writable))
+            return cls(file, name, map_memory(file, size, writable=writable, populate=False))
         except PermissionError as error:
             file.close()
             raise AccessDenied(error.errno, "this shared memory can only be read here") from error

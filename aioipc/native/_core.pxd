@@ -24,6 +24,8 @@ cdef class ChannelCore:
     cdef object encode
     cdef object decode
     cdef scanner scan
+    cdef bint shares             # the codec passes memory by descriptor
+    cdef object sharing          # while it encodes: the list that takes them
     cdef int max_depth
     cdef long long max_elements
     cdef int polling
@@ -46,6 +48,8 @@ cdef class ChannelCore:
     cdef object c_decode(self, object message)
     cdef object c_decode_buffer(self, object message)
     cdef object c_encode(self, object obj)
+    cdef object c_encode_sharing(self, object obj, list fds)
+    cdef int c_send_sharing(self, object obj, object fds) except -1
     cdef int c_next_sender(self) except -1
     cdef int c_wake_from_loop(self, Operation operation) except -1
 
@@ -58,7 +62,7 @@ cdef class Operation:
     cdef int64_t slept_ns
     cdef object parts            # Send: the message
     cdef object fds              # Send: the descriptors that go with it
-    cdef list objects            # SendMany: the messages
+    cdef list objects            # SendMany: the messages. Send: what was encoded with descriptors
     cdef Py_ssize_t index        # SendMany: how many of them were accepted
     cdef Py_ssize_t limit        # ReceiveMany: the most to return
     cdef bint queued             # stands in core.senders
@@ -103,7 +107,7 @@ cdef class SendOperation(Operation):
 
 
 cdef class Send(SendOperation):
-    pass
+    cdef int c_encode_sharing(self) except -1
 
 
 cdef class SendMany(SendOperation):

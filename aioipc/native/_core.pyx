@@ -26,6 +26,7 @@ import os
 from collections import deque
 
 from aioipc.errors import (
+    AddressError,
     BusyError,
     ClosedError,
     DecodeError,
@@ -216,6 +217,7 @@ cdef class ChannelCore:
         self.encode = None if codec.name == "raw" else codec.encode
         self.decode = None if codec.name == "raw" else codec.decode
         self.scan = scanner_of(codec.format)
+        self.shares = getattr(codec, "passes_fds", False)
         port.may_lend = self.decode is not None and getattr(codec, "in_place", False)
         self.max_depth = max_depth
         self.max_elements = max_elements
@@ -320,6 +322,8 @@ cdef class ChannelCore:
         if size >= LONG:
             self.pacer.look = True
         try:
+            if self.shares:
+                return self.decode(message, self.port.take_fds)
             return self.decode(message)
         except IPCError:
             raise
@@ -328,6 +332,14 @@ cdef class ChannelCore:
                 f"the {self.codec.name} codec cannot decode this message of "
                 f"{len(message):,} bytes: {error}"
             ) from error
+
+    cdef object c_encode_sharing(self, object obj, list fds):
+        """Encode with a codec that passes memory by descriptor: those are added to ``fds``."""
+        self.sharing = fds
+        try:
+            return self.c_encode(obj)
+        finally:
+            self.sharing = None
 
     cdef object c_encode(self, object obj):
         if self.encode is None:
@@ -338,7 +350,10 @@ cdef class ChannelCore:
                 )
             return obj
         try:
-            parts = self.encode(obj)
+            if self.shares:
+                parts = self.encode(obj, self.sharing)
+            else:
+                parts = self.encode(obj)
             if not PyBytes_CheckExact(parts) or len(parts) >= LONG:
                 self.pacer.look = True
             return parts
@@ -349,6 +364,18 @@ cdef class ChannelCore:
                 f"the {self.codec.name} codec cannot encode this "
                 f"{type(obj).__name__}: {error}"
             ) from error
+
+    cdef int c_send_sharing(self, object obj, object fds) except -1:
+        """Send with a codec that passes memory by descriptor where the peer takes them."""
+        cdef list shared = []
+        if self.port.c_takes_fds():
+            parts = self.c_encode_sharing(obj, shared)
+            try:
+                return self.port.c_send(parts, (*shared, *fds) if shared else fds)
+            except AddressError:  # its HELLO has just come, and says that it takes none
+                if not shared or self.port.c_takes_fds():
+                    raise
+        return self.port.c_send(self.c_encode(obj), fds)
 
     cdef int c_next_sender(self) except -1:
         """The oldest sender left or finished: let the next one try."""
@@ -492,8 +519,12 @@ cdef class ChannelCore:
             Others: As `send`.
         """
         self.c_enter()
-        parts = self.c_encode(obj)
-        if self.queued or self.port.c_send(parts, fds) == NO_ROOM:
+        if self.shares:
+            sent = not self.queued and self.c_send_sharing(obj, fds) == ACCEPTED
+        else:
+            parts = self.c_encode(obj)
+            sent = not self.queued and self.port.c_send(parts, fds) == ACCEPTED
+        if not sent:
             raise WouldBlock("the peer is not keeping up: there is no room to send")
         self.port.c_own_rest()
 
@@ -705,6 +736,7 @@ cdef class Operation:
             self.c_abandon()
         self.core = None
         self.parts = None
+        self.objects = None
         return 0
 
     cdef int c_claim(self) except -1:
@@ -724,6 +756,7 @@ cdef class Operation:
         self.state = DONE
         self.core = None
         self.parts = None
+        self.objects = None
         Py_INCREF(value)
         result[0] = <PyObject*>value
         return RETURN
@@ -1053,11 +1086,35 @@ cdef class Send(SendOperation):
 
     cdef int c_claim(self) except -1:
         if not self.encoded:
-            self.parts = self.core.c_encode(self.parts)
+            if self.core.shares:
+                self.c_encode_sharing()
+            else:
+                self.parts = self.core.c_encode(self.parts)
             self.encoded = True
         return 0
 
+    cdef int c_encode_sharing(self) except -1:
+        cdef list shared = []
+        obj = self.parts
+        if not self.core.port.c_takes_fds():
+            self.parts = self.core.c_encode(obj)
+            return 0
+        self.parts = self.core.c_encode_sharing(obj, shared)
+        if shared:
+            self.objects = [obj, self.fds]  # in case that the peer's HELLO takes none
+            self.fds = (*shared, *self.fds)
+        return 0
+
     cdef int c_push(self) except -1:
+        if self.objects is None:
+            return self.c_push_message()
+        try:
+            return self.c_push_message()
+        except AddressError:
+            if self.core.port.c_takes_fds():
+                raise
+        (obj, self.fds), self.objects = self.objects, None
+        self.parts = self.core.c_encode(obj)
         return self.c_push_message()
 
     def __dealloc__(self):
@@ -1082,7 +1139,10 @@ cdef class SendMany(SendOperation):
                 self.begun = False
                 self.index += 1
                 continue
-            if port.c_send(core.c_encode(self.objects[self.index]), NO_FDS) == NO_ROOM:
+            if core.shares:
+                if core.c_send_sharing(self.objects[self.index], NO_FDS) == NO_ROOM:
+                    return 0
+            elif port.c_send(core.c_encode(self.objects[self.index]), NO_FDS) == NO_ROOM:
                 return 0
             if port.c_rest():
                 self.begun = True
@@ -1259,6 +1319,7 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
         and is_usable(core)
         and core.queued == 0
         and (core.encode is not None or PyBytes_CheckExact(self.parts))
+        and not core.shares
         and not core.pacer.c_must_yield()
     ):
         self.state = DONE  # also where this raises
@@ -1367,7 +1428,7 @@ cdef class AdaptedPort(MessagePort):
         # Valid only until the next call, so it has to be ours.
         return message if PyBytes_CheckExact(message) else bytes(message)
 
-    def take_fds(self):
+    def take_fds(self, int most=-1):
         return self.transport.take_fds()
 
     cdef int c_send(self, object parts, object fds) except -1:

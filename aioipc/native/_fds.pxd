@@ -39,4 +39,4 @@ cdef class FdQueue:
     cdef int c_close_own(self) noexcept
     cdef int c_drop_first(self) noexcept
     cdef int c_close(self) noexcept
-    cdef list c_take(self)
+    cdef list c_take(self, int most)

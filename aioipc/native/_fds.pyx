@@ -194,11 +194,11 @@ cdef class FdQueue:
         self.arrivals.claimed = 0
         return self.c_close_own()
 
-    cdef list c_take(self):
-        """Give what came with the last message to the caller."""
+    cdef list c_take(self, int most):
+        """Give what came with the last message to the caller: all, or the first of it."""
         cdef list taken = []
         cdef int number
-        while self.arrivals.own:
+        while self.arrivals.own and len(taken) != most:
             number = self.arrivals.numbers[self.arrivals.first]
             if number < LEAST_FD:
                 number = fcntl(number, F_DUPFD_CLOEXEC, LEAST_FD)

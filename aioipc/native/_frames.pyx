@@ -152,11 +152,12 @@ cdef class FramePort(MessagePort):
         self.queue.c_close()
         self.queue = None
 
-    def take_fds(self):
+    def take_fds(self, int most=-1):
         if self.queue is None:
             return []
-        self.own_fds = 0
-        return self.queue.c_take()
+        taken = self.queue.c_take(most)
+        self.own_fds = self.queue.arrivals.own
+        return taken
 
     cdef int c_check_fds(self, int count) except -1:
         """Refuse a frame that announces ``count`` descriptors which are not there."""
@@ -209,6 +210,9 @@ cdef class FramePort(MessagePort):
         return 0
 
     # Descriptors that leave
+
+    cdef bint c_takes_fds(self) except -1:
+        return self.announces_fds and (self.passes_fds or not self.greeted)
 
     cdef bint c_may_pass_fds(self) except -1:
         """Whether the peer takes them; False as long as it has not said so."""

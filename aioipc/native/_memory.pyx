@@ -34,14 +34,15 @@ cdef class Mapping:
         fd: The file, which may be closed afterwards.
         size: How much of it; it must be that long already.
         writable: Whether to write to it.
+        populate: Whether up to 16 MiB are mapped page by page at once, not at the first touch.
 
     Raises:
         OSError: The kernel refused.
     """
 
-    def __init__(self, int fd, size_t size, *, bint writable=True):
+    def __init__(self, int fd, size_t size, *, bint writable=True, bint populate=True):
         cdef int protection = PROT_READ | (PROT_WRITE if writable else 0)
-        cdef int flags = MAP_SHARED | (MAP_POPULATE if size <= MOST_POPULATED else 0)
+        cdef int flags = MAP_SHARED | (MAP_POPULATE if populate and size <= MOST_POPULATED else 0)
         cdef void* address
         if self.address is not NULL:
             raise RuntimeError("a mapping is made once")

@@ -72,6 +72,7 @@ cdef class MessagePort:
     cdef bint c_rest(self) noexcept
     cdef int c_own_rest(self) except -1
     cdef int c_begin_batch(self) except -1
+    cdef bint c_takes_fds(self) except -1
     cdef int c_check_size(self, Py_ssize_t size) except -1
     cdef object c_reserve(self, Py_ssize_t size)
     cdef int c_commit(self, object lease, Py_ssize_t size) except -1

@@ -157,8 +157,12 @@ cdef class MessagePort:
         """The next message where it lies (`Borrowed`), or as bytes, or None. Raises the ending."""
         return self.c_receive()
 
-    def take_fds(self):
-        """Hand over the descriptors that came with the message received last."""
+    cdef bint c_takes_fds(self) except -1:
+        """Whether descriptors travel, as far as is known before the peer's HELLO."""
+        return False
+
+    def take_fds(self, int most=-1):
+        """Hand over the descriptors that came with the message received last, or the first."""
         return []
 
     def on_readable(self, callback):

@@ -184,11 +184,11 @@ class DatagramTransport(Readiness):
             self._stop_backoff()
             super().on_writable(callback)
             return
+        super().on_writable(None)
         self.watch.unwatch_writing()
-        self._on_writable = callback
         self._stop_backoff()
         self._backoff_s = min(max(2 * self._backoff_s, _FIRST_BACKOFF_S), _LONGEST_BACKOFF_S)
-        self._backoff = asyncio.get_running_loop().call_later(self._backoff_s, self._writable)
+        self._backoff = asyncio.get_running_loop().call_later(self._backoff_s, callback)
 
     def _stop_backoff(self) -> None:
         if self._backoff is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from aioipc.loop.fd import FdWatch
+from aioipc.loop.fd import OnceWatch
 
 __all__ = ["Readiness"]
 
@@ -13,17 +13,11 @@ _Callback = Callable[[], object]
 
 
 class Readiness:
-    """Calls back when one descriptor is readable or writable: inherit from it.
-
-    The descriptor stays registered after a call, and is unregistered by the first one that finds
-    nobody waiting.
-    """
+    """Calls back when one descriptor is readable or writable: inherit from it."""
 
     def __init__(self) -> None:
-        self.watch = FdWatch()
+        self.watch = OnceWatch()
         self._closed = False
-        self._on_readable: _Callback | None = None
-        self._on_writable: _Callback | None = None
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -38,14 +32,12 @@ class Readiness:
         self.watch.bind(loop)
 
     def on_readable(self, callback: _Callback | None, /) -> None:
-        self._on_readable = callback
-        if callback is not None and not self.watch.reading and not self._closed:
-            self.watch.watch_reading(self.fileno(), self._readable)
+        if not self._closed:
+            self.watch.on_readable(self.fileno(), callback)
 
     def on_writable(self, callback: _Callback | None, /) -> None:
-        self._on_writable = callback
-        if callback is not None and not self.watch.writing and not self._closed:
-            self.watch.watch_writing(self.fileno(), self._writable)
+        if not self._closed:
+            self.watch.on_writable(self.fileno(), callback)
 
     def take_fds(self) -> list[int]:
         return []
@@ -53,26 +45,11 @@ class Readiness:
     def try_flush(self) -> bool:
         return True
 
-    def _readable(self) -> None:
-        callback, self._on_readable = self._on_readable, None
-        if callback is None:
-            self.watch.unwatch_reading()
-        else:
-            callback()
-
-    def _writable(self) -> None:
-        callback, self._on_writable = self._on_writable, None
-        if callback is None:
-            self.watch.unwatch_writing()
-        else:
-            callback()
-
     def _end_watch(self) -> bool:
         """Call nobody any more; False if that is done already."""
         if self._closed:
             return False
         self._closed = True
-        self._on_readable = self._on_writable = None
         if not self.watch.abandoned:
             self.watch.close()
         return True

@@ -10,8 +10,9 @@ import pytest
 
 import aioipc
 from aioipc import rpc
+from tests.children import Peers, come_to_rest
 from tests.links import Link, steps
-from tests.programs import loop_name
+from tests.programs import loop_name, program
 from tests.rpc.store import MemoryStore, Store, connected
 
 pytestmark = pytest.mark.asyncio
@@ -226,3 +227,32 @@ async def test_tasks_that_begin_at_once(link: Link) -> None:
             assert await store.get("a") == 1
     finally:
         loop.set_task_factory(None)
+
+
+SERVE = """
+from aioipc import rpc
+class Adder:
+    async def add(self, a: int, b: int) -> int:
+        return a + b
+async with rpc.serve(sys.argv[1], Adder()) as server:
+    say(server.address)
+    await server.wait()
+"""
+CALL = """
+from aioipc import rpc
+class Adder:
+    async def add(self, a: int, b: int) -> int: ...
+async with rpc.connect(sys.argv[1], Adder) as adder:
+    assert await asyncio.gather(*(adder.add(n, n) for n in range(50))) == [*range(0, 100, 2)]
+    say(await adder.add(1, 2))
+    await asyncio.Event().wait()
+"""
+
+
+@pytest.mark.leaves_names
+@pytest.mark.parametrize("scheme", ["unix:", "shm:"])
+async def test_both_sides_rest_between_calls(scheme: str, peers: Peers) -> None:
+    server = program(peers, SERVE, scheme)
+    client = program(peers, CALL, await server.next_line())
+    assert await client.next_line() == "3"
+    await come_to_rest(server, client)

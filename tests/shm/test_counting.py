@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 import aioipc
 from aioipc import Channel
-from tests.children import Peers
+from tests.children import Peers, come_to_rest
 from tests.programs import program
 from tests.scale import patience_s
 from tests.shm.bare import OPTIONS
@@ -223,15 +222,6 @@ async with aioipc.connect(sys.argv[1], polling=sys.argv[2]) as channel:
 """
 
 
-def switches(pid: int) -> int:
-    """How often a process was switched to, in all of its threads: proc_pid_status(5)."""
-    count = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        status = (task / "status").read_text()
-        count += sum(int(n) for n in re.findall(r"voluntary_ctxt_switches:\s+(\d+)", status))
-    return count
-
-
 @in_loop
 @pytest.mark.parametrize("polling", ["block", "adaptive"])
 async def test_an_idle_pair_never_wakes(polling: str, peers: Peers) -> None:
@@ -247,10 +237,4 @@ async def test_an_idle_pair_never_wakes(polling: str, peers: Peers) -> None:
     server = program(peers, serve, polling)
     client = program(peers, IDLE, await server.next_line(), polling)
     assert await client.next_line() == "idle"
-    before = time.monotonic()
-    while True:  # the last message may be on its way still
-        counts = switches(server.pid), switches(client.pid)
-        await asyncio.sleep(0.25)  # a while in which nothing happens is what is measured
-        if counts == (switches(server.pid), switches(client.pid)):
-            break
-        assert time.monotonic() - before < 10, "they never come to rest"
+    await come_to_rest(server, client)
