@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from aioipc._handshakes import Handshakes
 from aioipc._opening import AnyTransport, has_own_port, is_message_transport
-from aioipc.abc import Acceptor, Allow, ByteTransport, Capability
+from aioipc.abc import Acceptor, Allow, ByteTransport, Capability, PeerCredentials
 from aioipc.address import Address
 from aioipc.connect import open_transport
-from aioipc.errors import AccessDenied, AddressError, IPCError, from_os_error
+from aioipc.errors import AccessDenied, AddressError, IPCError, QuotaExceeded, from_os_error
 from aioipc.kernel.credentials import is_allowed, same_user
 from aioipc.limits import Limits
 from aioipc.transports import family_of
@@ -110,8 +112,10 @@ class Entrance:
     Args:
         acceptor: Where they come.
         allow: Decides by their credentials; None for the same user.
-        enter: Called with the byte transport of each.
+        limits: How many of another user may be inside, and how long a handshake may take.
+        enter: Called with the byte transport of each, once its handshake is over if it has one.
         has_room: Whether another one may come in.
+        inside: Says how many of a user are.
         looked: Called after each look, whoever came.
 
     Attributes:
@@ -122,16 +126,21 @@ class Entrance:
         self,
         acceptor: Acceptor,
         allow: Allow | None,
+        limits: Limits,
         *,
         enter: Callable[[ByteTransport], object],
         has_room: Callable[[], bool],
+        inside: Callable[[int], int],
         looked: Callable[[], object] = lambda: None,
     ) -> None:
         self.exhausted = False
         self._acceptor = acceptor
         self._allow = allow or same_user
+        self._limits = limits
+        self._handshakes = Handshakes(limits, self._let_in, self.look)
         self._enter = enter
         self._has_room = has_room
+        self._inside = inside
         self._looked = looked
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
@@ -143,7 +152,7 @@ class Entrance:
 
     def look(self) -> None:
         """Take in whoever is there, and whoever comes, as long as there is room."""
-        while not self._closed and not self.exhausted and self._has_room():
+        while not self._closed and not self.exhausted and self._is_open:
             try:
                 transport = self._acceptor.try_accept()
             except EOFError:
@@ -160,11 +169,13 @@ class Entrance:
             self._admit(transport)
         self._looked()
 
+    @property
+    def _is_open(self) -> bool:
+        return self._has_room() and self._handshakes.has_room
+
     def _admit(self, transport: AnyTransport) -> None:
-        peer = transport.peer
         try:
-            if peer is not None and not is_allowed(self._allow, peer, self.address):
-                raise AccessDenied(errno.EACCES, f"{self.address}: uid {peer.uid} may not connect")
+            self._check_allowed(transport.peer)
             stream = _byte_transport(transport)
         except IPCError as error:  # or it is gone already, or there is no memory for it
             log.warning("%s: %s", self.address, error)
@@ -173,7 +184,23 @@ class Entrance:
             else:
                 transport.close()
         else:
-            self._enter(stream)
+            self._handshakes.begin(stream)
+
+    def _check_allowed(self, peer: PeerCredentials | None) -> None:
+        if peer is None:
+            return
+        if not is_allowed(self._allow, peer, self.address):
+            raise AccessDenied(errno.EACCES, f"{self.address}: uid {peer.uid} may not connect")
+        quota = self._limits.max_connections_per_foreign_uid
+        if peer.uid != os.geteuid() and self._inside(peer.uid) >= quota:
+            raise QuotaExceeded(
+                errno.EDQUOT,
+                f"{self.address} holds {quota:,} connections of uid {peer.uid}, its limit",
+            )
+
+    def _let_in(self, stream: ByteTransport) -> None:
+        self._enter(stream)
+        self._looked()
 
     def _stop_retry(self) -> None:
         if self._retry is not None:
@@ -183,6 +210,7 @@ class Entrance:
         """Take in nobody any more. Idempotent."""
         self._closed = True
         self._stop_retry()
+        self._handshakes.close()
         self._acceptor.close()
 
 

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -230,13 +231,17 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
         self._limits = limits
         self._ready: collections.deque[ByteStream] = collections.deque()
         self._waits = Waits()
+        # Weak, so that a stream that is dropped open still warns.
+        self._foreign: weakref.WeakSet[ByteStream] = weakref.WeakSet()
         self._accepting = False
         self._closed = False
         self._entrance = Entrance(
             acceptor,
             allow,
-            enter=lambda transport: self._ready.append(ByteStream(transport, limits)),
+            limits,
+            enter=self._enter,
             has_room=lambda: len(self._ready) < limits.max_handshakes,
+            inside=self._inside,
             looked=self._waits.end,
         )
         if getattr(acceptor, "speaks_first", False):
@@ -254,6 +259,19 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
             IPCAttribute.address: lambda: self.address,
             IPCAttribute.limits: lambda: self._limits,
         }
+
+    def _enter(self, transport: ByteTransport) -> None:
+        stream = ByteStream(transport, self._limits)
+        self._ready.append(stream)
+        if transport.peer is not None and transport.peer.uid != os.geteuid():
+            self._foreign.add(stream)
+
+    def _inside(self, uid: int) -> int:
+        """How many streams of another user are open."""
+        return sum(
+            stream.peer is not None and stream.peer.uid == uid and not stream._closed
+            for stream in self._foreign
+        )
 
     async def accept(self) -> ByteStream:
         """Wait for the next peer that is allowed.

@@ -6,9 +6,7 @@ import asyncio
 import functools
 import os
 import random
-import shutil
 import signal
-import tempfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -19,9 +17,12 @@ import hypothesis
 import pytest
 import uvloop
 
+from aioipc.testing.plugin import aioipc_address, private_runtime_dir
+from aioipc.testing.residue import NAME_LEFT, Snapshot, residue, tasks_left
 from tests.children import Peers
 from tests.links import EVERY, Link, link_over
-from tests.residue import NAME_LEFT, Snapshot, residue, tasks_left
+
+__all__ = ["aioipc_address"]
 
 # An example may take as long as the machine makes it take.
 hypothesis.settings.register_profile("aioipc", deadline=None)
@@ -116,16 +117,13 @@ def warm_loops() -> None:
 @pytest.fixture(autouse=True)
 def runtime_dir(warm_loops: None) -> Iterator[Path]:
     """Give the test a runtime directory of its own, with a path short enough for sockets."""
-    path = Path(tempfile.mkdtemp(prefix="aioipc-"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIOIPC_RUNTIME_DIR", str(path))
+    with private_runtime_dir() as path:
         yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture(autouse=True)
 def no_residue(runtime_dir: Path, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail the test that leaves something behind: see tests/residue.py.
+    """Fail the test that leaves something behind: see aioipc/testing/residue.py.
 
     Set up before everything else that belongs to one test, and torn down after it. A loop
     with a wider scope than one test would count as residue of its first test.
@@ -137,6 +135,12 @@ def no_residue(runtime_dir: Path, request: pytest.FixtureRequest) -> Iterator[No
         found = [line for line in found if not line.startswith(NAME_LEFT)]
     if found:
         pytest.fail("the test left behind:\n" + "\n".join(found), pytrace=False)
+
+
+@pytest.fixture
+def aioipc_runtime_dir(runtime_dir: Path) -> Path:
+    """The one that each test has anyway, for the fixtures of the plugin."""
+    return runtime_dir
 
 
 @pytest.fixture

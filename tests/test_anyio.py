@@ -72,19 +72,6 @@ async def test_a_peer_that_is_gone(link: Link) -> None:
             await send_for_ever(left)
 
 
-@duplex
-async def test_exclusive_receiving_and_nowait(link: Link) -> None:
-    async with link() as (left, right), anyio.create_task_group() as tasks:
-        tasks.start_soon(right.receive)
-        await anyio.lowlevel.checkpoint()
-        with pytest.raises(anyio.BusyResourceError):
-            await right.receive()
-        await left.send("release")
-    async with link() as (_, right):
-        with pytest.raises(anyio.WouldBlock):
-            right.receive_nowait()
-
-
 @links
 async def test_closing_wakes_whoever_waits(link: Link) -> None:
     async with link() as (left, _):

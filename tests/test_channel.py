@@ -66,16 +66,6 @@ async def test_objects_arrive_as_they_were_sent(link: Link) -> None:
             assert await right.receive() == obj
 
 
-@duplex
-async def test_both_directions_at_once(link: Link) -> None:
-    async with link() as (left, right):
-        for number in range(100):
-            await left.send(number)
-            await right.send(-number)
-        assert await drained(right, 100) == list(range(100))
-        assert await drained(left, 100) == [-number for number in range(100)]
-
-
 @pytest.mark.parametrize("codec", ["msgpack", "json", "text", "raw", "pickle"])
 @unix
 async def test_every_codec(link: Link, codec: str) -> None:

@@ -61,26 +61,6 @@ async def assert_ended(channel: Channel[Any], kind: type[IPCError]) -> None:
 
 
 @duplex
-async def test_a_close_is_a_clean_end_after_all_that_was_sent(link: Link) -> None:
-    async with link() as (left, right):
-        await left.send_many(range(100))
-        await left.send(100)
-        left.send_nowait(101)
-        await left.aclose()
-        assert [await right.receive() for _ in range(102)] == list(range(102))
-        await assert_ended(right, EndOfStream)
-        assert [obj async for obj in right] == []
-
-
-@duplex
-async def test_a_close_without_a_message_is_a_clean_end(link: Link) -> None:
-    async with link() as (left, right):
-        await left.aclose()
-        await assert_ended(right, EndOfStream)
-        await right.aclose()
-
-
-@duplex
 async def test_a_close_on_both_sides_at_once(link: Link) -> None:
     async with link() as (left, right):
         await left.send(1)

@@ -18,7 +18,6 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 import aioipc
 from aioipc import (
     AddressError,
-    BusyError,
     ByteStream,
     Capability,
     ClosedError,
@@ -59,18 +58,6 @@ async def read_all(stream: ByteStream) -> bytes:
     return b"".join([chunk async for chunk in stream])
 
 
-async def test_bytes_both_ways(streams: Streams) -> None:
-    async with streams() as (left, right):
-        await left.send(b"hello")
-        assert await right.receive() == b"hello"
-        await right.send(b"and back")
-        assert await left.receive(3) == b"and"
-        assert await left.receive() == b" back"
-        await left.send(b"")
-        await left.send(b"x")
-        assert await right.receive() == b"x"
-
-
 @pytest.mark.parametrize("size", [1, 65_535, 65_536, 65_537, 3_000_000])
 async def test_every_byte_once_and_in_order(
     streams: Streams, size: int, chance: random.Random
@@ -98,79 +85,6 @@ async def test_every_byte_once_and_in_order(
         assert await receive_all(right) == data
         assert await receive_all(left) == data
         await asyncio.gather(*tasks)
-
-
-async def test_the_end_after_everything(streams: Streams) -> None:
-    async with streams() as (left, right):
-        await left.send(b"last words")
-        await left.send_eof()
-        await left.send_eof()
-        with pytest.raises(ClosedError, match="ended its sending direction"):
-            await left.send(b"more")
-        assert await read_all(right) == b"last words"
-        with pytest.raises(EndOfStream):
-            await right.receive()
-        await right.send(b"still")
-        assert await left.receive() == b"still"
-
-
-async def test_a_close_delivers_what_was_sent(streams: Streams) -> None:
-    async with streams() as (left, right):
-        await left.send(b"y" * 30_000)
-        await left.aclose()
-        await left.aclose()
-        assert await read_all(right) == b"y" * 30_000
-        with pytest.raises(ClosedError):
-            await left.receive()
-        with pytest.raises(ClosedError):
-            await left.send(b"x")
-
-
-async def test_a_peer_that_closed_receives_no_more(streams: Streams) -> None:
-    async with streams() as (left, right):
-        await right.aclose()
-
-        async def send_until_refused() -> None:
-            while True:
-                await left.send(b"x" * 10_000)
-                await asyncio.sleep(0)
-
-        with pytest.raises(PeerCrashed):
-            await asyncio.wait_for(send_until_refused(), PATIENCE_S)
-
-
-async def test_one_task_at_a_time_in_each_direction(streams: Streams) -> None:
-    async with streams() as (left, right):
-        receiving = asyncio.create_task(left.receive())
-        await asyncio.sleep(0)
-        with pytest.raises(BusyError):
-            await left.receive()
-        sending = asyncio.create_task(left.send(b"z" * 20_000_000))
-        await steps(5)
-        with pytest.raises(BusyError):
-            await left.send(b"x")
-        with pytest.raises(BusyError):
-            await left.send_eof()
-        sending.cancel()
-        receiving.cancel()
-        await asyncio.wait([sending, receiving])
-        assert sending.cancelled()
-        assert receiving.cancelled()
-        right.transport.close()
-
-
-async def test_a_cancelled_receive_loses_nothing(streams: Streams) -> None:
-    async with streams() as (left, right):
-        for number in range(20):
-            receiving = asyncio.create_task(right.receive())
-            await asyncio.sleep(0)
-            await left.send(b"%d" % number)
-            receiving.cancel()
-            await asyncio.wait([receiving])
-            got = b"" if receiving.cancelled() else receiving.result()
-            if not got:
-                got = await right.receive()
-            assert got == b"%d" % number
 
 
 async def test_wrong_use(streams: Streams) -> None:
@@ -287,24 +201,6 @@ async def test_dropped_open_it_warns_and_is_closed() -> None:
     del stream
     with pytest.warns(ResourceWarning, match="unclosed <ByteStream unix:"):
         dropped.clear()
-
-
-async def test_a_close_tells_who_waits(streams: Streams) -> None:
-    async with streams() as (left, _):
-        receiving = asyncio.create_task(left.receive())
-        sending = asyncio.create_task(left.send(bytes(20_000_000)))
-        await steps(5)
-        closing = asyncio.create_task(left.aclose())
-        for pending in (receiving, sending):
-            with pytest.raises(ClosedError):
-                await asyncio.wait_for(pending, PATIENCE_S)
-        await closing
-    async with aioipc.listen_stream("unix:") as listener:
-        accepting = asyncio.create_task(listener.accept())
-        await steps(2)
-        await listener.aclose()
-        with pytest.raises(ClosedError):
-            await asyncio.wait_for(accepting, PATIENCE_S)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)

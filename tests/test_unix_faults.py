@@ -96,6 +96,43 @@ except aioipc.IPCError as error:
 """
     )
 
+    STREAMS = (
+        AS_NOBODY
+        + """
+streams = []
+for _ in range(3):
+    try:
+        reader, writer = await aioipc.open_connection(sys.argv[1], allow=lambda peer: True)
+        streams.append(writer)
+        say(await reader.read(100))
+    except aioipc.QuotaExceeded as error:  # where a server can say so
+        say(b"")
+for writer in streams:
+    writer.close()
+    await writer.wait_closed()
+"""
+    )
+
+    @pytest.mark.parametrize("scheme", ["unix", "shm"])
+    async def test_a_user_has_so_many_byte_streams(
+        self, scheme: str, public: Path, peers: Peers
+    ) -> None:
+        address = f"{scheme}:{public}/socket"
+        limits = Limits(max_connections_per_foreign_uid=2, ring_bytes=64 * 1024)
+        options: dict[str, Any] = {"limits": limits, "allow": lambda peer: True}
+
+        async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"welcome")
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
+        async with aioipc.start_server(greet, address, **options):
+            peer = program(peers, self.STREAMS, address)
+            for answer in (b"welcome", b"welcome", b""):
+                assert await peer.next_line() == repr(answer)
+            assert await peer.ended() == 0
+
     SERVER = (
         AS_NOBODY
         + """

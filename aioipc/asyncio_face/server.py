@@ -49,7 +49,14 @@ class Server(asyncio.AbstractServer):
         self._serving_forever: asyncio.Future[None] | None = None
         self._serving = False
         self._closed = False
-        self._entrance = Entrance(acceptor, place.allow, enter=self._enter, has_room=self._has_room)
+        self._entrance = Entrance(
+            acceptor,
+            place.allow,
+            place.limits,
+            enter=self._enter,
+            has_room=self._has_room,
+            inside=self._inside,
+        )
 
     @property
     def address(self) -> str:
@@ -153,6 +160,11 @@ class Server(asyncio.AbstractServer):
 
     def _has_room(self) -> bool:
         return len(self._clients) < self._limits.max_connections
+
+    def _inside(self, uid: int) -> int:
+        """How many connections of a user are open."""
+        peers = [transport.get_extra_info("peercred") for transport in self._clients]
+        return sum(peer is not None and peer.uid == uid for peer in peers)
 
     def _enter(self, stream: ByteTransport) -> None:
         try:

@@ -62,6 +62,7 @@ class TLSStream:
         self._plain = b""  # taken out of the way of the end of this direction
         self._unsent = memoryview(b"")
         self._shaken = False
+        self._is_behind = False  # what came in one piece with the end of the handshake is unread
         self._write_ended = False
         self._failure: IPCError | None = None
         self._on_readable: _Callback | None = None
@@ -113,6 +114,7 @@ class TLSStream:
             try:
                 self._ssl.do_handshake()
                 self._shaken = True
+                self._is_behind = self._incoming.pending > 0
             except ssl.SSLWantReadError:
                 if not self._push() or not self._feed():
                     return False
@@ -159,6 +161,7 @@ class TLSStream:
             return count
         if not self._shaken and not self.try_handshake():
             return None
+        self._is_behind = False
         while True:
             try:
                 # The stubs of the standard library do not know that this is a number then.
@@ -231,7 +234,7 @@ class TLSStream:
 
     def on_readable(self, callback: _Callback | None, /) -> None:
         self._on_readable = callback
-        if callback is not None and (self._plain or self._ssl.pending()):
+        if callback is not None and (self._plain or self._is_behind or self._ssl.pending()):
             asyncio.get_running_loop().call_soon(self._readable)
         elif callback is not None:
             self._below.on_readable(self._readable)

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -331,6 +331,70 @@ async def test_foreign_framings(framing: str) -> None:
             await sending
         await near.send_eof()
         await ends(far)
+
+
+def start_server(where: Address, **options: Any) -> Any:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.read(100))
+        writer.close()
+        await writer.wait_closed()
+
+    return aioipc.start_server(echo, where, **options)
+
+
+@pytest.mark.parametrize("listen", [aioipc.listen_stream, start_server])
+async def test_a_client_that_says_nothing_is_thrown_out(
+    listen: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else so many of them would keep everybody out for ever."""
+    limits = Limits(handshake_s=0.2, max_handshakes=2)
+    where = Address.parse(HERE).with_tls(server_context())
+    async with listen(where, limits=limits) as server:
+        port = Address.parse(server.address).port
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        async with aioipc.connect_stream(there(server.address)) as near:  # once there is room
+            await near.send(b"still served")
+            if listen is start_server:
+                assert await near.receive() == b"still served"
+            else:
+                async with await server.accept() as far:
+                    assert await far.receive() == b"still served"
+        for reader, writer in silent:
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+    assert caplog.text.count("no handshake within 0.2 s") == 4
+
+
+async def test_a_listener_that_closes_ends_its_handshakes() -> None:
+    where = Address.parse(HERE).with_tls(server_context())
+    async with aioipc.listen_stream(where) as listener:
+        port = Address.parse(listener.address).port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x16\x03\x01")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(listener.accept(), 0.05)
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_who_stumbles_in_a_handshake_never_becomes_a_stream(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    where = Address.parse(HERE).with_tls(server_context())
+    async with aioipc.listen_stream(where) as listener:
+        port = Address.parse(listener.address).port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        accepting = asyncio.create_task(listener.accept())
+        await reader.read()
+        assert not accepting.done()
+        async with aioipc.connect_stream(there(listener.address)), await accepting:
+            pass
+        writer.close()
+        await writer.wait_closed()
+    assert "a handshake failed" in caplog.text
 
 
 # Addresses

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+__all__ = ["NAME_LEFT", "Snapshot", "residue", "tasks_left"]
+
 NAME_LEFT = "name in the runtime directory:"
 
-_SHM = Path("/dev/shm")
+_SHM = Path("/dev/shm")  # noqa: S108 - it is only listed
 _TURNS = 10
 _LAST_BREATH_S = 2.0
 

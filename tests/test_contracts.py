@@ -1,0 +1,229 @@
+"""Every transport keeps every rule of `aioipc.testing`, and the rules notice who does not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import anyio
+import pytest
+
+import aioipc
+from aioipc import ByteStream, Channel, Limits, PeerCrashed
+from aioipc.abc import ByteTransport
+from aioipc.address import Address
+from aioipc.testing import (
+    CHANNEL_RULES,
+    ONE_WAY_RULES,
+    STREAM_RULES,
+    TRANSPORT_RULES,
+    Faults,
+    faulty_pair,
+    faulty_streams,
+    faulty_transports,
+)
+from aioipc.transports import family_of
+from tests.certificates import client_context, server_context
+from tests.links import DUPLEX, SMALL_RING, link_over
+
+pytestmark = pytest.mark.asyncio
+
+LIMITS = Limits(ring_bytes=SMALL_RING)
+OWN_NAMES: dict[str, Callable[[], str]] = {
+    "mq": lambda: f"mq:/aioipc-test-{os.getpid()}",
+    "sysv": lambda: f"sysv:{(os.getpid() << 8 | 0x5E):#x}",
+}
+TORN = Faults(tear_bytes=3, delay_turns=1)
+
+Ends = AbstractAsyncContextManager[tuple[Any, Any]]
+
+
+def named(rules: tuple[Any, ...]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("rule", rules, ids=lambda rule: rule.__name__)
+
+
+# Channels
+
+
+@named(CHANNEL_RULES)
+@pytest.mark.parametrize("kind", DUPLEX)
+async def test_a_channel(rule: Any, kind: str) -> None:
+    await rule(lambda: link_over(kind)(codec="raw"))
+
+
+@named(CHANNEL_RULES)
+async def test_a_channel_over_a_connection_that_tears(rule: Any) -> None:
+    @contextlib.asynccontextmanager
+    async def ends() -> AsyncIterator[tuple[Channel[Any], Channel[Any]]]:
+        pair = faulty_pair(TORN, TORN, codec="raw")
+        try:
+            yield pair
+        finally:
+            for end in pair:
+                end.abort()
+
+    await rule(ends)
+
+
+@named(ONE_WAY_RULES)
+@pytest.mark.parametrize("scheme", ["fifo", "mq", "sysv", "udp", "unix+dgram"])
+async def test_one_way(rule: Any, scheme: str, aioipc_address: Callable[[str], str]) -> None:
+    address = OWN_NAMES[scheme]() if scheme in OWN_NAMES else aioipc_address(scheme)
+
+    @contextlib.asynccontextmanager
+    async def ends() -> AsyncIterator[tuple[Channel[Any], Channel[Any]]]:
+        async with (
+            aioipc.listen(address, codec="raw") as listener,
+            aioipc.connect(listener.address, codec="raw") as left,
+            await listener.accept() as right,
+        ):
+            yield left, right
+
+    await rule(ends)
+
+
+# Byte streams
+
+
+@named(STREAM_RULES)
+@pytest.mark.parametrize(
+    "address", ["unix:", "tcp://127.0.0.1:0", "tls://127.0.0.1:0", "shm:", "memory:"]
+)
+async def test_a_byte_stream(rule: Any, address: str) -> None:
+    @contextlib.asynccontextmanager
+    async def ends() -> AsyncIterator[tuple[ByteStream, ByteStream]]:
+        here = Address.parse(address)
+        here = here.with_tls(server_context()) if here.scheme == "tls" else here
+        async with aioipc.listen_stream(here, limits=LIMITS) as listener:
+            there = Address.parse(listener.address)
+            there = there.with_tls(client_context()) if there.scheme == "tls" else there
+            accepting = asyncio.create_task(listener.accept())
+            left = await aioipc.connect_stream(there, limits=LIMITS)
+            right = await accepting
+        async with left, right:
+            yield left, right
+
+    await rule(ends)
+
+
+@named(STREAM_RULES)
+async def test_a_byte_stream_that_is_torn(rule: Any) -> None:
+    @contextlib.asynccontextmanager
+    async def ends() -> AsyncIterator[tuple[ByteStream, ByteStream]]:
+        left, right = faulty_streams(Faults(tear_bytes=5_000), Faults(tear_bytes=5_000))
+        async with left, right:
+            yield left, right
+
+    await rule(ends)
+
+
+# Byte transports
+
+
+@named(TRANSPORT_RULES)
+@pytest.mark.parametrize("kind", ["memory", "pipe", "unix", "faulty"])
+async def test_a_byte_transport(rule: Any, kind: str) -> None:
+    def pair() -> tuple[ByteTransport, ByteTransport]:
+        if kind == "faulty":
+            return faulty_transports(Faults(tear_bytes=70_000), Faults(tear_bytes=70_000))
+        address = Address(kind, "")
+        ends: tuple[ByteTransport, ByteTransport] = family_of(address, able_to="pair").pair(
+            limits=LIMITS
+        )
+        return ends
+
+    await rule(pair)
+
+
+# Faults
+
+
+async def send_and_flush(channel: Channel[Any]) -> None:
+    await channel.send(b"too late")
+    await channel.flush()
+
+
+async def test_killed_at_every_byte() -> None:
+    """What arrived whole is received, and then comes the crash, wherever it was cut (case 5)."""
+    messages = [b"first", b"", b"the third"]
+    for cut in range(140):
+        left, right = faulty_pair(Faults(kill_at_byte=cut), codec="raw")
+        try:
+            with contextlib.suppress(PeerCrashed):
+                for message in messages:
+                    await left.send(message)
+                await left.flush()
+            got: list[bytes] = []
+            with contextlib.suppress(PeerCrashed):
+                async with asyncio.timeout(5):
+                    while len(got) < len(messages):
+                        got.append(await right.receive())
+            assert got == messages[: len(got)]
+            assert len(got) == len(messages) or cut < 110
+            if len(got) < len(messages):
+                with pytest.raises(PeerCrashed):
+                    await right.receive()
+                with pytest.raises(anyio.BrokenResourceError):
+                    await send_and_flush(left)
+        finally:
+            left.abort()
+            right.abort()
+
+
+class Forgetful(ByteStream):
+    """Loses what a cancelled receive had taken."""
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        data = await super().receive(max_bytes)
+        await asyncio.sleep(0)
+        return data
+
+
+async def test_a_rule_notices_who_breaks_it() -> None:
+    @contextlib.asynccontextmanager
+    async def ends() -> AsyncIterator[tuple[ByteStream, ByteStream]]:
+        left, right = (Forgetful(end, LIMITS) for end in faulty_transports())
+        async with left, right:
+            yield left, right
+
+    (rule,) = (
+        rule for rule in STREAM_RULES if rule.__name__ == "a_cancelled_receive_loses_nothing"
+    )
+    with pytest.raises((AssertionError, TimeoutError)):
+        await asyncio.wait_for(rule(ends), 1)
+
+
+# The plugin
+
+PLUGGED = """
+import os, pytest, aioipc
+pytest_plugins = ["aioipc.testing.plugin"]
+
+@pytest.mark.parametrize("scheme", ["unix", "tcp", "udp", "fifo", "memory"])
+async def test_addresses(aioipc_no_residue, aioipc_address, scheme):
+    async with aioipc.listen(aioipc_address(scheme)) as listener:
+        async with aioipc.connect(listener.address) as near, await listener.accept():
+            await near.send(1)
+
+def test_leaves_a_name(aioipc_no_residue, aioipc_runtime_dir):
+    (aioipc_runtime_dir / "left").touch()
+
+def test_leaves_a_descriptor(aioipc_no_residue):
+    os.pipe()
+
+def test_that_does_not_ask():
+    os.pipe()
+"""
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_the_plugin(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(PLUGGED)
+    options = ("-q", "-o", "asyncio_mode=auto", "-p", "no:cacheprovider")
+    result = await asyncio.to_thread(pytester.runpytest_subprocess, *options)
+    result.assert_outcomes(passed=8, errors=2)
+    result.stdout.fnmatch_lines(["*name in the runtime directory: left", "*fd * -> pipe:*"])
