@@ -57,6 +57,7 @@ _OVERRUN = {
     "retired-before-copying": Mutation(
         "    *record = (CastRecord){reader->cursor, at + 1",
         "    RING_STORE(&reader->page->cursor, reader->cursor + span);\n"
+        "    AIOIPC_CRASHPOINT(retired_early);\n"
         "    *record = (CastRecord){reader->cursor, at + 1",
     ),
 }
@@ -68,7 +69,7 @@ def _overruns() -> Iterator[Check]:
             f"cast-bug-{name}",
             "threads.c",
             "other bytes, another length, or one message too many or too few",
-            OVERRUNS,
+            {**OVERRUNS, "delay_one_in": 50} if "early" in mutation.new else OVERRUNS,
             mutation=mutation,
             symptom="other bytes|length|lost|took|ends before|fault",
             subject=BROADCAST,
