@@ -260,22 +260,6 @@ class Batches(AioipcChannel):
         return messages[-1]
 
 
-class Datagrams(AioipcChannel):
-    """Every client sends to the same channel, and none of them is answered."""
-
-    merged = True
-    max_size = LARGE_BYTES
-
-    def __init__(self, loop: Loop) -> None:
-        super().__init__("unix+dgram", loop)
-        self.refuses = ("ping", "hold", "paced_ping", "paced_source")
-
-    async def serve(self, seat: Seat, handler: Handler, *, one_way: bool = False) -> None:
-        async with self.listen(seat.wiring) as listener, await listener.accept() as channel:
-            seat.announce("listening")
-            await handler(channel, channel)
-
-
 class InPlace(AioipcChannel):
     """Large messages by ``reserve`` and ``borrow``: copied in once, and read where they lie."""
 
@@ -487,8 +471,6 @@ def _contenders() -> Iterator[Contender]:
             yield Batches(scheme, loop)
             yield AioipcChannel(scheme, loop, codec="msgpack")
         yield SingleFifos(loop)
-        if _exists("unix+dgram"):
-            yield Datagrams(loop)
         yield InPlace(loop)
         yield OneProcess(loop)
 
