@@ -51,7 +51,7 @@ pytest: $(VENV)/.test $(VENV)/.native  ## only the tests; TESTS="..." chooses so
 	@$(BIN)/python -m pytest $(TESTS)
 
 .PHONY: verify
-verify: $(VENV)/.test  ## the ring in full, within ten minutes: races, fuzz, kills, interleavings
+verify: $(VENV)/.test  ## the rings in full: races, fuzz, kills, interleavings
 	@$(BIN)/python -m tests.ring $(VERIFY)
 
 .PHONY: lint

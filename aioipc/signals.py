@@ -16,7 +16,7 @@ from aioipc.errors import BusyError, ClosedError, ForkError, IPCError, from_os_e
 from aioipc.kernel.owned import OwnedFd
 from aioipc.kernel.pidfd import open_pidfd, send_signal
 from aioipc.kernel.signalfd import SignalFd, SignalInfo, clean_mask, open_threads, taken
-from aioipc.loop.fd import FdWatch
+from aioipc.loop.fd import OnceWatch
 from aioipc.loop.waiting import Waits
 
 __all__ = ["SignalInfo", "SignalReceiver", "clean_mask", "receiver", "send"]
@@ -48,9 +48,8 @@ class SignalReceiver:
 
     def __init__(self, fd: SignalFd) -> None:
         self._fd = fd
-        self._watch = FdWatch()
+        self._watch = OnceWatch()
         self._waits = Waits()
-        self._callback: Callable[[], object] | None = None
         self._pid = os.getpid()
         self._receiving = False
         self._received = 0
@@ -98,18 +97,7 @@ class SignalReceiver:
 
     def on_readable(self, callback: Callable[[], object] | None, /) -> None:
         """Call ``callback`` once, as soon as there may be a signal."""
-        self._callback = callback
-        if callback is None:
-            self._watch.unwatch_reading()
-        elif not self._watch.reading:
-            self._watch.watch_reading(self._fd.fileno(), self._readable)
-
-    def _readable(self) -> None:
-        callback, self._callback = self._callback, None
-        if callback is None:
-            self._watch.unwatch_reading()
-        else:
-            callback()
+        self._watch.on_readable(self._fd.fileno(), callback)
 
     async def aclose(self) -> None:
         """Give the signals back. Idempotent.

@@ -1,9 +1,11 @@
 """Pools of processes beside each other: ``python -m benchmarks.pools [--calls N] [--rounds N]``.
 
-Every pool has two workers that answer small calls, each call sent by itself: nothing is put into
-batches for those who can. Contenders take turns, and the best round of each counts: neighbours
-only ever make a round slower. "open 4" is the time until a pool of four has answered its first
-call, in fresh interpreters; "cancel" is how long it takes to get rid of a call that sleeps without
+Every pool has two workers that answer small calls. In "calls/s" each call is awaited by itself,
+up to 128 at a time; "map/s" is each one's own map with its defaults, which puts calls into batches
+where it can: multiprocessing.Pool a fixed part of all items, whose results come together; aioipc
+as many as take 2 ms, whose results come one by one. Contenders take turns, and the best round of
+each counts: neighbours only ever make a round slower. "open 4" is the time until a pool of four
+has answered its first call; "cancel" is how long it takes to get rid of a call that sleeps without
 awaiting, and to have the next one answered. Where that cannot be done at all there is a dash.
 """
 
@@ -53,11 +55,23 @@ async def answer_later(number: int) -> int:
 
 @dataclass(frozen=True)
 class Opened:
-    """A pool that is open: how to make one call, many, and one that is then cancelled."""
+    """A pool that is open.
+
+    Attributes:
+        one: Makes a call.
+        each: Makes many, each by itself.
+        map: Makes many, by the map of the library with its defaults.
+        sleep: Makes one that is then cancelled.
+    """
 
     one: Callable[[int], Awaitable[int]]
-    many: Callable[[int], Awaitable[list[int]]]
+    each: Callable[[int], Awaitable[list[int]]]
+    map: Callable[[int], Awaitable[list[int]]]
     sleep: Callable[[float], Awaitable[None]] | None = None
+
+
+def each_of(one: Callable[[int], Awaitable[int]]) -> Callable[[int], Awaitable[list[int]]]:
+    return lambda count: process.map(one, range(count), lookahead=2 * AHEAD)
 
 
 @asynccontextmanager
@@ -67,7 +81,8 @@ async def aioipc_pool(size: int, at_once: int = 1) -> AsyncIterator[Opened]:
     ) as service:
         yield Opened(
             service.answer,
-            lambda count: process.map(service.answer, range(count), lookahead=2 * AHEAD),
+            each_of(lambda number: service.answer(number)),  # noqa: PLW0108 - no method of a pool
+            lambda count: process.map(service.answer, range(count)),
             service.sleep,
         )
 
@@ -83,8 +98,11 @@ async def of_executor(executor: Any) -> AsyncIterator[Opened]:
     def one(number: int) -> Any:
         return loop.run_in_executor(executor, answer, number)
 
+    async def many(count: int) -> list[int]:
+        return await asyncio.to_thread(lambda: list(executor.map(answer, range(count))))
+
     try:
-        yield Opened(one, lambda count: process.map(one, range(count), lookahead=2 * AHEAD))
+        yield Opened(one, each_of(one), many)
     finally:
         executor.shutdown()
 
@@ -103,12 +121,13 @@ def loky_pool(size: int) -> Any:
 async def multiprocessing_pool(size: int) -> AsyncIterator[Opened]:
     with SPAWN.Pool(size) as pool:
 
-        def many(count: int) -> list[int]:
+        def each(count: int) -> list[int]:
             return list(pool.imap(answer, range(count), chunksize=1))
 
         yield Opened(
             lambda number: asyncio.to_thread(pool.apply, answer, (number,)),
-            lambda count: asyncio.to_thread(many, count),
+            lambda count: asyncio.to_thread(each, count),
+            lambda count: asyncio.to_thread(pool.map, answer, range(count)),
         )
 
 
@@ -125,7 +144,7 @@ async def aiomultiprocess_pool(size: int) -> AsyncIterator[Opened]:
         async def many(count: int) -> list[int]:
             return list(await pool.map(answer_later, range(count)))
 
-        yield Opened(one, many)
+        yield Opened(one, each_of(one), many)
 
 
 CONTENDERS: dict[str, Callable[[int], Any]] = {
@@ -138,12 +157,17 @@ CONTENDERS: dict[str, Callable[[int], Any]] = {
 }
 
 
-async def calls_per_s(contender: Callable[[int], Any], count: int) -> float:
+async def calls_per_s(contender: Callable[[int], Any], count: int) -> tuple[float, float]:
     async with contender(2) as opened:
-        await opened.many(2 * AHEAD)
-        began = time.perf_counter()
-        found = await opened.many(count)
-        took_s = time.perf_counter() - began
+        each = await rate_of(opened.each, count)
+        return each, await rate_of(opened.map, 10 * count)
+
+
+async def rate_of(make: Callable[[int], Awaitable[list[int]]], count: int) -> float:
+    await make(2 * AHEAD)
+    began = time.perf_counter()
+    found = await make(count)
+    took_s = time.perf_counter() - began
     if found != [*range(1, count + 1)]:
         raise AssertionError("a contender lost or changed an answer")
     return count / took_s
@@ -175,7 +199,7 @@ async def cancelling_s(contender: Callable[[int], Any]) -> float | None:
 @click.option("--rounds", default=3, show_default=True, help="Rounds; the best one counts.")
 def main(calls: int, rounds: int) -> None:
     """Measure pools of processes beside each other."""
-    rates: dict[str, list[float]] = {}
+    rates: dict[str, list[tuple[float, float]]] = {}
     openings: dict[str, list[float]] = {}
     cancels: dict[str, float | None] = {}
     for _ in range(rounds):
@@ -187,12 +211,12 @@ def main(calls: int, rounds: int) -> None:
                     cancels[name] = aioipc.run(cancelling_s(contender))
             except ImportError as error:
                 Console(stderr=True).print(f"{name} is not here: {error}")
-    table = Table("pool", "calls/s", "open 4", "cancel")
+    table = Table("pool", "calls/s", "map/s", "open 4", "cancel")
     for name in filter(rates.get, rates):
         cancel_s = cancels.get(name)
         table.add_row(
             name,
-            f"{max(rates[name]):,.0f}",
+            *(f"{max(rate):,.0f}" for rate in zip(*rates[name], strict=True)),
             f"{min(openings[name]):.2f} s",
             "-" if cancel_s is None else f"{cancel_s:.2f} s",
         )

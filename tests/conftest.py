@@ -15,12 +15,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
 from tests.children import Peers
 from tests.links import EVERY, Link, link_over
 from tests.residue import NAME_LEFT, Snapshot, residue, tasks_left
+
+# An example may take as long as the machine makes it take.
+hypothesis.settings.register_profile("aioipc", deadline=None)
+hypothesis.settings.load_profile("aioipc")
 
 LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aioipc.address import Address, check_name
@@ -184,7 +184,6 @@ def test_check_name() -> None:
 SCHEMES = sorted({text.partition(":")[0] for text in GOOD})
 
 
-@settings(deadline=None)
 @given(st.sampled_from(SCHEMES), st.text() | st.text("/@:[].,%?='\" 0123456789abcx"))
 def test_any_text_is_understood_or_refused(scheme: str, rest: str) -> None:
     text = f"{scheme}:{rest}"
@@ -197,7 +196,6 @@ def test_any_text_is_understood_or_refused(scheme: str, rest: str) -> None:
     assert Address.parse(str(address)) == address
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_at_all(text: str) -> None:
     with contextlib.suppress(AddressError):

@@ -944,7 +944,7 @@ message_parts = st.lists(
 ).filter(lambda parts: sum(map(len, parts)) <= LIMIT)
 
 
-@settings(deadline=None, max_examples=scaled(60, full=5_000))
+@settings(max_examples=scaled(60, full=5_000))
 @given(
     messages=st.lists(message_parts, max_size=6),
     places=st.lists(st.integers(0, 2**20), max_size=12),

@@ -32,6 +32,6 @@ def main() -> int:
 
 
 def _run() -> int:
-    from aioipc.cli.command import run  # noqa: PLC0415 - an optional extra
+    from aioipc.cli.commands import run  # noqa: PLC0415 - an optional extra
 
     return run()

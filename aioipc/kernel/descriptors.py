@@ -23,6 +23,7 @@ __all__ = [
     "adopt",
     "find_facts",
     "find_socket_facts",
+    "is_listening",
     "keep_from_children",
     "open_null",
     "plug_holes",
@@ -159,6 +160,20 @@ def find_socket_facts(fd: int) -> SocketFacts:
     view = socket.socket(fileno=fd)
     try:
         return SocketFacts(view.type, view.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+    finally:
+        view.detach()
+
+
+def is_listening(fd: int) -> bool:
+    """Whether a descriptor is a socket on which connections are awaited: listen(2)."""
+    try:
+        view = socket.socket(fileno=fd)
+    except OSError as error:
+        if error.errno == errno.ENOTSOCK:
+            return False
+        raise
+    try:
+        return bool(view.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     finally:
         view.detach()
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 
 from aioipc.kernel.owned import OwnedFd, owned_pipe
 from aioipc.kernel.spawn import Child
 from aioipc.native._os import set_parent_death_signal
 
-__all__ = ["Leash", "die_with_parent"]
+__all__ = ["Leash", "die_with_parent", "tie_to"]
 
 
 class Leash(OwnedFd):
@@ -42,11 +43,8 @@ class Leash(OwnedFd):
 
         A child whose parent is killed between its start and this is not tied.
         """
-        fd = self.child_end.fileno()
         try:
-            fcntl.fcntl(fd, fcntl.F_SETOWN, -child.pid)
-            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
-            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+            _tie(self.child_end.fileno(), child.pid)
         finally:
             self.child_end.close()
 
@@ -54,6 +52,25 @@ class Leash(OwnedFd):
         """Close both ends. Idempotent."""
         self.child_end.close()
         super().close()
+
+
+def tie_to(fd: int) -> None:
+    """In a child that leads its group: be killed with the group when a `Leash` is closed.
+
+    Args:
+        fd: The child's end. If the other one was closed before, the child is killed at once.
+    """
+    _tie(fd, os.getpid())
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    if poller.poll(0):
+        os.killpg(0, signal.SIGKILL)
+
+
+def _tie(fd: int, group: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_SETOWN, -group)
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def die_with_parent(parent: int) -> None:

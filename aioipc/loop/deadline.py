@@ -13,6 +13,8 @@ import anyio
 
 __all__ = ["remaining_s", "timeout"]
 
+_ANYIO = "anyio._backends._asyncio"  # loaded once anybody uses anyio's scopes or tasks
+
 _innermost: ContextVar[timeout | None] = ContextVar("aioipc_timeout", default=None)
 
 
@@ -74,8 +76,10 @@ def remaining_s(loop: asyncio.AbstractEventLoop) -> float:
     The deadlines of `timeout`, ``anyio.fail_after`` and ``anyio.move_on_after`` are seen, that of
     ``asyncio.timeout`` cannot be. Negative when it has passed.
     """
-    nearest = math.inf
     block = _innermost.get()
+    if block is None and _ANYIO not in sys.modules:
+        return math.inf
+    nearest = math.inf
     while block is not None:
         if not block.is_left:
             nearest = min(nearest, block.when)
@@ -91,7 +95,7 @@ def _is_scoped() -> bool:
     anyio's own function, which knows exactly, takes longer than a whole call. So look first whether
     anyio has anything on this task.
     """
-    backend = sys.modules.get("anyio._backends._asyncio")
+    backend = sys.modules.get(_ANYIO)
     if backend is None:
         return False
     task = asyncio.current_task()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from aioipc.errors import from_os_error
 from aioipc.loop._lasting import LastingWatch
 
-__all__ = ["FdWatch"]
+__all__ = ["FdWatch", "OnceWatch"]
 
 _Callback = Callable[[], object]
 
@@ -163,3 +163,62 @@ class FdWatch:
         # Who claimed it says itself in which loop it is, also while that does not run.
         if not self._is_claimed:
             self.bind(asyncio.get_running_loop())
+
+
+class OnceWatch(FdWatch):
+    """The same for who wants to be called once each time that it asks.
+
+    A descriptor stays registered until it is ready and nobody asks: who asks again at once, as
+    most do, costs no system call.
+    """
+
+    __slots__ = ("_on_readable", "_on_writable")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._on_readable: _Callback | None = None
+        self._on_writable: _Callback | None = None
+
+    def on_readable(self, fd: int, callback: _Callback | None) -> None:
+        """Call ``callback`` once ``fd`` is readable; None calls nobody.
+
+        Raises:
+            ResourceExhausted: As `watch_reading`.
+        """
+        self._on_readable = callback
+        if callback is not None and not self.reading:
+            self.watch_reading(fd, self._readable)
+
+    def on_writable(self, fd: int, callback: _Callback | None) -> None:
+        """Call ``callback`` once ``fd`` is writable; None calls nobody.
+
+        Raises:
+            ResourceExhausted: As `watch_writing`.
+        """
+        self._on_writable = callback
+        if callback is not None and not self.writing:
+            self.watch_writing(fd, self._writable)
+
+    def close(self) -> None:
+        """Call nobody any more; the descriptors may be closed afterwards. Idempotent."""
+        self._on_readable = self._on_writable = None
+        super().close()
+
+    def abandon(self) -> None:
+        """Forget everything without touching the loop, in a forked child."""
+        self._on_readable = self._on_writable = None
+        super().abandon()
+
+    def _readable(self) -> None:
+        callback, self._on_readable = self._on_readable, None
+        if callback is None:
+            self.unwatch_reading()
+        else:
+            callback()
+
+    def _writable(self) -> None:
+        callback, self._on_writable = self._on_writable, None
+        if callback is None:
+            self.unwatch_writing()
+        else:
+            callback()

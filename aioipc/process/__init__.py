@@ -1,5 +1,7 @@
 """Processes as things to await: workers with a channel, pools, any pid, pipelines of commands."""
 
+from aioipc.process.activation import activated
+from aioipc.process.forking import ForkServer, fork_server
 from aioipc.process.life import Child
 from aioipc.process.mapping import Results, imap, imap_unordered, map  # noqa: A004 - process.map
 from aioipc.process.oneoff import run
@@ -13,6 +15,7 @@ from aioipc.process.worker import Worker, spawn
 
 __all__ = [
     "Child",
+    "ForkServer",
     "Pipeline",
     "Pool",
     "PoolStatistics",
@@ -21,6 +24,8 @@ __all__ = [
     "Setup",
     "Supervisor",
     "Worker",
+    "activated",
+    "fork_server",
     "imap",
     "imap_unordered",
     "map",

@@ -22,7 +22,7 @@ from aioipc.loop.run import run
 from aioipc.process.order import Order
 from aioipc.process.target import loading
 
-__all__ = ["main"]
+__all__ = ["main", "prepare_streams", "work"]
 
 _Function = Callable[..., Any]
 _Opening = Opening[Channel[Any]]
@@ -36,10 +36,19 @@ def main() -> None:
     leash, memory, parent = map(int, sys.argv[1:4])
     die_with_parent(parent)
     keep_from_children(leash)
+    prepare_streams()
+    work(Order.load(retrieve(memory)))
+
+
+def prepare_streams() -> None:
+    """Let each line be written at once: who reads it would else see it at the end."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # who reads it would else see it at the end
-    order = Order.load(retrieve(memory))
+            stream.reconfigure(line_buffering=True)
+
+
+def work(order: Order) -> None:
+    """Load the function, open the channel, and run the one with the other."""
     sys.path[:], sys.argv[:] = order.path, order.argv
     with loading():
         if order.main is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from aioipc.errors import BusyError
-from aioipc.process.pool import pool_of
+from aioipc.process.batch import Failed, Pace
+from aioipc.process.pool import Finished, Pool, pool_of
+from aioipc.rpc._interface import Method, Shape
 
 __all__ = ["Results", "imap", "imap_unordered", "map"]
 
@@ -20,13 +22,70 @@ _CALLS_AHEAD: Final = 2
 """Calls per place in a pool: while one runs, the next one is in line."""
 
 
-class _Failed:
-    """What stands in place of a result."""
+class _Calls(Protocol):
+    """How calls are made."""
 
-    __slots__ = ("error",)
+    runners: int
+    """How many tasks make calls."""
 
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+    @property
+    def at_once(self) -> int:
+        """How many calls one of them makes together."""
+
+    @property
+    def lookahead(self) -> int:
+        """How many items may be ahead of the results that were taken."""
+
+    async def make(self, items: Sequence[Any], finished: Finished) -> None:
+        """Call for each item, and say by its position in them what came of it."""
+
+
+class _OneByOne:
+    """Calls of any function."""
+
+    at_once: Final = 1
+
+    def __init__(self, function: Callable[[Any], Awaitable[Any]], lookahead: int) -> None:
+        self._function = function
+        self.lookahead: Final = lookahead
+        self.runners = lookahead
+
+    async def make(self, items: Sequence[Any], finished: Finished) -> None:
+        (item,) = items
+        try:
+            outcome = await self._function(item)
+        except Exception as error:  # noqa: BLE001 - who takes the results raises it
+            outcome = Failed(error)
+        finished(0, outcome)
+
+
+class _InPool:
+    """Calls of a method of a pool: as many together as take a moment."""
+
+    def __init__(self, pool: Pool, method: Method, lookahead: int | None) -> None:
+        self._pool = pool
+        self._method = method
+        self._most = lookahead
+        self.runners = _CALLS_AHEAD * pool.capacity
+        self._pace = Pace()
+        if lookahead is not None:
+            self.runners = min(self.runners, lookahead)
+            self._pace = Pace(lookahead // self.runners)
+
+    @property
+    def at_once(self) -> int:
+        return self._pace.size
+
+    @property
+    def lookahead(self) -> int:
+        return self._most or self.runners * self._pace.size
+
+    async def make(self, items: Sequence[Any], finished: Finished) -> None:
+        bind = self._method.bind
+        took_s = await self._pool.call_each(
+            self._method, [bind((item,), {}) for item in items], finished
+        )
+        self._pace.took(len(items), took_s)
 
 
 class Results(AsyncIterator[R], Generic[R]):
@@ -38,20 +97,18 @@ class Results(AsyncIterator[R], Generic[R]):
 
     def __init__(
         self,
-        function: Callable[[Any], Awaitable[R]],
+        calls: _Calls,
         items: Iterable[Any],
         *,
-        lookahead: int,
         ordered: bool,
         progress: Callable[[int], object] | None,
     ) -> None:
-        self._function = function
+        self._calls = calls
         self._items: Iterator[Any] = iter(items)
-        self._lookahead = lookahead
         self._ordered = ordered
         self._progress = progress
         self._begun = self._taken = self._finished = 0
-        self._outcomes: dict[int, R | _Failed] = {}
+        self._outcomes: dict[int, R | Failed] = {}
         self._order: collections.deque[int] = collections.deque()
         self._is_over = False
         self._is_entered = False
@@ -89,7 +146,7 @@ class Results(AsyncIterator[R], Generic[R]):
         if self._room:
             _wake(self._room.popleft())
         outcome = self._outcomes.pop(number)
-        if isinstance(outcome, _Failed):
+        if isinstance(outcome, Failed):
             self._is_over = True
             raise outcome.error
         return outcome
@@ -105,46 +162,62 @@ class Results(AsyncIterator[R], Generic[R]):
     # Calling
 
     async def _run(self) -> None:
-        """Make one call after the other."""
+        """Make calls, some together and then the next ones."""
         try:
             while await self._has_room():
-                number, self._begun = self._begun, self._begun + 1
-                try:
-                    item = next(self._items)
-                except StopIteration:
-                    self._begun -= 1
+                first = self._begun
+                items = self._next_items()
+                if not items:
                     return
-                except Exception as error:  # noqa: BLE001 - who takes the results raises it
-                    self._finish(number, _Failed(error))
-                    return
-                await self._call(number, item)
+                await self._make(first, items)
         finally:
             self._runners.discard(_this_task())
             _wake(self._news)
 
-    async def _call(self, number: int, item: Any) -> None:
+    def _next_items(self) -> list[Any]:
+        """Take as many items as are to be called together, or as there are left."""
+        room = self._calls.lookahead - (self._begun - self._taken)
+        items: list[Any] = []
         try:
-            outcome: R | _Failed = await self._function(item)
+            while len(items) < min(room, self._calls.at_once):
+                items.append(next(self._items))
+        except StopIteration:
+            self._items = iter(())
+        except Exception as error:  # noqa: BLE001 - who takes the results raises it
+            self._items = iter(())
+            self._finish(self._begun + len(items), Failed(error))
+            self._begun += 1
+        self._begun += len(items)
+        return items
+
+    async def _make(self, first: int, items: list[Any]) -> None:
+        waiting = set(range(len(items)))
+
+        def finished(position: int, outcome: Any) -> None:
+            waiting.discard(position)
+            self._finish(first + position, outcome)
+
+        try:
+            await self._calls.make(items, finished)
         except BaseException as error:
-            self._finish(number, _Failed(error))
+            for position in sorted(waiting):
+                finished(position, Failed(error))
             if not isinstance(error, Exception):
                 raise
-        else:
-            self._finish(number, outcome)
 
     async def _has_room(self) -> bool:
         """Wait until another item may be taken; False if none is to be taken any more."""
-        while not self._is_over and self._begun - self._taken >= self._lookahead:
+        while not self._is_over and self._begun - self._taken >= self._calls.lookahead:
             room = asyncio.get_running_loop().create_future()
             self._room.append(room)
             await room
         return not self._is_over
 
-    def _finish(self, number: int, outcome: R | _Failed) -> None:
+    def _finish(self, number: int, outcome: R | Failed) -> None:
         self._outcomes[number] = outcome
         self._order.append(number)
         _wake(self._news)
-        if not isinstance(outcome, _Failed):
+        if not isinstance(outcome, Failed):
             self._finished += 1
             if self._progress is not None:
                 self._progress(self._finished)
@@ -153,7 +226,7 @@ class Results(AsyncIterator[R], Generic[R]):
 
     async def __aenter__(self) -> Self:
         self._is_entered = True
-        for _ in range(self._lookahead):
+        for _ in range(self._calls.runners):
             self._runners.add(asyncio.get_running_loop().create_task(self._run()))
         return self
 
@@ -206,7 +279,8 @@ def imap(
             awaited, if ``lookahead`` is given.
         items: Its argument in each call. They are taken as they are needed.
         lookahead: How many items are ahead of the results that were taken; by default twice as
-            many as the pool runs at once.
+            many as the pool runs at once, and more where calls are over in less than 2 ms: then
+            some wait in each worker behind the one that runs.
         progress: Called with the number of calls that have succeeded, after each.
 
     Raises:
@@ -260,15 +334,19 @@ def _results(
     ordered: bool,
     progress: Callable[[int], object] | None,
 ) -> Results[R]:
-    if lookahead is None:
-        lookahead = _CALLS_AHEAD * _capacity(function)
-    if lookahead < 1:
+    if lookahead is not None and lookahead < 1:
         raise ValueError(f"lookahead must be at least 1, not {lookahead:,}")
-    return Results(function, items, lookahead=lookahead, ordered=ordered, progress=progress)
+    return Results(_calls(function, lookahead), items, ordered=ordered, progress=progress)
 
 
-def _capacity(function: object) -> int:
+def _calls(function: Callable[[Any], Awaitable[Any]], lookahead: int | None) -> _Calls:
     try:
-        return pool_of(getattr(function, "__self__", None)).capacity
+        pool = pool_of(getattr(function, "__self__", None))
     except TypeError:
-        raise ValueError(f"{function!r} is no method of a pool, so say lookahead=") from None
+        if lookahead is None:
+            raise ValueError(f"{function!r} is no method of a pool, so say lookahead=") from None
+        return _OneByOne(function, lookahead)
+    method = pool.method(function.__name__)
+    if method.shape is Shape.CALL and method.upload is None:
+        return _InPool(pool, method, lookahead)
+    return _OneByOne(function, lookahead or _CALLS_AHEAD * pool.capacity)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 from aioipc import rpc
 from aioipc.errors import WorkerDied
 from aioipc.kernel.usage import resident_bytes
 from aioipc.limits import Limits
+from aioipc.native._tasks import News
 from aioipc.process.service import serve
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
-from aioipc.process.worker import Worker, spawn
+from aioipc.process.worker import Start, Worker, spawn
 from aioipc.rpc._caller import OwnCall
 from aioipc.rpc._handlers import INTERFACE_QUESTION
 from aioipc.rpc._interface import Method
@@ -45,6 +47,7 @@ class Terms:
     cancel_grace_s: float
     limits: Limits | None
     setup: Setup
+    start: Literal["forkserver"] | Start
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -91,11 +94,13 @@ class Member:
         self._looked_at = 0.0
         self._over = asyncio.Event()
         self._unsettled = 0
-        self._settling: set[asyncio.Future[None]] = set()
+        self._settling: set[News] = set()
         worker.when_ended(self._over.set)
 
     @classmethod
-    async def start(cls, terms: Terms, number: int, freed: Callable[[], object]) -> Member:
+    async def start(
+        cls, terms: Terms, number: int, start: Start, freed: Callable[[], object]
+    ) -> Member:
         """Start a worker, which will serve once it has made its object."""
         setup = terms.setup
         name = setup.name or terms.maker.function
@@ -106,14 +111,8 @@ class Member:
             terms.interface,
             codec=rpc.CODEC,
             limits=terms.limits,
-            setup=Setup(
-                name=f"{name}-{number}",
-                stdin=setup.stdin,
-                stdout=setup.stdout,
-                stderr=setup.stderr,
-                env=setup.env,
-                grace_s=setup.grace_s,
-            ),
+            setup=replace(setup, name=f"{name}-{number}"),
+            start=start,
         )
         return cls(worker, terms, freed)
 
@@ -135,23 +134,37 @@ class Member:
         return len(self.connection.session.calls)
 
     @property
+    def serves(self) -> bool:
+        """Whether it is there, as far as this side has heard."""
+        return self.connection.ending is None and self.worker.status is None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may get calls at all."""
+        return not self.is_dismissed and self.serves
+
+    @property
     def has_room(self) -> bool:
         """Whether it can take another call.
 
         Not while it has to end one that was cancelled: it may be about to be killed for that.
         """
         return (
-            not self.is_dismissed
+            self.is_open
             and not self._unsettled
-            and self.connection.ending is None
-            and self.worker.status is None
             and len(self.connection.session.calls) < self._terms.calls_per_worker
         )
 
-    async def open(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
-        """Make a call there; see `aioipc.rpc._caller.Caller.open`."""
-        self._taken += 1
-        if self._taken == self._terms.max_tasks_per_worker:
+    @property
+    def calls_left(self) -> int:
+        """How many calls it may still take before it is replaced."""
+        most = self._terms.max_tasks_per_worker
+        return sys.maxsize if most is None else most - self._taken
+
+    async def open(self, method: Method, args: tuple[Any, ...], *, count: int = 1) -> OwnCall:
+        """Make a call there, which counts as so many; see `aioipc.rpc._caller.Caller.open`."""
+        self._taken += count
+        if not self.calls_left:
             self.is_dismissed = True
         return await self.connection.caller.open(method, args)
 
@@ -192,7 +205,8 @@ class Member:
             self._look_at_memory(self._terms.max_memory_bytes)
         if self.connection.ending is not None or (self.is_dismissed and not self.load):
             self._over.set()
-        self._tell_freed()
+        if self.has_room:
+            self._tell_freed()
 
     def cancelled(self, call: OwnCall) -> None:
         """A call was given up here: see to it that it ends there."""
@@ -218,7 +232,7 @@ class Member:
             self._tell_freed()
 
     async def _wait_freed(self) -> None:
-        waiter = self.connection.loop.create_future()
+        waiter = News(self.connection.loop)
         self._settling.add(waiter)
         self.connection.follow()
         try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import io
 import pickle
+import re
 import types
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +55,7 @@ class Order:
         argv: Its ``sys.argv``.
         main: The parent's program, where something in it is needed.
         target: The function to run.
+        others: The modules of functions and classes among the arguments.
         rest: `ChannelFacts` and the arguments, pickled, to be loaded when all modules can be
             found. Pickle is no danger here: it comes from the parent alone.
     """
@@ -61,7 +65,20 @@ class Order:
     argv: list[str]
     main: MainModule | None
     target: Target
+    others: tuple[str, ...]
     rest: bytes
+
+    @property
+    def modules(self) -> Iterator[str]:
+        """What the worker will import: the modules of its target and of the other functions."""
+        yield self.target.module
+        yield from self.others
+
+    def renumbered(self, fds: Sequence[int], as_: Sequence[int]) -> Order:
+        """The same for a process that has the descriptors of its channel under other numbers."""
+        numbers = dict(zip(map(str, fds), map(str, as_), strict=True))
+        address = re.sub(r"\d+", lambda number: numbers[number[0]], self.address)
+        return dataclasses.replace(self, address=address)
 
     def dump(self) -> bytes:
         """The bytes for `load`."""

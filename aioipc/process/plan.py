@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from aioipc.process.program import LEASH
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target, check_loaded, main_module
 
-__all__ = ["Launch", "Plan", "plan_for"]
+__all__ = ["Launch", "Plan", "fresh_interpreter", "plan_for"]
 
 _ADDRESS = "AIOIPC_ADDRESS"
 _PLACE = "{address}"
@@ -27,7 +28,7 @@ _ROOT = str(Path(__file__).parent.parent.parent)
 # The directory that stands first for "python -c" could hide modules of the standard library.
 _BOOT = (
     "import sys; sys.path[:] = [*filter(None, sys.path), {root!r}]; "
-    "from aioipc.process.bootstrap import main; main()"
+    "from {module} import main; main()"
 )
 
 
@@ -54,11 +55,20 @@ class Plan:
         name: What it is called.
         setup: As the user wants it.
         launch: Prepares a start with an address.
+        order: What a function's worker is told, given the address; None for a command.
     """
 
     name: str
     setup: Setup
     launch: Callable[[str], Launch]
+    order: Callable[[str], Order] | None = None
+
+    @property
+    def what_needs_exec(self) -> str | None:
+        """Why no server can fork it; None if one can."""
+        if self.order is None:
+            return "a command"
+        return self.setup.what_needs_exec
 
 
 def plan_for(
@@ -89,17 +99,38 @@ def _function_plan(
         raise ValueError(f"the arguments of {target} cannot be pickled: {error}") from error
     needs_main = f"{target.module}".encode() == _MAIN or _MAIN in rest
     main = main_module() if needs_main else None
+    others = tuple(filter(None, map(_module_of, args)))
+
+    def order(address: str) -> Order:
+        return Order(address, list(sys.path), list(sys.argv), main, target, others, rest)
 
     def launch(address: str) -> Launch:
-        order = Order(address, list(sys.path), list(sys.argv), main, target, rest)
-        memory = keep(order.dump(), "aioipc-order")
-        flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-        boot = ["-c", _BOOT.format(root=_ROOT)]
-        numbers = [LEASH, str(memory.fileno()), str(os.getpid())]
-        argv = [sys.executable, *flags, *boot, *numbers, name]
+        memory = keep(order(address).dump(), "aioipc-order")
+        argv = fresh_interpreter("aioipc.process.bootstrap", memory.fileno(), name)
         return Launch(argv, setup.env, memory)
 
-    return Plan(name, setup, launch)
+    return Plan(name, setup, launch, order)
+
+
+def fresh_interpreter(module: str, fd: int, name: str) -> list[str]:
+    """The command that calls ``main`` of a module of ours in a fresh interpreter.
+
+    Args:
+        module: That module.
+        fd: A descriptor that it inherits; ``sys.argv`` has that of the leash before it and our
+            pid behind it.
+        name: What people see.
+    """
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    boot = _BOOT.format(root=_ROOT, module=module)
+    return [sys.executable, *flags, "-c", boot, LEASH, str(fd), str(os.getpid()), name]
+
+
+def _module_of(arg: object) -> str | None:
+    """Where a function or class is defined."""
+    if isinstance(arg, Target):
+        return arg.module
+    return arg.__module__ if isinstance(arg, type | types.FunctionType) else None
 
 
 def _command_plan(command: list[str], args: tuple[Any, ...], setup: Setup) -> Plan:

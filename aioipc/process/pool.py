@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-import collections
 import functools
-import logging
 import os
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
 
-import anyio
-
-from aioipc.errors import ClosedError, IPCError, PeerCrashed, WorkerDied
+from aioipc import rpc
+from aioipc.errors import BadArguments, FrameTooLarge, PeerCrashed, WorkerDied
 from aioipc.limits import Limits
+from aioipc.process.batch import EACH, Failed, outcome_of
+from aioipc.process.crew import Crew
 from aioipc.process.member import Member, Terms
-from aioipc.process.restarts import Restarts, Schedule
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target, check_loaded
+from aioipc.process.worker import Start
 from aioipc.rpc._caller import OwnCall
-from aioipc.rpc._interface import Method
+from aioipc.rpc._interface import Method, describe
 from aioipc.rpc._proxy import Proxy, proxy_of
 from aioipc.rpc._streams import ResultStream
+from aioipc.rpc._tracing import active_tracing
 
 __all__ = ["Pool", "PoolOpening", "PoolStatistics", "pool", "pool_of"]
 
-log = logging.getLogger("aioipc.process")
-
 T = TypeVar("T")
+Finished = Callable[[int, Any], object]
 
-_SCHEDULE: Final = Schedule(most=None, first_s=0.05, longest_s=5.0)
-_MOST_FALSE_STARTS: Final = 5
 _MOST_ATTEMPTS: Final = 3
 """How often a call that may be repeated is made, for it may be what kills the workers."""
-
-_CLOSING_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +65,13 @@ class Pool:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        self._members: list[Member] = []
-        self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
-        self._opening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._broken: IPCError | None = None
-        self._is_open = True
-        self._calls = self._deaths = self._recycled = self._killed = 0
-        # Their owner is this object: `aclose` ends them and waits for them.
-        self._keepers = [
-            asyncio.get_running_loop().create_task(self._keep(number))
-            for number in range(1, terms.size + 1)
-        ]
+        self._crew = Crew(terms)
+        self._calls = 0
 
     @property
     def pids(self) -> tuple[int, ...]:
         """The process ids of the workers that serve at present."""
-        return tuple(member.worker.pid for member in self._members)
+        return self._crew.pids
 
     @property
     def capacity(self) -> int:
@@ -94,15 +80,20 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """The figures of this moment."""
+        crew = self._crew
         return PoolStatistics(
-            workers=len(self._members),
-            open=sum(member.load for member in self._members),
-            waiting=len(self._waiters),
+            workers=len(crew.pids),
+            open=crew.load,
+            waiting=crew.waiting,
             calls=self._calls,
-            deaths=self._deaths,
-            recycled=self._recycled,
-            killed=self._killed,
+            deaths=crew.deaths,
+            recycled=crew.recycled,
+            killed=crew.killed,
         )
+
+    def method(self, name: str) -> Method:
+        """What the interface declares by a name."""
+        return describe(self._terms.interface).methods[name]
 
     @property
     def connection(self) -> NoReturn:
@@ -127,9 +118,12 @@ class Pool:
         Cancellation:
             Cancels the method. A worker that does not let that happen is killed.
         """
-        attempts = 1
-        while True:
-            member, call = await self._open(method, args)
+        return await self._call(await self._crew.take(), method, args)
+
+    async def _call(self, member: Member, method: Method, args: tuple[Any, ...]) -> Any:
+        """Call a method in a worker that was taken, or in another one if that has gone."""
+        for attempts_left in reversed(range(_MOST_ATTEMPTS)):
+            member, call = await self._open(member, method, args)
             try:
                 return await call.caller.outcome(call)
             except PeerCrashed as error:
@@ -137,14 +131,102 @@ class Pool:
                     raise  # the method itself declares it
                 death = await member.death()
                 repeats = method.is_idempotent and method.upload is None
-                if not repeats or attempts == _MOST_ATTEMPTS:
+                if not repeats or not attempts_left:
                     raise _lost(method, death, error) from (death or error)
-            attempts += 1
+            member = await self._crew.take()
+        raise AssertionError("the last attempt returns or raises")
+
+    async def call_each(
+        self, method: Method, arguments: Sequence[tuple[Any, ...]], finished: Finished
+    ) -> float:
+        """Call a method several times, one call after the other in the same worker.
+
+        Args:
+            method: What gives one result.
+            arguments: Those of each call.
+            finished: Called with the position and the outcome of each, as it comes: the result,
+                or `Failed`.
+
+        Returns:
+            How many seconds it took, without the waits for a worker.
+
+        Raises:
+            ClosedError: This side closed the pool.
+            WorkerDied: No worker can be started any more.
+
+        Cancellation:
+            Cancels those that are not done, as `call` does.
+        """
+        took_s = 0.0
+        next_ = 0
+        while next_ < len(arguments):
+            member = await self._crew.take()
+            began = time.monotonic()
+            rest = arguments[next_ : next_ + member.calls_left]
+            if len(rest) == 1 or active_tracing() is not None:
+                finished(next_, await self._one(member, method, arguments[next_]))
+                next_ += 1
+            else:
+                next_ += await self._several(
+                    member, method, rest, functools.partial(_moved, finished, next_)
+                )
+            took_s += time.monotonic() - began
+        return took_s
+
+    async def _one(self, member: Member, method: Method, args: tuple[Any, ...]) -> Any:
+        """The result of one call, or `Failed`."""
+        try:
+            return await self._call(member, method, args)
+        except Exception as error:  # noqa: BLE001 - it is told, not raised
+            return Failed(error)
+
+    async def _several(
+        self,
+        member: Member,
+        method: Method,
+        arguments: Sequence[tuple[Any, ...]],
+        finished: Finished,
+    ) -> int:
+        """Make some calls in one worker; how many of them are done, for it may give some back."""
+        try:
+            call = await member.open(EACH, (method.name, arguments), count=len(arguments))
+        except PeerCrashed as error:  # so none of them ran
+            member.lost(error)
+            return 0
+        except (BadArguments, FrameTooLarge):  # each on its own tells which
+            finished(0, await self._one(member, method, arguments[0]))
+            return 1
+        self._calls += len(arguments)
+        done = 0
+        outcomes = ResultStream[Any](EACH, functools.partial(_opened, call))
+        async with rpc.closing(outcomes):
+            try:
+                async for message in outcomes:
+                    finished(done, outcome_of(message, method))
+                    done += 1
+            except PeerCrashed as error:
+                if done < len(arguments):
+                    death = await member.death()
+                    for args in arguments[done:]:
+                        finished(done, await self._after(death, error, method, args))
+                        done += 1
+        self._calls -= len(arguments) - done
+        return done
+
+    async def _after(
+        self, death: WorkerDied | None, error: PeerCrashed, method: Method, args: tuple[Any, ...]
+    ) -> Any:
+        """What comes of a call whose worker died: of another one, or `Failed`."""
+        if not method.is_idempotent:
+            lost = _lost(method, death, error)
+            lost.__cause__ = death or error
+            return Failed(lost)
+        return await self._one(await self._crew.take(), method, args)
 
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
         """Call a method whose result nobody wants."""
         while True:
-            member = await self._take()
+            member = await self._crew.take()
             try:
                 return await member.connection.caller.notify(method, args)
             except PeerCrashed as error:
@@ -155,119 +237,21 @@ class Pool:
         return ResultStream(method, functools.partial(self._open_stream, method, args))
 
     async def _open_stream(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
-        _, call = await self._open(method, args)
+        _, call = await self._open(await self._crew.take(), method, args)
         return call
 
-    async def _open(self, method: Method, args: tuple[Any, ...]) -> tuple[Member, OwnCall]:
+    async def _open(
+        self, member: Member, method: Method, args: tuple[Any, ...]
+    ) -> tuple[Member, OwnCall]:
         while True:
-            member = await self._take()
             try:
                 call = await member.open(method, args)
             except PeerCrashed as error:  # so it did not run
                 member.lost(error)
+                member = await self._crew.take()
             else:
                 self._calls += 1
                 return member, call
-
-    # Who is next, and who does it
-
-    async def _take(self) -> Member:
-        """The freest worker, once there is one and this is the next call in line."""
-        self._check()
-        if not self._waiters and (member := self._freest()) is not None:
-            return member
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            while True:
-                await waiter
-                self._check()
-                if (member := self._freest()) is not None:
-                    return member
-                waiter = asyncio.get_running_loop().create_future()
-                self._waiters[0] = waiter  # only the first one is woken
-        finally:
-            self._waiters.remove(waiter)
-            self._wake()
-
-    def _freest(self) -> Member | None:
-        free = [member for member in self._members if member.has_room]
-        return min(free, key=_load, default=None)
-
-    def _wake(self) -> None:
-        """Let the first in line look again."""
-        if self._waiters and not self._waiters[0].done():
-            self._waiters[0].set_result(None)
-
-    def _check(self) -> None:
-        if not self._is_open:
-            raise ClosedError("this side closed the pool")
-        if self._broken is not None:
-            raise _again(self._broken)
-
-    # The workers
-
-    async def _keep(self, number: int) -> None:
-        """Have one worker at a time, for as long as the pool is open."""
-        restarts = Restarts(_SCHEDULE)
-        clock = asyncio.get_running_loop().time
-        false_starts = 0
-        while self._broken is None:
-            began = clock()
-            try:
-                failure = await self._have_one(number)
-            except IPCError as error:  # it could not even be started
-                failure = error
-            if failure is None:
-                false_starts = 0
-                continue
-            is_false_start = not isinstance(failure, _DiedServing)
-            false_starts = false_starts + 1 if is_false_start else 0
-            if is_false_start and (self._is_starting or false_starts > _MOST_FALSE_STARTS):
-                self._break(failure)
-                return
-            self._deaths += 1
-            pause_s = restarts.died(clock(), clock() - began) or 0.0
-            log.warning("%s; another one starts in %.2f s", failure, pause_s)
-            await asyncio.sleep(pause_s)
-
-    async def _have_one(self, number: int) -> IPCError | None:
-        """One worker, from its start to its end; None if that was wished for."""
-        member = await Member.start(self._terms, number, self._wake)
-        is_ready = False
-        try:
-            await member.wait_ready()
-            is_ready = True
-            self._join(member)
-            await member.wait_over()
-        except PeerCrashed as error:
-            return await member.death() or error
-        finally:
-            if is_ready:
-                self._members.remove(member)
-            await member.aclose()
-        if member.is_dismissed:
-            self._killed += member.was_killed
-            self._recycled += not member.was_killed
-            return None
-        return _DiedServing(str(member.worker.death() or member.worker))
-
-    def _join(self, member: Member) -> None:
-        self._members.append(member)
-        if self._is_starting and len(self._members) == self._terms.size:
-            self._opening.set_result(None)
-        self._wake()
-
-    def _break(self, failure: IPCError) -> None:
-        """No worker can be started: nobody is to wait for one."""
-        self._broken = failure
-        if self._is_starting:
-            self._opening.set_result(None)
-        self._wake()
-
-    @property
-    def _is_starting(self) -> bool:
-        return not self._opening.done()
 
     # Life cycle
 
@@ -278,8 +262,7 @@ class Pool:
             WorkerDied: One of them could not make its object.
             Others: As `aioipc.process.spawn`.
         """
-        await self._opening
-        self._check()
+        await self._crew.wait_open()
 
     async def aclose(self) -> None:
         """Close the pool. Idempotent.
@@ -289,48 +272,24 @@ class Pool:
         Cancellation:
             Kills the workers at once.
         """
-        self._is_open = False
-        self._wake()
-        try:
-            await self._end_keepers()
-        except BaseException:
-            with anyio.move_on_after(_CLOSING_S, shield=True):
-                await self._end_keepers()
-            raise
-
-    async def _end_keepers(self) -> None:
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.wait(self._keepers)
+        await self._crew.aclose()
 
     def __repr__(self) -> str:
         return f"<Pool of {self._terms.size} x {self._terms.maker}>"
 
 
-class _DiedServing(IPCError):
-    """A worker died that had been ready."""
+def _moved(finished: Finished, by: int, position: int, outcome: Any) -> None:
+    finished(by + position, outcome)
 
 
-def _load(member: Member) -> int:
-    return member.load
+async def _opened(call: OwnCall) -> OwnCall:
+    return call
 
 
 def _lost(method: Method, death: WorkerDied | None, error: PeerCrashed) -> PeerCrashed:
     if death is None:
         return PeerCrashed(str(error), status=error.status)
     return PeerCrashed(f"{method} may have run: {death}", status=death.status)
-
-
-def _again(error: IPCError) -> IPCError:
-    """The same error for another caller, whose traceback is its own."""
-    if isinstance(error, WorkerDied):
-        return WorkerDied(
-            str(error),
-            status=error.status,
-            out_of_memory=error.out_of_memory,
-            last_lines=error.last_lines,
-        )
-    return type(error)(*error.args)
 
 
 class PoolOpening(Generic[T]):
@@ -379,6 +338,7 @@ def pool(
     cancel_grace_s: float = 1.0,
     limits: Limits | None = None,
     setup: Setup | None = None,
+    start: Literal["forkserver"] | Start | None = None,
 ) -> PoolOpening[T]:
     """Serve an object from several processes: ``async with process.pool(Impl, Model) as model``.
 
@@ -404,6 +364,9 @@ def pool(
         limits: As for `aioipc.connect`.
         setup: Standard streams, environment, name and grace of the workers; by default with
             a grace of 1 s.
+        start: "forkserver" to fork workers from a process of the pool's own that has imported
+            the implementation, "exec" to start each in a fresh interpreter, or the server of
+            `fork_server`. By default "forkserver", and "exec" where the setup has an environment.
 
     Raises:
         ValueError: A worker could not import the implementation; or a number is out of range.
@@ -417,6 +380,7 @@ def pool(
     """
     check_loaded()
     proxy_of(interface)  # it complains here, where the interface is named
+    setup = setup or Setup(grace_s=1.0)
     terms = Terms(
         maker=Target.of(implementation),
         args=args,
@@ -427,7 +391,8 @@ def pool(
         max_memory_bytes=max_memory_bytes,
         cancel_grace_s=cancel_grace_s,
         limits=limits,
-        setup=setup or Setup(grace_s=1.0),
+        setup=setup,
+        start=start or ("forkserver" if setup.what_needs_exec is None else "exec"),
     )
     return PoolOpening(terms, interface)
 

@@ -17,24 +17,25 @@ from aioipc.kernel.spawn import Child, spawn
 from aioipc.loop.fd import FdWatch
 from aioipc.loop.waiting import Waits
 
-__all__ = ["LEASH", "Program", "start"]
+__all__ = ["LEASH", "UNKNOWN", "Fds", "Program", "start"]
 
 log = logging.getLogger("aioipc.process")
 
 LEASH = "<leash>"
 
-_UNKNOWN = 255
+UNKNOWN = 255
 """The status of a child that somebody else has reaped, as asyncio has it."""
 
 _DYING_S = 1.0
 """What SIGKILL takes at most, unless the process hangs in the kernel."""
 
-_Fds = tuple[int | None, int | None, int | None]
+Fds = tuple[int | None, int | None, int | None]
+"""What becomes 0, 1 and 2 of a child; None for what is 0, 1 and 2 here."""
 
 
 def start(
     argv: Sequence[str],
-    standard: _Fds,
+    standard: Fds,
     *,
     name: str,
     pass_fds: Sequence[int] = (),
@@ -170,7 +171,7 @@ class Program:
         self._child.signal_group(signal.SIGKILL)  # before it is reaped, which frees the number
         status = self._child.status()
         self._oom_kills_after = oom_kills()
-        self.status = _UNKNOWN if status is None else status
+        self.status = UNKNOWN if status is None else status
         self._let_go()
         self._waits.end()
         callbacks, self._when_ended = self._when_ended, []

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from aioipc.channel import Channel
+from aioipc.process.batch import EACH, serve_each
 from aioipc.process.target import Target
 from aioipc.rpc._connection import Connection
 from aioipc.rpc._handlers import handlers_of
@@ -27,6 +28,7 @@ async def serve(
     service = maker.load()(*args)
     if inspect.isawaitable(service):
         service = await service
-    handlers = handlers_of(service, interface)
+    handlers = dict(handlers_of(service, interface))
+    handlers[EACH.name] = EACH, serve_each(channel, handlers)
     async with Connection(channel, connected=False, handlers=handlers) as connection:
         await connection.wait_ended()

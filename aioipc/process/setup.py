@@ -27,6 +27,7 @@ class Setup:
             comes, "inherit", a descriptor, or a function that is called with each line.
         stderr: The same.
         env: Its environment; None hands down that of this process.
+        pass_fds: Descriptors that it inherits under the same numbers. They stay yours to close.
         grace_s: How many seconds it has to end by itself once its channel is closed, and again
             between SIGTERM and SIGKILL.
     """
@@ -36,7 +37,15 @@ class Setup:
     stdout: Output = "log"
     stderr: Output = "log"
     env: Mapping[str, str] | None = None
+    pass_fds: tuple[int, ...] = ()
     grace_s: float = 5.0
+
+    @property
+    def what_needs_exec(self) -> str | None:
+        """Why no server can fork a process like this; None if one can."""
+        if self.env is not None:
+            return "what has an environment of its own"
+        return "what inherits descriptors by number" if self.pass_fds else None
 
     def __post_init__(self) -> None:
         """Refuse what is no such thing.

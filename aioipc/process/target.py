@@ -89,15 +89,23 @@ class MainModule:
     def load(self) -> None:
         """Make its definitions those of ``__main__`` in the worker; its main part does not run.
 
-        That needs the guard ``if __name__ == "__main__":``.
+        That needs the guard ``if __name__ == "__main__":``. Where a fork server has loaded it,
+        it is there already.
         """
+        if _MAIN_IN_A_WORKER in sys.modules:
+            return
         if self.name is not None:
-            sys.modules[_MAIN] = importlib.import_module(self.name)
+            found = importlib.import_module(self.name)
+            sys.modules[_MAIN] = sys.modules[_MAIN_IN_A_WORKER] = found
             return
         assert self.path is not None
         module = types.ModuleType(_MAIN_IN_A_WORKER)
         sys.modules[_MAIN] = sys.modules[_MAIN_IN_A_WORKER] = module
-        module.__dict__.update(runpy.run_path(self.path, run_name=_MAIN_IN_A_WORKER))
+        try:
+            module.__dict__.update(runpy.run_path(self.path, run_name=_MAIN_IN_A_WORKER))
+        except BaseException:
+            del sys.modules[_MAIN_IN_A_WORKER]
+            raise
 
 
 @contextlib.contextmanager

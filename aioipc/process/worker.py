@@ -8,7 +8,7 @@ import signal
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from aioipc._opening import Opening
 from aioipc.abc import Codec
@@ -18,9 +18,11 @@ from aioipc.errors import AddressError, ForkError, WorkerDied, from_os_error
 from aioipc.kernel.owned import OwnedFd
 from aioipc.kernel.pidfd import describe
 from aioipc.limits import Limits
+from aioipc.process.forking import ForkServer
 from aioipc.process.order import ChannelFacts
 from aioipc.process.plan import Plan, plan_for
-from aioipc.process.program import Program, start
+from aioipc.process.program import Fds, Program
+from aioipc.process.program import start as execute
 from aioipc.process.setup import Setup
 from aioipc.process.standard import StandardStreams
 from aioipc.signals import send
@@ -29,6 +31,9 @@ from aioipc.stream import ByteStream
 __all__ = ["Worker", "WorkerOpening", "spawn"]
 
 _TRANSPORTS = ("shm", "unix", "pipe")
+
+Start = Literal["exec"] | ForkServer
+"""How a worker is begun: in a fresh interpreter, or forked by a server."""
 
 
 class Worker:
@@ -215,10 +220,11 @@ def spawn(
     limits: Limits | None = None,
     polling: str = "adaptive",
     setup: Setup | None = None,
+    start: Start = "exec",
 ) -> WorkerOpening:
     """Start a worker with a channel: await it, or enter it with ``async with``.
 
-    It is a fresh process, never a fork of this one. Left, ``async with`` closes the channel,
+    It is never a fork of this process. Left, ``async with`` closes the channel,
     sees the worker off (`Worker.aclose`) and raises WorkerDied if it died; an exception by which
     its channel ended becomes that WorkerDied's cause.
 
@@ -235,10 +241,13 @@ def spawn(
         limits: As for `aioipc.connect`.
         polling: As for `aioipc.connect`.
         setup: Standard streams, environment, name, grace.
+        start: "exec" for a fresh interpreter, or a server that forks it: `fork_server`.
 
     Raises:
         ValueError: The worker could not import the function, or it was given what cannot be
-            pickled.
+            pickled; or a command, or one with an environment or descriptors of its own, was to
+            be forked.
+        WorkerDied: The server died before it had forked.
         ConnectError: There is no such program.
         AccessDenied: The program must not be run.
         ResourceExhausted: There are too many processes or descriptors.
@@ -251,14 +260,16 @@ def spawn(
         raise AddressError(f"the channel of a worker goes over {known}, not {transport!r}")
     facts = ChannelFacts(codec, framing, limits, polling)
     plan = plan_for(target, args, facts, setup or Setup())
+    if start != "exec" and (what := plan.what_needs_exec) is not None:
+        raise ValueError(f"{what} is started by exec, not by {start!r}")
 
     async def open_() -> Worker:
-        return _start(plan, transport, facts)
+        return await _start(plan, transport, facts, start)
 
     return WorkerOpening(open_)
 
 
-def _start(plan: Plan, transport: str, facts: ChannelFacts) -> Worker:
+async def _start(plan: Plan, transport: str, facts: ChannelFacts, start: Start) -> Worker:
     ours, theirs = pair(
         transport,
         codec=facts.codec,
@@ -273,18 +284,27 @@ def _start(plan: Plan, transport: str, facts: ChannelFacts) -> Worker:
         try:
             streams = StandardStreams(plan.setup)
             undo.callback(streams.close)
-            launch = plan.launch(address)
         except OSError as error:
             raise from_os_error(error, f"start {plan.name}") from error
-        if launch.memory is not None:
-            ends.append(handed_down.enter_context(launch.memory))
-        program = start(
-            launch.argv,
-            streams.fds,
-            name=plan.name,
-            pass_fds=[end.fileno() for end in ends],
-            env=launch.env,
-        )
+        numbers = [end.fileno() for end in ends]
+        if isinstance(start, ForkServer):
+            assert plan.order is not None, "commands are refused before"
+            order = plan.order(address)
+            program = await start.start(order, numbers, streams.fds, name=plan.name)
+        else:
+            program = _execute(plan, address, numbers, streams.fds)
         streams.started(program.name, program.pid)
         undo.pop_all()
     return Worker(ours, program, streams, plan.setup.grace_s)
+
+
+def _execute(plan: Plan, address: str, fds: list[int], standard: Fds) -> Program:
+    try:
+        launch = plan.launch(address)
+    except OSError as error:
+        raise from_os_error(error, f"start {plan.name}") from error
+    with contextlib.ExitStack() as handed_down:
+        if launch.memory is not None:
+            fds = [*fds, handed_down.enter_context(launch.memory).fileno()]
+        fds = [*fds, *plan.setup.pass_fds]
+        return execute(launch.argv, standard, name=plan.name, pass_fds=fds, env=launch.env)

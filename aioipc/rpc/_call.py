@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from aioipc.abc import PeerCredentials
+from aioipc.native._tasks import News, Steps, first_step
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._streams import Upload
 from aioipc.rpc._tracing import Span
 from aioipc.wire.rpc import Call, Credit, Incoming
 
-__all__ = ["CallInfo", "Steps", "current_call", "first_step", "metadata", "metadata_to_send"]
+__all__ = ["CallInfo", "begin", "current_call", "metadata", "metadata_to_send"]
 
 T = TypeVar("T")
 
@@ -30,29 +31,17 @@ class CallInfo(Incoming):
         connection: Over which it came.
     """
 
-    __slots__ = (
-        "connection",
-        "deadline_s",
-        "is_late",
-        "room_waiter",
-        "span",
-        "task",
-        "timer",
-        "upload",
-    )
-
-    connection: Hub
+    task: asyncio.Task[Any] | None = None
+    timer: asyncio.TimerHandle | None = None
+    deadline_s = math.inf
+    is_late = False
+    upload: Upload | None = None
+    room_waiter: News | None = None
+    span: Span | None = None
 
     def __init__(self, message: Call, connection: Hub) -> None:
-        super().__init__(message)
+        self.message = message
         self.connection = connection
-        self.task: asyncio.Task[Any] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.deadline_s = math.inf
-        self.is_late = False
-        self.upload: Upload | None = None
-        self.room_waiter: asyncio.Future[None] | None = None
-        self.span: Span | None = None
 
     @property
     def method(self) -> str:
@@ -85,8 +74,8 @@ class CallInfo(Incoming):
         """Let what runs for this call look again at its streams."""
         if self.upload is not None:
             self.upload.wake()
-        if self.room_waiter is not None and not self.room_waiter.done():
-            self.room_waiter.set_result(None)
+        if self.room_waiter is not None:
+            self.room_waiter.wake()
 
     def lose(self, error: BaseException) -> None:
         """The caller is gone."""
@@ -138,60 +127,10 @@ def metadata(**values: str) -> Iterator[None]:
 metadata_to_send = _metadata.get
 
 
-def first_step(coroutine: Coroutine[Any, Any, None], call: CallInfo) -> Steps | None:
-    """Run a coroutine in a context of its own up to its first suspension; None if it has none.
+def begin(coroutine: Coroutine[Any, Any, None], call: CallInfo) -> Steps | None:
+    """Run what serves a call as far as it goes at once, with `current_call` telling of it.
 
-    One that never suspends costs no task, and what it does to context variables ends with it. One
-    that does goes on in the task that is running, which then has to await the remaining steps, so
-    that ``asyncio.current_task``, timeouts and cancel scopes mean what they say: whoever was to do
-    something else in that task has to go on in another.
-
-    Args:
-        coroutine: What to run.
-        call: What `current_call` tells inside.
+    Returns:
+        The rest, for the running task to await; None if there is none.
     """
-    run = call.connection.context.copy().run
-    try:
-        waits_for = run(_step, coroutine, call)
-    except StopIteration:
-        return None
-    return Steps(coroutine, run, waits_for)
-
-
-def _step(coroutine: Coroutine[Any, Any, None], call: CallInfo) -> Any:
-    _current.set(call)
-    return coroutine.send(None)
-
-
-class Steps:
-    """Awaits a coroutine that has suspended already, in its own context.
-
-    Args:
-        coroutine: What to await.
-        run: Runs something in its context.
-        waits_for: What it waits for now.
-    """
-
-    __slots__ = ("_coroutine", "_run", "_waits_for")
-
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, None], run: Callable[..., Any], waits_for: Any
-    ) -> None:
-        self._coroutine = coroutine
-        self._run = run
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        coroutine, run, waits_for = self._coroutine, self._run, self._waits_for
-        step: Callable[[Any], Any]
-        while True:
-            try:
-                value = yield waits_for
-                step = coroutine.send
-            except BaseException as error:  # noqa: BLE001 - it is the coroutine's
-                value = error
-                step = coroutine.throw
-            try:
-                waits_for = run(step, value)
-            except StopIteration:
-                return
+    return first_step(coroutine, call.connection.context, _current, call)

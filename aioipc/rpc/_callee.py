@@ -26,10 +26,11 @@ from aioipc.errors import (
     WouldBlock,
 )
 from aioipc.kernel.credentials import same_user
-from aioipc.rpc._call import CallInfo, Steps, first_step
+from aioipc.native._tasks import News, Steps
+from aioipc.rpc._call import CallInfo, begin
 from aioipc.rpc._faults import fault_of, refusal, unsendable
 from aioipc.rpc._hub import Hub
-from aioipc.rpc._interface import Method, Shape
+from aioipc.rpc._interface import Method
 from aioipc.rpc._streams import Upload
 from aioipc.rpc._tracing import active_tracing, end_span
 from aioipc.wire.rpc import Answer, Call, Cancel, Code, Item, Raise, Return
@@ -68,7 +69,7 @@ class Callee:
         call = self._admit(message)
         if call is None:
             return None
-        steps = first_step(self._run(call), call)
+        steps = begin(self._run(call), call)
         if steps is not None:
             self._waits(call)
         return steps
@@ -117,12 +118,12 @@ class Callee:
             return
         try:
             result = method.invoke(function, args)
-            if method.shape is Shape.STREAM:
+            if method.is_streaming:
                 await self._stream(call, result)
                 result = None
             elif type(result) is CoroutineType or inspect.isawaitable(result):
                 result = await result
-            if method.shape is Shape.NOTIFICATION:
+            if method.is_notification:
                 result = None
         except asyncio.CancelledError:
             if not self._cancelled(call):
@@ -131,10 +132,11 @@ class Callee:
             self._failed(call, method, error)
         else:
             self._done(call)
+            outcome = Return(message.id, result)
             try:
-                await self._return(Return(message.id, result))
+                self._channel.send_nowait(outcome)
             except IPCError as error:
-                self._unsent(message.id, error, method)
+                await self._not_sent(outcome, error, method)
 
     def _look_up(self, call: CallInfo) -> tuple[Method, Callable[..., Any], Any]:
         """The method, what implements it, and the arguments; its span begins.
@@ -153,7 +155,8 @@ class Callee:
             call.is_uploading = True
             call.upload = Upload(call, method, call.grant)
             args = (*args[: method.upload], call.upload, *args[method.upload + 1 :])
-        call.is_streaming = method.shape is Shape.STREAM
+        if method.is_streaming:
+            call.is_streaming = True
         if (tracing := active_tracing()) is not None:
             call.span = tracing.begin_method(method, call.message.metadata)
         return method, function, args
@@ -178,7 +181,7 @@ class Callee:
                 await close()
 
     async def _wait_for_room(self, call: CallInfo) -> None:
-        call.room_waiter = self._connection.loop.create_future()
+        call.room_waiter = News(self._connection.loop)
         try:
             await call.room_waiter
         finally:
@@ -198,17 +201,18 @@ class Callee:
         if self._idle is not None and not self._session.served and not self._idle.done():
             self._idle.set_result(None)
 
-    async def _return(self, outcome: Return) -> None:
-        try:
-            self._channel.send_nowait(outcome)
-        except WouldBlock:
-            await self._connection.send_late(outcome)
-
-    def _unsent(self, number: int, error: IPCError, method: Method) -> None:
-        """A result was not sent: say why, unless the caller is gone, as who reads will find."""
+    async def _not_sent(self, outcome: Return, error: IPCError, method: Method) -> None:
+        """Wait for room, or say why it cannot be sent; if the caller is gone, who reads finds."""
+        if isinstance(error, WouldBlock):
+            try:
+                await self._connection.send_late(outcome)
+            except IPCError as late:
+                error = late
+            else:
+                return
         if isinstance(error, EncodeError | FrameTooLarge):
             log.warning("%s: the result of %s: %s", self._channel.address, method, error)
-            self._connection.tell(unsendable(number, error, method))
+            self._connection.tell(unsendable(outcome.id, error, method))
 
     def _finish(self, call: CallInfo, last: Raise) -> None:
         self._done(call, last)

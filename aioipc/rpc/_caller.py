@@ -20,10 +20,11 @@ from aioipc.errors import (
 )
 from aioipc.loop.deadline import remaining_s
 from aioipc.native._core import Send
+from aioipc.native._tasks import News
 from aioipc.rpc._call import metadata_to_send
 from aioipc.rpc._faults import raised
 from aioipc.rpc._hub import Hub
-from aioipc.rpc._interface import Method, Shape
+from aioipc.rpc._interface import Method
 from aioipc.rpc._streams import Items, ResultStream
 from aioipc.rpc._tracing import Span, active_tracing, end_span
 from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Outgoing, Raise, Return
@@ -51,22 +52,22 @@ class CallObserver(Protocol):
 class OwnCall(Outgoing):
     """A call of this side, and what is known about its outcome."""
 
-    __slots__ = (
-        "caller", "error", "feeding", "items", "last", "method", "room_waiter", "span", "waiter",
-    )  # fmt: skip
+    items: Items | None = None
+    last: Return | Raise | None = None
+    error: BaseException | None = None
+    waiter: News | None = None
+    room_waiter: News | None = None
+    feeding: asyncio.Task[None] | None = None
+    span: Span | None = None
 
     def __init__(self, caller: Caller, method: Method) -> None:
-        is_streaming = method.shape is Shape.STREAM
-        super().__init__(is_streaming=is_streaming, is_uploading=method.upload is not None)
         self.caller = caller
         self.method = method
-        self.items = Items() if is_streaming else None
-        self.last: Return | Raise | None = None
-        self.error: BaseException | None = None
-        self.waiter: asyncio.Future[None] | None = None
-        self.room_waiter: asyncio.Future[None] | None = None
-        self.feeding: asyncio.Task[None] | None = None
-        self.span: Span | None = None
+        if method.is_streaming:
+            self.is_streaming = True
+            self.items = Items()
+        if method.upload is not None:
+            self.is_uploading = True
 
     @property
     def is_done(self) -> bool:
@@ -105,7 +106,7 @@ class OwnCall(Outgoing):
         # Who sends a stream cannot be woken from reading when that fails.
         if self.feeding is None and not connection.is_read:
             return connection.lead(self.has_news)
-        self.waiter = waiter = connection.loop.create_future()
+        self.waiter = waiter = News(connection.loop)
         connection.follow()
         return waiter
 
@@ -151,7 +152,7 @@ class Caller:
         self._loop = connection.loop
         self._session = connection.session
         self._max_calls = connection.channel.limits.max_calls
-        self._slots: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._slots: collections.deque[News] = collections.deque()
 
     async def call(self, method: Method, args: tuple[Any, ...]) -> Any:
         """Call a method and wait for its result.
@@ -239,7 +240,7 @@ class Caller:
             Cancels the method on the far side if it was called.
         """
         call = await self.open(method, args)
-        call.waiter = self._loop.create_future()
+        call.waiter = News(self._loop)
         call.waiter.add_done_callback(functools.partial(_log_failure, call))
         self.connection.follow()
         if call.is_done:
@@ -284,7 +285,7 @@ class Caller:
             args = (*args[: method.upload], None, *args[method.upload + 1 :])
         number = self._session.open(call)
         remaining_ns = None
-        if left_s < _LONGEST_S and method.shape is not Shape.NOTIFICATION:
+        if left_s < _LONGEST_S and not method.is_notification:
             remaining_ns = int(left_s * 1e9)
         message = Call(number, method.name, args, remaining_ns, metadata)
         return call, self._channel.send(message)
@@ -368,7 +369,7 @@ class Caller:
     # As many calls at once as the peer takes
 
     async def _wait_for_slot(self) -> None:
-        free = self.connection.loop.create_future()
+        free = News(self._loop)
         self._slots.append(free)
         self.connection.follow()
         try:
@@ -423,11 +424,11 @@ class Caller:
                 await close()
 
     def _wake_feeder(self, call: OwnCall) -> None:
-        if call.room_waiter is not None and not call.room_waiter.done():
-            call.room_waiter.set_result(None)
+        if call.room_waiter is not None:
+            call.room_waiter.wake()
 
     async def _wait_for_room(self, call: OwnCall) -> None:
-        call.room_waiter = self.connection.loop.create_future()
+        call.room_waiter = News(self._loop)
         try:
             await call.room_waiter
         finally:

@@ -20,6 +20,7 @@ from aioipc.errors import (
     ProtocolError,
     WouldBlock,
 )
+from aioipc.native._tasks import News
 from aioipc.rpc._call import CallInfo
 from aioipc.rpc._callee import Callee, Handlers
 from aioipc.rpc._caller import Caller, OwnCall
@@ -78,21 +79,20 @@ class Connection(AsyncResource):
     # Reading
 
     def follow(self) -> None:
-        """One more waits for a future that `wake` sets because of what another task reads."""
+        """One more waits for news that `wake` tells because of what another task reads."""
         self._waiting += 1
         if not self.is_read:
             self.read_on()
 
-    def forget(self, news: asyncio.Future[None]) -> None:
-        """Nobody waits for such a future any more, whether or not it was set."""
+    def forget(self, news: News) -> None:
+        """Nobody waits for such news any more, whether or not they came."""
         if news.cancel() or news.cancelled():
             self._waiting -= 1
 
-    def wake(self, news: asyncio.Future[None] | None) -> bool:
-        """Let who waits for such a future look again; whether somebody does."""
-        if news is None or news.done():
+    def wake(self, news: News | None) -> bool:
+        """Let who waits for such news look again; whether somebody does."""
+        if news is None or not news.wake():
             return False
-        news.set_result(None)
         self._waiting -= 1
         return True
 

@@ -8,6 +8,7 @@ from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
 from aioipc.channel import Channel
+from aioipc.native._tasks import News
 from aioipc.wire.rpc import Message, Session
 
 __all__ = ["Hub"]
@@ -35,13 +36,13 @@ class Hub(Protocol):
         """Read for everybody until there is news. Only where nobody else does."""
 
     def follow(self) -> None:
-        """One more waits for a future that `wake` sets because of what another task reads."""
+        """One more waits for news that `wake` tells because of what another task reads."""
 
-    def forget(self, news: asyncio.Future[None]) -> None:
-        """Nobody waits for such a future any more, whether or not it was set."""
+    def forget(self, news: News) -> None:
+        """Nobody waits for such news any more, whether or not they came."""
 
-    def wake(self, news: asyncio.Future[None] | None) -> bool:
-        """Let who waits for such a future look again; whether somebody does."""
+    def wake(self, news: News | None) -> bool:
+        """Let who waits for such news look again; whether somebody does."""
 
     def read_on(self) -> None:
         """Let a new task read."""

@@ -84,6 +84,8 @@ class Method:
         owner: The name of the interface.
         signature: As declared, without ``self``, annotations resolved.
         shape: What a call gives back.
+        is_streaming: Whether that is a stream.
+        is_notification: Whether nobody waits for it.
         upload: The position of the parameter that is a stream; None if there is none.
         raises: The declared exceptions, by name.
         is_idempotent: Whether it may run twice.
@@ -101,6 +103,8 @@ class Method:
             error.__qualname__: error for error in marks.get("raises", ())
         }
         self.signature, self.shape, self._result = self._read(function, marks)
+        self.is_streaming = self.shape is Shape.STREAM
+        self.is_notification = self.shape is Shape.NOTIFICATION
         parameters = self.signature.parameters
         self.names = tuple(parameters)
         self.count = len(self.names)

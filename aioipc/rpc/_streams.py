@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from aioipc.errors import BadArguments, BusyError
+from aioipc.native._tasks import News
 from aioipc.rpc._interface import Method
 from aioipc.wire.rpc import WINDOW, Incoming
 
@@ -169,7 +170,7 @@ class Upload(AsyncIterator[Any]):
         self.items = Items()
         self.error: BaseException | None = None
         self.refused: BadArguments | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: News | None = None
 
     async def __anext__(self) -> Any:
         """Wait for the next item.
@@ -190,7 +191,7 @@ class Upload(AsyncIterator[Any]):
                 raise self.error
             if not self._call.is_uploading:
                 raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = News(asyncio.get_running_loop())
             try:
                 await self._waiter
             finally:
@@ -206,5 +207,5 @@ class Upload(AsyncIterator[Any]):
 
     def wake(self) -> None:
         """There is news: an item, the end, or an error."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is not None:
+            self._waiter.wake()

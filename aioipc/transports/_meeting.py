@@ -6,16 +6,22 @@ import errno
 import socket
 from collections.abc import Callable
 
-from aioipc.abc import Allow, PeerCredentials
+from aioipc.abc import Allow, Capability, PeerCredentials
 from aioipc.address import Address
 from aioipc.errors import AccessDenied, AddressError, ConnectError
+from aioipc.kernel.ancillary import let_fds_pass
 from aioipc.kernel.credentials import peer_credentials, same_user, same_user_or_root
 from aioipc.kernel.owned import OwnedSocket
 from aioipc.kernel.rendezvous import bind_unix, check_path
+from aioipc.native._fd import FdStream
 from aioipc.transports._names import generated_name
 from aioipc.transports._sockets import Accepted, SocketAcceptor, check_allowed, connect_socket
+from aioipc.transports._stream import STREAM, socket_stream
 
-__all__ = ["Met", "connect_unix", "listen_unix"]
+__all__ = ["UNIX", "Met", "accept_unix", "connect_unix", "listen_unix", "unix_stream"]
+
+UNIX = STREAM | Capability.CREDENTIALS | Capability.FDS
+"""What a byte stream over a Unix socket can do."""
 
 Met = Callable[[socket.socket, PeerCredentials | None, str], Accepted]
 """Makes a transport of a connected socket, who is at its other end, and the address."""
@@ -98,12 +104,34 @@ def listen_unix(
             "directory; give a path"
         )
     bound = bind_unix(_target(address), kind, others=others, folder=folder)
-    text = str(address)
+    return _acceptor(bound.socket, str(address), met, bound.close, speaks_first=speaks_first)
 
-    def accepted(sock: socket.socket) -> Accepted:
-        return met(sock, peer_credentials(sock.fileno()), text)
 
-    return SocketAcceptor(bound.socket, text, accepted, bound.close, speaks_first=speaks_first)
+def accept_unix(sock: OwnedSocket) -> SocketAcceptor:
+    """Accept byte streams on a socket that somebody else has bound, which it takes over."""
+    name = sock.getsockname()
+    text = f"unix:{name}" if isinstance(name, str) else f"unix:@{name[1:].decode()}"
+    return _acceptor(sock, text, unix_stream, sock.close)
+
+
+def unix_stream(sock: socket.socket, peer: PeerCredentials | None, address: str) -> FdStream:
+    """The byte stream of a connection."""
+    let_fds_pass(sock.fileno(), False)  # unless messages are put on it: see PeerPort
+    return socket_stream(sock, address=address, capabilities=UNIX, peer=peer)
+
+
+def _acceptor(
+    sock: socket.socket,
+    text: str,
+    met: Met,
+    on_close: Callable[[], object],
+    *,
+    speaks_first: bool = False,
+) -> SocketAcceptor:
+    def accepted(connection: socket.socket) -> Accepted:
+        return met(connection, peer_credentials(connection.fileno()), text)
+
+    return SocketAcceptor(sock, text, accepted, on_close, speaks_first=speaks_first)
 
 
 def _target(address: Address) -> str:

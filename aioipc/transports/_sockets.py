@@ -11,7 +11,7 @@ from collections.abc import Callable
 from aioipc.abc import Allow, ByteTransport, MessageTransport, PeerCredentials, PortTransport
 from aioipc.errors import AccessDenied, from_os_error
 from aioipc.kernel.owned import abandon_in_child
-from aioipc.loop.fd import FdWatch
+from aioipc.loop.fd import OnceWatch
 from aioipc.loop.waiting import wait_fd
 
 __all__ = ["Accepted", "SocketAcceptor", "check_allowed", "connect_socket"]
@@ -118,8 +118,7 @@ class SocketAcceptor:
         self.socket = sock
         self._accepted = accepted
         self._on_close: Callable[[], object] | None = on_close
-        self._callback: Callable[[], object] | None = None
-        self._watch = FdWatch()
+        self._watch = OnceWatch()
         abandon_in_child(self)
 
     def try_accept(self) -> Accepted | None:
@@ -139,18 +138,7 @@ class SocketAcceptor:
                 connection.close()
 
     def on_readable(self, callback: Callable[[], object] | None, /) -> None:
-        self._callback = callback
-        if callback is None:
-            self._watch.unwatch_reading()
-        elif not self._watch.reading:
-            self._watch.watch_reading(self.socket.fileno(), self._readable)
-
-    def _readable(self) -> None:
-        callback, self._callback = self._callback, None
-        if callback is None:
-            self._watch.unwatch_reading()
-        else:
-            callback()
+        self._watch.on_readable(self.socket.fileno(), callback)
 
     def close(self) -> None:
         self._watch.close()

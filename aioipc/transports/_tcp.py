@@ -21,7 +21,7 @@ from aioipc.transports._heartbeat import Heartbeat
 from aioipc.transports._sockets import Accepted, SocketAcceptor, connect_socket
 from aioipc.transports._stream import STREAM, socket_stream
 
-__all__ = ["CAPABILITIES", "connect_tcp", "listen_tcp", "refuse_allow"]
+__all__ = ["CAPABILITIES", "accept_tcp", "connect_tcp", "listen_tcp", "refuse_allow"]
 
 CAPABILITIES = STREAM | Capability.REMOTE
 
@@ -92,7 +92,33 @@ async def listen_tcp(
         sock.close()
         raise from_os_error(error, f"listen on {address}", connecting=True) from error
     text = str(address.with_port(sock.getsockname()[1]))
+    return _acceptor(sock, text, limits, met, speaks_first=speaks_first)
 
+
+def accept_tcp(sock: OwnedSocket, limits: Limits) -> SocketAcceptor:
+    """Accept on a socket that somebody else has bound, which it takes over.
+
+    Raises:
+        AccessDenied: Other machines can reach it. It is still the caller's.
+    """
+    host, port, *_ = sock.getsockname()
+    text = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    if not _is_loopback(host):
+        raise AccessDenied(
+            errno.EACCES,
+            f"listen on {text}: nobody is authenticated there, so it has to be loopback",
+        )
+    return _acceptor(sock, text, limits, lambda stream: stream)
+
+
+def _acceptor(
+    sock: OwnedSocket,
+    text: str,
+    limits: Limits,
+    met: Callable[[FdStream], Accepted],
+    *,
+    speaks_first: bool = False,
+) -> SocketAcceptor:
     def accepted(connection: socket.socket) -> Accepted:
         return met(_stream(connection, text, limits))
 

@@ -14,7 +14,7 @@ from aioipc.abc import Allow, Buffer, Capability, PeerCredentials
 from aioipc.address import Address
 from aioipc.kernel.mqueue import MessageQueue, open_or_make_queue, open_queue
 from aioipc.limits import Limits
-from aioipc.loop.fd import FdWatch
+from aioipc.loop.fd import OnceWatch
 from aioipc.transports._single import SingleAcceptor
 
 __all__ = ["CAPABILITIES", "MqTransport", "connect", "listen"]
@@ -76,11 +76,9 @@ class MqTransport:
         self.peer: PeerCredentials | None = None
         self.capabilities = CAPABILITIES
         self.priority = 0
-        self.watch = FdWatch()
+        self.watch = OnceWatch()
         self._remove = remove
         self._closed = False
-        self._on_readable: _Callback | None = None
-        self._on_writable: _Callback | None = None
 
     @property
     def poll_source(self) -> int | None:
@@ -120,14 +118,12 @@ class MqTransport:
         return True
 
     def on_readable(self, callback: _Callback | None, /) -> None:
-        self._on_readable = callback
-        if callback is not None and not self.watch.reading and not self._closed:
-            self.watch.watch_reading(self.queue.fileno(), self._readable)
+        if not self._closed:
+            self.watch.on_readable(self.queue.fileno(), callback)
 
     def on_writable(self, callback: _Callback | None, /) -> None:
-        self._on_writable = callback
-        if callback is not None and not self.watch.writing and not self._closed:
-            self.watch.watch_writing(self.queue.fileno(), self._writable)
+        if not self._closed:
+            self.watch.on_writable(self.queue.fileno(), callback)
 
     def take_fds(self) -> list[int]:
         return []
@@ -139,7 +135,6 @@ class MqTransport:
         if self._closed:
             return
         self._closed = True
-        self._on_readable = self._on_writable = None
         if self.queue.is_abandoned:
             self.watch.abandon()
             return
@@ -149,20 +144,6 @@ class MqTransport:
                 self.queue.unlink()
         finally:
             self.queue.close()
-
-    def _readable(self) -> None:
-        callback, self._on_readable = self._on_readable, None
-        if callback is None:
-            self.watch.unwatch_reading()
-        else:
-            callback()
-
-    def _writable(self) -> None:
-        callback, self._on_writable = self._on_writable, None
-        if callback is None:
-            self.watch.unwatch_writing()
-        else:
-            callback()
 
     def unlink(self) -> None:
         """Remove the name. Idempotent."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import socket
 
-from aioipc.abc import Allow, Capability, PeerCredentials
+from aioipc.abc import Allow
 from aioipc.address import Address
-from aioipc.kernel.ancillary import let_fds_pass
 from aioipc.kernel.credentials import peer_credentials
 from aioipc.limits import Limits
 from aioipc.native._fd import FdStream
-from aioipc.transports._meeting import connect_unix, listen_unix
+from aioipc.transports._meeting import UNIX, connect_unix, listen_unix, unix_stream
 from aioipc.transports._sockets import SocketAcceptor
-from aioipc.transports._stream import STREAM, socket_stream
 
 __all__ = ["CAPABILITIES", "connect", "listen", "pair"]
 
-CAPABILITIES = STREAM | Capability.CREDENTIALS | Capability.FDS
+CAPABILITIES = UNIX
 FOLDER = "socket"
 
 
@@ -28,7 +26,7 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
         AccessDenied: The path or the server's user is not trusted.
     """
     sock, peer = await connect_unix(address, allow, folder=FOLDER)
-    return _stream(sock, peer, str(address))
+    return unix_stream(sock, peer, str(address))
 
 
 async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> SocketAcceptor:
@@ -42,7 +40,7 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> So
         AddressError: Other users are allowed, but cannot reach a name in the private runtime
             directory.
     """
-    return listen_unix(address, allow, _stream, folder=FOLDER)
+    return listen_unix(address, allow, unix_stream, folder=FOLDER)
 
 
 def pair(*, limits: Limits) -> tuple[FdStream, FdStream]:
@@ -54,9 +52,4 @@ def pair(*, limits: Limits) -> tuple[FdStream, FdStream]:
 
 def _end_of_pair(end: socket.socket) -> FdStream:
     end.setblocking(False)
-    return _stream(end, peer_credentials(end.fileno()), "unix:pair")
-
-
-def _stream(sock: socket.socket, peer: PeerCredentials | None, address: str) -> FdStream:
-    let_fds_pass(sock.fileno(), False)  # unless messages are put on it: see PeerPort
-    return socket_stream(sock, address=address, capabilities=CAPABILITIES, peer=peer)
+    return unix_stream(end, peer_credentials(end.fileno()), "unix:pair")

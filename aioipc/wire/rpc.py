@@ -146,6 +146,9 @@ DROP: Final = None
 """What `Session.receive` answers when the message came too late to matter."""
 
 
+# Most calls are over before anything of this is set, so it begins in the class.
+
+
 class Outgoing:
     """A call that this side made; the floor above adds what it needs.
 
@@ -158,14 +161,12 @@ class Outgoing:
         room: How many more items this side may send.
     """
 
-    __slots__ = ("credit", "id", "is_cancelled", "is_streaming", "is_uploading", "room")
-
-    def __init__(self, *, is_streaming: bool = False, is_uploading: bool = False) -> None:
-        self.id = 0
-        self.is_streaming = is_streaming
-        self.is_uploading = is_uploading
-        self.is_cancelled = False
-        self.credit = self.room = WINDOW
+    id = 0
+    is_streaming = False
+    is_uploading = False
+    is_cancelled = False
+    credit = WINDOW
+    room = WINDOW
 
 
 class Incoming:
@@ -180,13 +181,14 @@ class Incoming:
         room: How many more items this side may send.
     """
 
-    __slots__ = ("credit", "is_cancelled", "is_streaming", "is_uploading", "message", "room")
+    is_streaming = False
+    is_uploading = False
+    is_cancelled = False
+    credit: int = WINDOW
+    room: int = WINDOW
 
     def __init__(self, message: Any) -> None:
         self.message = message
-        self.is_streaming = self.is_uploading = False
-        self.is_cancelled = False
-        self.credit = self.room = WINDOW
 
 
 Out = TypeVar("Out", bound=Outgoing)

@@ -212,7 +212,6 @@ def test_the_transport_and_its_model(
         settings=settings(
             max_examples=scaled(40, full=5_000),
             stateful_step_count=25,
-            deadline=None,
             database=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aioipc import codecs
@@ -79,7 +79,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(JSON)
 def test_json_means_the_same_as_in_the_standard_library(obj: Any) -> None:
     theirs = reference.dumps(obj)
@@ -91,7 +90,6 @@ def test_json_means_the_same_as_in_the_standard_library(obj: Any) -> None:
     assert decoded(json, reference.dumps(obj, indent=1, ensure_ascii=False).encode()) == expected
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40) | st.text('{}[]",:0123456789.eE+-\\utfnl ').map(str.encode))
 def test_json_is_as_strict_as_the_standard_library(message: bytes) -> None:
     try:
@@ -255,7 +253,6 @@ def test_endless_objects_raise_exceptions(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["json", "msgpack", "text"])
-@settings(deadline=None)
 @given(message=st.binary())
 def test_any_bytes_are_decoded_or_raise_exceptions(name: str, message: bytes) -> None:
     try:

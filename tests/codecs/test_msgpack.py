@@ -171,20 +171,20 @@ def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 OBJECTS = st.recursive(SCALARS, containers, max_leaves=30)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(OBJECTS)
 def test_what_msgpack_packs_gives_the_same_bytes(obj: Any) -> None:
     assert msgpack.encode(obj) == packb(obj)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(OBJECTS)
 def test_what_msgpack_packs_gives_the_same_objects(obj: Any) -> None:
     message = packb(obj)
     assert alike(decoded(message), unpackb(message))
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(max_examples=1000)
 @given(data=st.data())
 def test_broken_messages_are_taken_or_refused_alike(data: st.DataObject) -> None:
     message = bytearray(packb(data.draw(OBJECTS)))
@@ -193,7 +193,7 @@ def test_broken_messages_are_taken_or_refused_alike(data: st.DataObject) -> None
     assert_alike(bytes(message))
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(max_examples=1000)
 @given(st.binary(max_size=40) | st.binary(max_size=20).map(lambda data: b"\xc7\x0c\xff" + data))
 @example(b"")
 @example(b"\xd6\xff\x00\x00\x00\x01")

@@ -76,13 +76,11 @@ def limits_are_exact(format: str, data: bytes, obj: Any) -> None:
             check(format, data, depth=depth, elements=elements - 1)
 
 
-@settings(deadline=None)
 @given(nested(SCALARS | st.text() | st.binary(), st.text() | st.binary()))
 def test_msgpack_limits_are_exact(obj: Any) -> None:
     limits_are_exact("msgpack", msgpack.packb(obj), obj)
 
 
-@settings(deadline=None)
 @given(nested(SCALARS | JSON_TEXT, JSON_TEXT), st.sampled_from([None, 0, 2]), st.booleans())
 @example([{}, [], {"": {}}], 2, False)
 @example(['\\"', "\\\\", '"' * 40, "\\" * 41, "x" * 50 + '\\",['], None, True)
@@ -200,7 +198,7 @@ def test_map_values_are_anything(value: bytes) -> None:
     check("msgpack", b"\x82\xa0" + value + b"\xa0\x91" + value)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(data=st.data())
 def test_broken_msgpack_agrees_with_the_reference(data: st.DataObject) -> None:
     obj = data.draw(nested(SCALARS | st.text() | st.binary(), st.text()))
@@ -211,7 +209,7 @@ def test_broken_msgpack_agrees_with_the_reference(data: st.DataObject) -> None:
         assert passes("msgpack-any-key", message, depth=MAX_DEPTH) == is_msgpack(message)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.binary() | st.binary().map(lambda data: b"\xdd\0\0\1\0" + data), st.integers(0, 40))
 def test_any_bytes_pass_or_are_a_decode_error(data: bytes, limit: int) -> None:
     for format in ("msgpack", "msgpack-any-key", "json"):
@@ -219,7 +217,6 @@ def test_any_bytes_pass_or_are_a_decode_error(data: bytes, limit: int) -> None:
         passes(format, data, depth=limit, elements=limit)
 
 
-@settings(deadline=None)
 @given(st.text('[]{}",:\\ \n0x', max_size=200))
 def test_any_brackets_are_walked(text: str) -> None:
     passes("json", text.encode(), depth=5, elements=50)

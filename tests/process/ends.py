@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 
 from aioipc import process
+from aioipc.process.worker import WorkerOpening
 from tests.children import PATIENCE_S, has_ended
 
 LIMIT_S = 2.0
@@ -27,3 +28,11 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - nobody could set an event
             await asyncio.sleep(0.001)
+
+
+async def until_death(opening: WorkerOpening) -> None:
+    """Let it do what kills it, and wait for more from it."""
+    async with opening as worker:
+        assert await worker.channel.receive() == "soon"
+        await worker.channel.send("now")
+        await worker.channel.receive()

@@ -35,10 +35,17 @@ class Model(Protocol):
     async def die_unless(self, path: str) -> int: ...
 
     @rpc.idempotent
+    async def step_again(self, number: int) -> int: ...
+
+    @rpc.idempotent
     async def always_die(self) -> None: ...
 
     @rpc.notification
     async def note(self, path: str) -> None: ...
+
+    async def step(self, number: int) -> int: ...
+
+    async def step_later(self, number: int) -> int: ...
 
     def count(self, to: int) -> AsyncIterator[int]: ...
 
@@ -49,12 +56,24 @@ class Model(Protocol):
     async def grow(self, count: int) -> int: ...
 
 
+class Steps:
+    """Numbers with which `Model.step` does more than to return them."""
+
+    fails = -1
+    waits = -2
+    dies = -3
+    is_unsendable = -4
+    is_of_another_type = -5
+    takes_long = -6
+
+
 class Worker:
     """Keeps `Model`."""
 
     def __init__(self, base: int = 0) -> None:
         self.base = base
         self.kept = b""
+        self.inside = 0
 
     def add(self, number: int) -> int:
         return self.base + number
@@ -99,8 +118,40 @@ class Worker:
             self.die("kill")
         return os.getpid()
 
+    def step_again(self, number: int) -> int:
+        """Die once in this directory, and then no more."""
+        if number == Steps.dies and not Path("died").exists():
+            Path("died").touch()
+            self.die("kill")
+        return number
+
     def always_die(self) -> None:
         self.die("kill")
+
+    def step(self, number: int) -> int:
+        """Do what a number means: see `Steps`."""
+        if number == Steps.fails:
+            raise LookupError("no such number")
+        if number == Steps.waits:
+            Path("waits").touch()
+            while not Path("gate").exists():
+                time.sleep(0.001)
+        if number == Steps.takes_long:
+            time.sleep(0.02)
+        if number == Steps.dies:
+            self.die("kill")
+        if number == Steps.is_unsendable:
+            return object()  # type: ignore[return-value]
+        if number == Steps.is_of_another_type:
+            return "text"  # type: ignore[return-value]
+        return number
+
+    async def step_later(self, number: int) -> int:
+        self.inside += 1
+        assert self.inside == 1, "one at a time"
+        await asyncio.sleep(0)
+        self.inside -= 1
+        return self.step(number)
 
     def note(self, path: str) -> None:
         Path(path).touch()

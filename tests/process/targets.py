@@ -81,6 +81,13 @@ async def report(channel: Channel) -> None:
     )
 
 
+async def where(channel: Channel) -> None:
+    """Say in which directory it is, and with which umask."""
+    umask = os.umask(0)
+    os.umask(umask)
+    await channel.send([os.getcwd(), umask])
+
+
 def open_fds(*, only_inheritable: bool = False) -> list[str]:
     """What each descriptor from 3 on stands for."""
     found = []
@@ -235,6 +242,20 @@ async def hang_later(path: str) -> None:
 def hang_for_ever(path: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     hang(path)
+
+
+async def greet_at(channel: Channel, address: str) -> None:
+    """Tell whoever connects who this is, until the parent closes the channel."""
+
+    async def greet(client: Channel) -> None:
+        async for _ in client:
+            await client.send(os.getpid())
+
+    async with aioipc.listen(address) as listener, asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(listener.serve(greet))
+        async for _ in channel:
+            pass
+        serving.cancel()
 
 
 # Supervised

@@ -20,10 +20,9 @@ import pytest
 import aioipc
 from aioipc import PeerCrashed, WorkerDied, signals
 from aioipc.process import Setup, Worker, spawn
-from aioipc.process.worker import WorkerOpening
 from tests.children import Peers, has_ended, is_gone
 from tests.process import targets
-from tests.process.ends import gone
+from tests.process.ends import gone, until_death
 from tests.programs import loop_name
 from tests.scale import scaled
 
@@ -31,14 +30,6 @@ TRANSPORTS = ["shm", "unix", "pipe"]
 QUICK = Setup(grace_s=0.2)
 
 pytestmark = pytest.mark.asyncio
-
-
-async def until_death(opening: WorkerOpening) -> None:
-    """Let it do what kills it, and wait for more from it."""
-    async with opening as worker:
-        assert await worker.channel.receive() == "soon"
-        await worker.channel.send("now")
-        await worker.channel.receive()
 
 
 class TestTalking:

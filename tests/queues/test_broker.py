@@ -221,6 +221,4 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(
-    max_examples=scaled(60, full=3_000), stateful_step_count=60, deadline=None
-)
+TestModel.settings = settings(max_examples=scaled(60, full=3_000), stateful_step_count=60)

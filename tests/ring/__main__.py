@@ -1,4 +1,4 @@
-"""Verify the ring in full: ``make verify``, or ``python -m tests.ring``.
+"""Verify the rings in full: ``make verify``, or ``python -m tests.ring``.
 
     python -m tests.ring                         everything, within ten minutes
     python -m tests.ring --short                 as the test suite does it
@@ -18,13 +18,19 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.ring.build import HERE, Unavailable, compiler
-from tests.ring.catalogue import CHECKS
+from tests.broadcast.catalogue import CHECKS as BROADCAST_CHECKS
+from tests.ring.build import BROADCAST, RING, Subject, Unavailable, compiler
+from tests.ring.catalogue import CHECKS as RING_CHECKS
 from tests.ring.checks import Check, Outcome, run
 
-_MODELS = {
-    "interleavings": ("test_protocol.py", "every interleaving of the protocol; every bug found"),
-    "model": ("test_against_model.py", "every order of calls answers like a list"),
+CHECKS = (*RING_CHECKS, *BROADCAST_CHECKS)
+_PROTOCOL = ("test_protocol.py", "every interleaving of the protocol; every bug found")
+_MODEL = ("test_against_model.py", "every order of calls answers like a list")
+_MODELS: dict[str, tuple[Subject, str, str]] = {
+    "interleavings": (RING, *_PROTOCOL),
+    "model": (RING, *_MODEL),
+    "cast-interleavings": (BROADCAST, *_PROTOCOL),
+    "cast-model": (BROADCAST, *_MODEL),
 }
 
 
@@ -78,9 +84,9 @@ def _short_of(check: Check, outcome: Outcome) -> Iterable[str]:
 
 
 def _models(name: str, *, full: bool) -> bool:
-    file, claim = _MODELS[name]
+    subject, file, claim = _MODELS[name]
     begun = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", str(HERE / file)]
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", str(subject.folder / file)]
     environment = {**os.environ, "AIOIPC_TEST_SCALE": "1" if full else "0"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     problem = done.stdout if done.returncode != 0 else ""

@@ -1,4 +1,4 @@
-"""Compile a program around ring.h, or around a copy with a bug in it."""
+"""Compile a program around a native header, or around a copy with a bug in it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-HEADER = HERE.parents[1] / "aioipc" / "native" / "ring.h"
+_NATIVE = HERE.parents[1] / "aioipc" / "native"
 _CACHE = HERE.parents[1] / ".build" / "ring"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What programs are about.
+
+    Attributes:
+        folder: Where they are.
+        header: What they include, each of them.
+    """
+
+    folder: Path
+    header: Path
+
+
+RING = Subject(HERE, _NATIVE / "ring.h")
+BROADCAST = Subject(HERE.parent / "broadcast", _NATIVE / "broadcast.h")
+HEADER = RING.header
 
 _COMMON = ("-std=gnu11", "-O2", "-g", "-pthread")
 _STRICT = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
@@ -38,7 +56,7 @@ class Mutation:
 
     def apply(self, text: str) -> str:
         found = text.count(self.old)
-        assert found == 1, f"ring.h has {found} times, not once: {self.old}"
+        assert found == 1, f"the header has {found} times, not once: {self.old}"
         return text.replace(self.old, self.new)
 
 
@@ -79,44 +97,55 @@ def require(sanitizer: str) -> None:
 
 @functools.cache
 def program(
-    source: str, *, sanitizer: str = "", mutation: Mutation | None = None, shared: bool = False
+    source: str,
+    *,
+    subject: Subject = RING,
+    sanitizer: str = "",
+    mutation: Mutation | None = None,
+    shared: bool = False,
 ) -> Path:
-    """Compile a source of this directory; what did not change is not compiled again.
+    """Compile a source; what did not change is not compiled again.
 
     Args:
-        source: Name of the file.
+        source: Name of the file, in the folder of the subject.
+        subject: What it is about.
         sanitizer: A key of `SANITIZERS`.
-        mutation: The bug to put into ring.h.
+        mutation: The bug to put into the header.
         shared: Make a library for ctypes.
 
     Raises:
         Unavailable: There is no compiler, or no such sanitizer.
     """
     require(sanitizer)
-    header = HEADER.read_text()
+    header = subject.header.read_text()
     if mutation is not None:
         header = mutation.apply(header)
     flags = (*_COMMON, *SANITIZERS[sanitizer], *(("-shared", "-fPIC") if shared else ()))
     flags += _STRICT if mutation is None else ("-w",)  # a bug may look like one
-    inputs = [compiler(), *flags, header, *(path.read_text() for path in _sources(source))]
+    path = subject.folder / source
+    inputs = [compiler(), *flags, header, *(file.read_text() for file in _sources(subject, path))]
     name = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:24]
-    target = _CACHE / f"{Path(source).stem}-{name}"
+    target = _CACHE / f"{subject.folder.name}-{path.stem}-{name}"
     if not target.exists():
-        _compile(HERE / source, header, flags, target)
+        _compile(path, {subject.header.name: header}, flags, target)
     return target
 
 
-def _sources(source: str) -> list[Path]:
-    return [HERE / source, *sorted(HERE.glob("*.h"))]
+def _sources(subject: Subject, source: Path) -> list[Path]:
+    """All that the program is made of, but for the header; one header may include another."""
+    folders = (subject.folder, HERE, _NATIVE)
+    return [source, *(file for folder in folders for file in sorted(folder.glob("*.h")))]
 
 
-def _compile(source: Path, header: str, flags: tuple[str, ...], target: Path) -> None:
+def _compile(source: Path, headers: dict[str, str], flags: tuple[str, ...], target: Path) -> None:
     """Compile beside the target and move it there, for whoever else does the same just now."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        Path(folder, "ring.h").write_text(header)
+        for name, text in headers.items():
+            Path(folder, name).write_text(text)
         made = Path(folder, "made")
-        command = [compiler(), *flags, f"-I{folder}", str(source), "-o", str(made)]
+        where = [f"-I{folder}", f"-I{HERE}", f"-I{_NATIVE}"]
+        command = [compiler(), *flags, *where, str(source), "-o", str(made)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
         made.replace(target)

@@ -1,4 +1,4 @@
-"""One run of a C program around ring.h, with what must come of it.
+"""One run of a C program around a native header, with what must come of it.
 
 Each check has two sizes: a usual one for the test suite and a full one for ``make verify``.
 """
@@ -13,7 +13,10 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.ring.build import Mutation, program
+import pytest
+
+from tests.ring.build import RING, Mutation, Subject, Unavailable, program
+from tests.scale import SCALE
 
 Options = Mapping[str, int | str]
 
@@ -34,6 +37,7 @@ class Check:
         mutation: A bug; then the program must fail.
         symptom: What it says about the bug, as a regular expression.
         at_least: Figures that the full size has to reach.
+        subject: What it is about.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Check:
     mutation: Mutation | None = None
     symptom: str = ""
     at_least: Mapping[str, int] = field(default_factory=dict)
+    subject: Subject = RING
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,9 @@ def run(check: Check, *, full: bool = False, **changes: int | str) -> Outcome:
     options.setdefault("seed", random.SystemRandom().randrange(2**32))
     words = [f"{name}={value}" for name, value in options.items()]
     hang_s = HANG_S * (4 if full else 1)
-    binary = program(check.source, sanitizer=check.sanitizer, mutation=check.mutation)
+    binary = program(
+        check.source, subject=check.subject, sanitizer=check.sanitizer, mutation=check.mutation
+    )
     try:
         done = subprocess.run(
             [binary, *words],
@@ -94,6 +101,15 @@ def run(check: Check, *, full: bool = False, **changes: int | str) -> Outcome:
         problem += f"\n{said}\nreplay: python -m tests.ring {check.name} {' '.join(words)}"
     figures = json.loads(done.stdout) if done is not None and done.stdout else {}
     return Outcome(problem, figures)
+
+
+def passes(check: Check) -> None:
+    """Run it as a test."""
+    try:
+        outcome = run(check, full=SCALE >= 1)
+    except Unavailable as missing:
+        pytest.skip(str(missing))
+    assert not outcome.problem, outcome.problem
 
 
 def _judge(check: Check, status: int, said: str) -> str:

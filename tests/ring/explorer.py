@@ -1,9 +1,9 @@
-"""Explore every interleaving of two small programs over memory with store buffers.
+"""Explore every interleaving of a few small programs over memory with store buffers.
 
 A program is a generator that yields operations on shared words and is sent what they return, so
-it reads like the code that it stands for. `explore` runs two of them in every order there is,
-kills them wherever they may be killed, and lets each store reach memory as late as the memory
-model allows. It ends with a `Verdict`: how many states there are, and how to get to a bad one.
+it reads like the code that it stands for. `explore` runs them in every order there is, kills them
+wherever they may be killed, and lets each store reach memory as late as the memory model allows.
+It ends with a `Verdict`: how many states there are, and how to get to a bad one.
 
 A state is bad if a program says so (`fail`), if it is an end that the scene does not accept (a
 sleeper that nobody wakes, most often), or if no good end can be reached from it any more.
@@ -184,30 +184,32 @@ Buffer = tuple[tuple[str, int, Order], ...]
 
 @dataclass(frozen=True)
 class Scene:
-    """Two programs and what may happen to them.
+    """Programs and what may happen to them.
 
     Attributes:
         programs: Make each of them.
         words: Every shared word, all 0 in the beginning.
         memory: The memory model.
-        killable: Which of the two may be killed, anywhere.
+        killable: Which of them may be killed, anywhere.
         gone: For each program the word that the kernel sets once it has ended or was killed.
-        accepts: Whether an end is good: results of both ("killed" for one), and the words.
+        accepts: Whether an end is good: results of all ("killed" for one), and the words.
+        names: What to call them.
     """
 
-    programs: tuple[Callable[[], Program], Callable[[], Program]]
+    programs: tuple[Callable[[], Program], ...]
     words: tuple[str, ...]
     memory: Memory
     killable: tuple[int, ...]
-    gone: tuple[str, str]
-    accepts: Callable[[Hashable, Hashable, dict[str, int]], bool]
+    gone: tuple[str, ...]
+    accepts: Callable[..., bool]
+    names: tuple[str, ...] = ("producer", "consumer")
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    points: tuple[int, int]
+    points: tuple[int, ...]
     memory: tuple[int, ...]
-    buffers: tuple[Buffer, Buffer]
+    buffers: tuple[Buffer, ...]
 
 
 @dataclass
@@ -237,10 +239,12 @@ class _Explorer:
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
         self._index = {word: index for index, word in enumerate(scene.words)}
-        self._programs = (_Automaton(scene.programs[0]), _Automaton(scene.programs[1]))
+        self._programs = tuple(_Automaton(make) for make in scene.programs)
+        self._names = scene.names
 
     def explore(self) -> Verdict:
-        start = _State((_Automaton.START,) * 2, (0,) * len(self._index), ((), ()))
+        count = len(self._programs)
+        start = _State((_Automaton.START,) * count, (0,) * len(self._index), ((),) * count)
         came_from: dict[_State, tuple[_State, str] | None] = {start: None}
         leads_to: dict[_State, list[_State]] = {}
         bad: dict[_State, str] = {}
@@ -269,7 +273,7 @@ class _Explorer:
     # What may happen next.
 
     def _moves(self, state: _State) -> Iterator[tuple[str, _State]]:
-        for who in (0, 1):
+        for who in range(len(self._programs)):
             yield from self._steps(state, who)
             yield from self._drains(state, who)
             yield from self._deaths(state, who)
@@ -284,7 +288,7 @@ class _Explorer:
             return
         value, after = done
         points = _with(state.points, who, program.step(number, value))
-        yield f"{_NAMES[who]}: {operation} -> {value}", replace(after, points=points)
+        yield f"{self._names[who]}: {operation} -> {value}", replace(after, points=points)
 
     def _do(self, state: _State, who: int, operation: Operation) -> tuple[int, _State] | None:
         """What an operation returns and leaves, or None if it cannot be done now."""
@@ -314,17 +318,17 @@ class _Explorer:
             rest = buffer[:at] + buffer[at + 1 :]
             after = self._write(state, word, value)
             after = replace(after, buffers=_with(state.buffers, who, rest))
-            yield f"{_NAMES[who]}'s {word} = {value} reaches memory", after
+            yield f"{self._names[who]}'s {word} = {value} reaches memory", after
 
     def _deaths(self, state: _State, who: int) -> Iterator[tuple[str, _State]]:
         number = state.points[who]
         is_over = number == _Automaton.KILLED or self._programs[who].is_finished(number)
         if not is_over and who in self._scene.killable:
             points = _with(state.points, who, _Automaton.KILLED)
-            yield f"{_NAMES[who]} is killed", replace(state, points=points)
+            yield f"{self._names[who]} is killed", replace(state, points=points)
         gone = self._scene.gone[who]
         if is_over and not state.buffers[who] and not state.memory[self._index[gone]]:
-            yield f"the kernel tells that {_NAMES[who]} is gone", self._write(state, gone, 1)
+            yield f"the kernel tells that {self._names[who]} is gone", self._write(state, gone, 1)
 
     # Memory.
 
@@ -363,8 +367,7 @@ class _Explorer:
         for program, number in zip(self._programs, state.points, strict=True):
             if number != _Automaton.KILLED and not program.is_finished(number):
                 return False
-        first, second = self._results(state)
-        return self._scene.accepts(first, second, self._words(state))
+        return self._scene.accepts(*self._results(state), self._words(state))
 
     def _hopeless(self, leads_to: dict[_State, list[_State]]) -> list[_State]:
         """The states from which no end is reached any more."""
@@ -382,11 +385,8 @@ class _Explorer:
         return [state for state in leads_to if state not in hopeful]
 
 
-_NAMES = ("producer", "consumer")
-
-
-def _with(pair: tuple[Any, Any], who: int, value: Any) -> tuple[Any, Any]:
-    return (value, pair[1]) if who == 0 else (pair[0], value)
+def _with(all_: tuple[Any, ...], who: int, value: Any) -> tuple[Any, ...]:
+    return (*all_[:who], value, *all_[who + 1 :])
 
 
 def _way_to(state: _State, came_from: dict[_State, tuple[_State, str] | None]) -> list[str]:
@@ -398,5 +398,5 @@ def _way_to(state: _State, came_from: dict[_State, tuple[_State, str] | None]) -
 
 
 def explore(scene: Scene) -> Verdict:
-    """Look at every state that two programs can get into."""
+    """Look at every state that the programs can get into."""
     return _Explorer(scene).explore()

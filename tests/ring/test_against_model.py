@@ -439,7 +439,6 @@ def test_every_order_of_calls() -> None:
         settings=settings(
             max_examples=scaled(100, full=1_000),
             stateful_step_count=80,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )

@@ -9,23 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.ring.build import HEADER, Unavailable, compiler
+from tests.ring.build import HEADER, compiler
 from tests.ring.catalogue import CHECKS, crashpoints
-from tests.ring.checks import Check, run
-from tests.scale import SCALE, patience_s
+from tests.ring.checks import Check, passes
+from tests.scale import patience_s
 
 pytestmark = pytest.mark.timeout(patience_s(60))
 
 STEPS = [check for check in CHECKS if "-at-" in check.name]
 OTHERS = [check for check in CHECKS if check not in STEPS]
-
-
-def passes(check: Check) -> None:
-    try:
-        outcome = run(check, full=SCALE >= 1)
-    except Unavailable as missing:
-        pytest.skip(str(missing))
-    assert not outcome.problem, outcome.problem
 
 
 @pytest.mark.parametrize("check", OTHERS, ids=lambda check: check.name)

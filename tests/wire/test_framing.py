@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aioipc.abc import Buffer
@@ -306,7 +306,6 @@ def test_too_large_to_send(framing: str) -> None:
 
 
 @pytest.mark.parametrize("framing", ["lines", "headers", "multiprocessing"])
-@settings(deadline=None)
 @given(data=st.data())
 def test_what_is_framed_arrives(framing: str, data: st.DataObject) -> None:
     bodies = st.binary(max_size=50).map(lambda body: body.replace(b"\n", b""))
@@ -318,7 +317,6 @@ def test_what_is_framed_arrives(framing: str, data: st.DataObject) -> None:
 
 
 @framings
-@settings(deadline=None)
 @given(
     data=st.data(),
     stream=st.binary() | st.text("Content-Length: 0123456789\r\n").map(str.encode),

@@ -151,7 +151,6 @@ def test_second_hello_is_refused() -> None:
     assert handshake.peer == HELLO
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         Hello,
@@ -167,7 +166,7 @@ def test_every_hello_arrives(hello: Hello) -> None:
     assert Hello.parse(hello.pack()) == hello
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.data())
 def test_any_bytes_are_a_hello_or_a_handshake_error(data: st.DataObject) -> None:
     payload = bytearray(PACKED)
@@ -284,7 +283,6 @@ def test_goodbye_for_each_exception(error: BaseException, code: GoodbyeCode) -> 
     assert "secret" not in goodbye.reason
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=MAX_REASON_BYTES + 10))
 def test_any_bytes_are_a_goodbye_or_a_protocol_error(payload: bytes) -> None:
     try:

@@ -221,7 +221,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=scaled(150, full=5_000), deadline=None)
+TestLife.settings = settings(max_examples=scaled(150, full=5_000))
 
 
 @pytest.mark.parametrize(

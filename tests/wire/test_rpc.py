@@ -48,12 +48,18 @@ def message(kind: str, number: int) -> Message:
     return messages[kind]
 
 
+def outgoing(*, is_streaming: bool, is_uploading: bool) -> Outgoing:
+    call = Outgoing()
+    call.is_streaming, call.is_uploading = is_streaming, is_uploading
+    return call
+
+
 def own(state: str) -> tuple[AnySession, int]:
     """A session with a call of its own in that state, and the number of the call."""
     session: AnySession = Session(connected=True, max_calls=2)
     if state == "never":
         return session, 1
-    call = Outgoing(is_streaming=state == "streaming", is_uploading=state == "uploading")
+    call = outgoing(is_streaming=state == "streaming", is_uploading=state == "uploading")
     number = session.open(call)
     call.room -= 1
     if state == "cancelled":
@@ -224,7 +230,7 @@ class Side:
 
     def call(self, choose: Any) -> None:
         if len(self.session.calls) < 3:
-            call = Outgoing(is_streaming=choose((True, False)), is_uploading=choose((True, False)))
+            call = outgoing(is_streaming=choose((True, False)), is_uploading=choose((True, False)))
             number = self.session.open(call)
             self.open[number] = call
             self.made += 1
@@ -322,7 +328,7 @@ def test_whatever_comes_the_tables_stay_small(
     events: list[tuple[str, int]], connected: bool
 ) -> None:
     session: AnySession = Session(connected=connected, max_calls=2)
-    session.open(Outgoing(is_streaming=True, is_uploading=True))
+    session.open(outgoing(is_streaming=True, is_uploading=True))
     for kind, number in events:
         with contextlib.suppress(QuotaExceeded):
             meaning(session, message(kind, number))

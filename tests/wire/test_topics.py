@@ -137,7 +137,7 @@ def test_adding_and_removing_is_told() -> None:
 
 
 @given(st.lists(st.tuples(patterns, st.integers(0, 3))), st.lists(topics, max_size=10), st.data())
-@settings(max_examples=scaled(300, full=10_000), deadline=None)
+@settings(max_examples=scaled(300, full=10_000))
 def test_the_trie_and_the_naive_matcher(
     members: list[tuple[str, int]], asked: list[str], data: st.DataObject
 ) -> None:

@@ -1,0 +1,185 @@
+"""Several calls of one method in one message, and their outcomes one by one as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+
+from aioipc.channel import Channel
+from aioipc.errors import BadArguments, EncodeError, FrameTooLarge, RemoteCancelled
+from aioipc.rpc._callee import Handlers
+from aioipc.rpc._codec import encode
+from aioipc.rpc._faults import fault_of, raised, refusal, unsendable
+from aioipc.rpc._interface import Method
+from aioipc.wire.rpc import Code, Raise, Return
+
+__all__ = ["EACH", "Failed", "Pace", "outcome_of", "serve_each"]
+
+log = logging.getLogger("aioipc.process")
+
+_LASTING_S: Final = 0.002
+_TOO_LONG_S: Final = 0.01
+"""When a worker gives the calls back that it has not begun, for others to make them."""
+
+_LONG_S: Final = 0.005
+_WARY_CALLS: Final = 1_000
+_KEPT_S: Final = 0.0002
+"""How long outcomes are kept for company, unless one of the last `_WARY_CALLS` took `_LONG_S`."""
+
+_ROOM_BYTES: Final = 256
+"""What surrounds a result in its message."""
+
+
+class Failed:
+    """What stands in place of a result.
+
+    Attributes:
+        error: How the call failed.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Pace:
+    """How many calls go together: as many as take a moment, and one where one takes longer.
+
+    Args:
+        most: How many there may be, if less than `Pace.most`.
+
+    Attributes:
+        size: How many next time.
+    """
+
+    most: Final = 64
+
+    def __init__(self, most: int = most) -> None:
+        self._most = max(1, min(most, self.most))
+        self.size = 1
+
+    def took(self, calls: int, seconds: float) -> None:
+        """So many calls took so long together."""
+        fitting = int(calls * _LASTING_S / max(seconds, 1e-6))
+        self.size = max(1, min(fitting, 4 * self.size, self._most))
+
+
+def _each(self: object, method: str, arguments: list[msgspec.Raw]) -> AsyncIterator[Return | Raise]:
+    """Call a method for each of some arguments, and tell each outcome with its position."""
+    raise NotImplementedError  # only its signature counts
+
+
+EACH: Final = Method("pool", "pool.each", _each)
+"""What the workers of pools have beside the interface: a name that none can declare."""
+
+
+def outcome_of(message: Return | Raise, method: Method) -> Any:
+    """The result of one call, or `Failed`."""
+    if type(message) is Return:
+        try:
+            return method.decode_result(message.value)
+        except Exception as error:  # noqa: BLE001 - whoever wants the result raises it
+            return Failed(error)
+    assert type(message) is Raise, "there is nothing else"
+    return Failed(raised(message, method))
+
+
+def serve_each(channel: Channel[Any], handlers: Handlers) -> Any:
+    """In a worker: the implementation of `EACH`.
+
+    Args:
+        channel: To the parent.
+        handlers: What can be called.
+    """
+    most_bytes = channel.limits.max_message_bytes
+    uneven: dict[str, int] = {}
+
+    async def each(name: str, arguments: list[msgspec.Raw]) -> AsyncIterator[Return | Raise]:
+        method, function = handlers[name]
+        rhythm = _Rhythm(channel, name, uneven)
+        for number, packed in enumerate(arguments):
+            try:
+                result = method.invoke(function, method.decode_args(packed))
+                if inspect.isawaitable(result):
+                    result = await result
+                outcome = _returned(number, result, method, most_bytes)
+            except asyncio.CancelledError as error:
+                if _is_cancelled():
+                    raise
+                outcome = _failed(number, error, method)
+            except Exception as error:  # noqa: BLE001 - it goes to the caller
+                outcome = _failed(number, error, method)
+            yield outcome
+            if not await rhythm.goes_on():
+                return
+
+    return each
+
+
+class _Rhythm:
+    """When the outcomes of one message go out, and when there have been enough calls.
+
+    Args:
+        channel: Where they go.
+        name: The method.
+        uneven: For how many further calls methods are expected to take long now and then.
+    """
+
+    def __init__(self, channel: Channel[Any], name: str, uneven: dict[str, int]) -> None:
+        self._channel = channel
+        self._name = name
+        self._uneven = uneven
+        self._began = self._flushed = self._now = time.monotonic()
+
+    async def goes_on(self) -> bool:
+        """Say after each call whether to make another one."""
+        last, self._now = self._now, time.monotonic()
+        wary = _WARY_CALLS if self._now - last > _LONG_S else self._uneven.get(self._name, 0)
+        if wary:
+            self._uneven[self._name] = wary - 1
+        if self._now - self._began > _TOO_LONG_S:
+            return False
+        if wary or self._now - self._flushed > _KEPT_S:
+            await self._channel.flush()  # the next call may compute for long
+            self._flushed = self._now
+        return True
+
+
+def _returned(number: int, result: Any, method: Method, most_bytes: int) -> Return | Raise:
+    try:
+        packed = encode(result)
+    except (TypeError, ValueError, OverflowError) as error:
+        return unsendable(number, _unencodable(error), method)
+    if len(packed) + _ROOM_BYTES > most_bytes:
+        return unsendable(number, FrameTooLarge(len(packed), most_bytes), method)
+    return Return(number, msgspec.Raw(packed))
+
+
+def _unencodable(cause: Exception) -> EncodeError:
+    error = EncodeError(str(cause))
+    error.__cause__ = cause
+    return error
+
+
+def _failed(number: int, error: BaseException, method: Method) -> Raise:
+    if isinstance(error, BadArguments):
+        return refusal(number, error)
+    if isinstance(error, asyncio.CancelledError):
+        return refusal(number, RemoteCancelled(f"{method} was cancelled"))
+    assert isinstance(error, Exception), "others are not caught"
+    fault = fault_of(number, error, method, trusted=True)
+    if fault.code == Code.RAISED:
+        log.error("%s failed", method, exc_info=error)
+    return fault
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,228 @@
+"""The workers of a pool: which one is next, and that another one takes the place of who dies."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+from typing import Final
+
+import anyio
+
+from aioipc.errors import ClosedError, IPCError, PeerCrashed, WorkerDied
+from aioipc.process.forking import ForkServer
+from aioipc.process.member import Member, Terms
+from aioipc.process.restarts import Restarts, Schedule
+from aioipc.process.worker import Start
+
+__all__ = ["Crew"]
+
+log = logging.getLogger("aioipc.process")
+
+_SCHEDULE: Final = Schedule(most=None, first_s=0.05, longest_s=5.0)
+_MOST_FALSE_STARTS: Final = 5
+_CLOSING_S: Final = 2.0
+
+
+class Crew:
+    """As many workers as the terms say.
+
+    Attributes:
+        deaths: Workers that ended by themselves.
+        recycled: Workers that were replaced because they had done enough, or grew too large.
+        killed: Workers that were killed because they did not end a cancelled call.
+    """
+
+    def __init__(self, terms: Terms) -> None:
+        self.deaths = self.recycled = self.killed = 0
+        self._terms = terms
+        self._own_server = ForkServer() if terms.start == "forkserver" else None
+        start = terms.start
+        self._start: Start = self._own_server or ("exec" if isinstance(start, str) else start)
+        self._members: list[Member] = []
+        self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._opening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._broken: IPCError | None = None
+        self._is_open = True
+        # Their owner is this object: `aclose` ends them and waits for them.
+        self._keepers = [
+            asyncio.get_running_loop().create_task(self._keep(number))
+            for number in range(1, terms.size + 1)
+        ]
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process ids of the workers that serve at present."""
+        return tuple(member.worker.pid for member in self._members if member.serves)
+
+    @property
+    def load(self) -> int:
+        """How many calls are open."""
+        return sum(member.load for member in self._members)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a worker."""
+        return len(self._waiters)
+
+    # Who is next
+
+    async def take(self) -> Member:
+        """The freest worker, once there is one and this is the next call in line.
+
+        Raises:
+            ClosedError: This side closed the pool.
+            WorkerDied: No worker can be started any more.
+
+        Cancellation:
+            Safe.
+        """
+        self._check()
+        if not self._waiters and (member := self._freest()) is not None:
+            return member
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            while True:
+                await waiter
+                self._check()
+                if (member := self._freest()) is not None:
+                    return member
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiters[0] = waiter  # only the first one is woken
+        finally:
+            self._waiters.remove(waiter)
+            self._wake()
+
+    def _freest(self) -> Member | None:
+        free = [member for member in self._members if member.has_room]
+        return min(free, key=_load, default=None)
+
+    def _wake(self) -> None:
+        """Let the first in line look again."""
+        if self._waiters and not self._waiters[0].done():
+            self._waiters[0].set_result(None)
+
+    def _check(self) -> None:
+        if not self._is_open:
+            raise ClosedError("this side closed the pool")
+        if self._broken is not None:
+            raise _again(self._broken)
+
+    # One worker after the other
+
+    async def _keep(self, number: int) -> None:
+        """Have one worker at a time, for as long as the pool is open."""
+        restarts = Restarts(_SCHEDULE)
+        clock = asyncio.get_running_loop().time
+        false_starts = 0
+        while self._broken is None:
+            began = clock()
+            try:
+                failure = await self._have_one(number)
+            except IPCError as error:  # it could not even be started
+                failure = error
+            if failure is None:
+                false_starts = 0
+                continue
+            is_false_start = not isinstance(failure, _DiedServing)
+            false_starts = false_starts + 1 if is_false_start else 0
+            if is_false_start and (self._is_starting or false_starts > _MOST_FALSE_STARTS):
+                self._break(failure)
+                return
+            self.deaths += 1
+            pause_s = restarts.died(clock(), clock() - began) or 0.0
+            log.warning("%s; another one starts in %.2f s", failure, pause_s)
+            await asyncio.sleep(pause_s)
+
+    async def _have_one(self, number: int) -> IPCError | None:
+        """One worker, from its start to its end; None if that was wished for."""
+        member = await Member.start(self._terms, number, self._start, self._wake)
+        is_ready = False
+        try:
+            await member.wait_ready()
+            is_ready = True
+            self._join(member)
+            await member.wait_over()
+        except PeerCrashed as error:
+            return await member.death() or error
+        finally:
+            if is_ready:
+                self._members.remove(member)
+            await member.aclose()
+        if member.is_dismissed:
+            self.killed += member.was_killed
+            self.recycled += not member.was_killed
+            return None
+        return _DiedServing(str(member.worker.death() or member.worker))
+
+    def _join(self, member: Member) -> None:
+        self._members.append(member)
+        if self._is_starting and len(self._members) == self._terms.size:
+            self._opening.set_result(None)
+        self._wake()
+
+    def _break(self, failure: IPCError) -> None:
+        """No worker can be started: nobody is to wait for one."""
+        self._broken = failure
+        if self._is_starting:
+            self._opening.set_result(None)
+        self._wake()
+
+    @property
+    def _is_starting(self) -> bool:
+        return not self._opening.done()
+
+    # Life cycle
+
+    async def wait_open(self) -> None:
+        """Wait until all workers serve.
+
+        Raises:
+            WorkerDied: One of them could not make its object.
+            Others: As `aioipc.process.spawn`.
+        """
+        await self._opening
+        self._check()
+
+    async def aclose(self) -> None:
+        """End all workers. Idempotent.
+
+        Cancellation:
+            Kills them at once.
+        """
+        self._is_open = False
+        self._wake()
+        try:
+            await self._end_keepers()
+        except BaseException:
+            with anyio.move_on_after(_CLOSING_S, shield=True):
+                await self._end_keepers()
+            raise
+
+    async def _end_keepers(self) -> None:
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.wait(self._keepers)
+        if self._own_server is not None:
+            await self._own_server.aclose()
+
+
+class _DiedServing(IPCError):
+    """A worker died that had been ready."""
+
+
+def _load(member: Member) -> int:
+    return member.load
+
+
+def _again(error: IPCError) -> IPCError:
+    """The same error for another caller, whose traceback is its own."""
+    if isinstance(error, WorkerDied):
+        return WorkerDied(
+            str(error),
+            status=error.status,
+            out_of_memory=error.out_of_memory,
+            last_lines=error.last_lines,
+        )
+    return type(error)(*error.args)
