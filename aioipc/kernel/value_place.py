@@ -121,12 +121,15 @@ class ValuePlace:
     def close(self, *, keep: bool) -> None:
         """Leave; the last one removes the files, unless somebody has to know what is in them."""
         try:
-            if not keep and self.is_current() and self._ledger.leave():
-                for name in (self._bell.name, self._writer.name, self._memory_name):
-                    self._directory.unlink(name)
+            if not keep and self.is_current():
+                self._ledger.leave(self._remove_rest)
         finally:
             self._ledger.close()
             self._directory.close()
+
+    def _remove_rest(self) -> None:
+        for name in (self._bell.name, self._writer.name, self._memory_name):
+            self._directory.unlink(name)
 
 
 def open_value_place(name: str, size: int) -> ValuePlace:
