@@ -271,7 +271,7 @@ def test_the_addresses_page_has_every_scheme_and_no_other() -> None:
         Address.parse(address.replace("host:port", "localhost:80"))
 
 
-@pytest.mark.parametrize("command", ["listen", "send", "run", "pub", "sub", "demo"])
+@pytest.mark.parametrize("command", ["listen", "send", "run", "pub", "sub", "ls", "clean", "demo"])
 def test_the_cli_page_has_every_option(command: str, peers: Peers) -> None:
     helped = peers.module("aioipc", command, "--help").rest()
     options = set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", helped, re.MULTILINE))

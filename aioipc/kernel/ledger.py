@@ -14,6 +14,7 @@ import os
 import stat
 import struct
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from aioipc.errors import AddressError
@@ -21,7 +22,7 @@ from aioipc.kernel.directory import Directory, denied, identity_of
 from aioipc.kernel.lockfile import try_lock, unlock
 from aioipc.kernel.owned import OwnedFd
 
-__all__ = ["Ledger", "Note", "State", "note_of_ours", "open_ledger", "start_ticks"]
+__all__ = ["Ledger", "Note", "State", "note_of_ours", "open_ledger", "remove_unused", "start_ticks"]
 
 _HEAD = struct.Struct("<8s16sQ")  # magic, kind, count
 _MAGIC = b"aioipc\0\1"
@@ -95,10 +96,14 @@ class Ledger(OwnedFd):
         """Whether the file still has a name: somebody else may have removed it."""
         return self._fd >= 0 and os.fstat(self._fd).st_nlink > 0
 
-    def leave(self) -> bool:
-        """Try to be the last who is here, with a right to remove what belongs to the name.
+    def leave(self, remove_rest: Callable[[], object]) -> bool:
+        """Remove the file if nobody else is here, and before it what else belongs to the name.
 
-        The file is then gone; close it when the rest is gone too.
+        Args:
+            remove_rest: Does that. Whoever comes meanwhile waits until the file is gone.
+
+        Returns:
+            Whether nobody else was here.
         """
         if not try_lock(self._fd, start=_PRESENCE, length=1):
             # Of several who leave at the same time, each sees the others still there. So each
@@ -106,8 +111,28 @@ class Ledger(OwnedFd):
             unlock(self._fd, start=_PRESENCE, length=1)
             if not try_lock(self._fd, start=_PRESENCE, length=1):
                 return False
-        self._directory.unlink_if(self._name, identity_of(os.fstat(self._fd)))
+        ours = identity_of(os.fstat(self._fd))
+        if self._directory.identity(self._name) == ours:  # else the rest is of another one
+            remove_rest()
+        self._directory.unlink_if(self._name, ours)
         return True
+
+
+def remove_unused(directory: Directory, name: str, remove_rest: Callable[[], object]) -> bool:
+    """Remove the file of a name that nobody uses, as the last one who left would have.
+
+    Returns:
+        False if somebody uses it, or it is none of ours.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    with Ledger(directory.open(name, os.O_RDWR | os.O_NONBLOCK), directory, name) as ledger:
+        status = os.fstat(ledger.fileno())
+        is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+        if not is_ours or os.pread(ledger.fileno(), len(_MAGIC), 0) not in (_MAGIC, b""):
+            return False
+        return ledger.leave(remove_rest)
 
 
 def open_ledger(directory: Directory, name: str, kind: str, count: int) -> Ledger:

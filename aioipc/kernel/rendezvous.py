@@ -22,13 +22,13 @@ import stat
 from typing import Self
 
 from aioipc.address import check_name
-from aioipc.errors import AddressError, ConnectError, ResourceExhausted
+from aioipc.errors import AccessDenied, AddressError, ConnectError, ResourceExhausted
 from aioipc.kernel.directory import Directory, Identity, check_owner, denied, open_trusted
 from aioipc.kernel.lockfile import Guard, try_guard
 from aioipc.kernel.owned import OwnedFd, OwnedSocket, abandon_in_child, outlive
 from aioipc.kernel.runtime_dir import open_runtime_dir
 
-__all__ = ["BoundSocket", "SocketFile", "bind_unix", "check_path"]
+__all__ = ["BoundSocket", "SocketFile", "bind_unix", "check_path", "remove_dead"]
 
 _NOT_SERVED = frozenset({errno.ECONNREFUSED, errno.ENOENT})
 
@@ -164,6 +164,29 @@ def check_path(target: str, *, any_owner: bool = False, folder: str = "socket") 
     directory, name = _locate(target, folder, create=False, any_owner=any_owner)
     with directory:
         return _open_socket_file(directory, name, any_owner=any_owner)
+
+
+def remove_dead(directory: Directory, name: str) -> bool:
+    """Remove a name whose server is gone, as the next server of it would.
+
+    Returns:
+        False if somebody serves it, or it is no socket of this user.
+    """
+    try:
+        guard = try_guard(directory, f".{name}.guard")
+    except (AccessDenied, FileNotFoundError):
+        return False
+    if guard is None:
+        return False
+    try:
+        _Name(directory, name, guard).refuse_served(socket.SOCK_STREAM)
+    except (AccessDenied, ResourceExhausted):
+        guard.remove(directory)
+        return False
+    directory.unlink(f".{guard.identity[1]}.new")
+    directory.unlink(name)
+    guard.remove(directory)
+    return True
 
 
 class _Name:

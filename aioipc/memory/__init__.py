@@ -1,14 +1,15 @@
-"""Memory that processes share: `SharedMemory`, `SharedArray`. docs/memory.md has the rules."""
+"""Memory that processes share: bytes, arrays and values. docs/memory.md has the rules."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from aioipc.memory.shared import SharedMemory
+from aioipc.memory.value import SharedValue
 
 if TYPE_CHECKING:
     from aioipc.memory.array import SharedArray
 
-__all__ = ["SharedArray", "SharedMemory"]
+__all__ = ["SharedArray", "SharedMemory", "SharedValue"]
 
 
 def __getattr__(name: str) -> Any:

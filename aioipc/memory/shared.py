@@ -9,6 +9,7 @@ from aioipc.errors import AccessDenied, AddressError, ProtocolError, from_os_err
 from aioipc.kernel.memory import create_memory, map_memory, seal, size_of, what_is_wrong
 from aioipc.kernel.named_memory import create_named, open_named, unlink_named
 from aioipc.kernel.owned import OwnedFd, duplicate
+from aioipc.kernel.sysv_memory import create_sysv, is_sysv, open_sysv, remove_sysv
 
 __all__ = ["SharedMemory"]
 
@@ -38,7 +39,9 @@ class SharedMemory:
         Args:
             size: In bytes, for ever.
             name: As for shm_open(3), for example ``"/frames"``: any process of this user can
-                then open it, and it stays until `unlink`. Without a name it is anonymous
+                then open it, and it stays until `unlink`. ``"sysv:0x1234"`` is System V memory
+                with that key (shmget(2)): it needs the extra ``sysv``, and has no descriptor to
+                pass on. Without a name it is anonymous
                 (memfd_create(2)): it is passed on as a descriptor, and is gone when the last
                 process that has it is, however that ended.
             read_only_elsewhere: Whether only this object may write; anonymous memory only.
@@ -54,6 +57,11 @@ class SharedMemory:
         if name is not None and read_only_elsewhere:
             raise ValueError("memory with a name can be written by whoever may open it")
         doing = f"make {size:,} bytes of shared memory"
+        if name is not None and is_sysv(name):
+            try:
+                return cls(OwnedFd(-1), name, create_sysv(name, size))
+            except OSError as error:
+                raise from_os_error(error, doing) from error
         try:
             file = create_memory(size, sealed=False) if name is None else create_named(name, size)
         except OSError as error:
@@ -85,6 +93,8 @@ class SharedMemory:
             AccessDenied: It belongs to somebody else.
         """
         try:
+            if is_sysv(name):
+                return cls(OwnedFd(-1), name, open_sysv(name, writable=writable))
             file = open_named(name, writable=writable)
         except FileNotFoundError:
             raise AddressError(f"there is no shared memory {name!r}") from None
@@ -131,6 +141,10 @@ class SharedMemory:
             ValueError: It was closed.
             ResourceExhausted: There is no descriptor or no room left.
         """
+        if self._buffer.nbytes == 0:
+            raise ValueError("this shared memory was closed")
+        if self._name is not None and is_sysv(self._name):
+            return self.open(self._name, writable=True)
         try:
             file = duplicate(self._file)
         except OSError as error:
@@ -180,7 +194,10 @@ class SharedMemory:
         """
         if self._name is None:
             raise ValueError("anonymous memory has no name to remove")
-        unlink_named(self._name)
+        if is_sysv(self._name):
+            remove_sysv(self._name)
+        else:
+            unlink_named(self._name)
 
     def close(self) -> None:
         """Close the descriptor. Idempotent.

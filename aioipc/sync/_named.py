@@ -49,12 +49,15 @@ class Place:
     def close(self, *, keep: bool) -> None:
         """Leave; the last one turns off the light, unless something has to be kept."""
         try:
-            if not keep and self.ledger.is_current() and self.ledger.leave():
-                for part in self.parts():
-                    self.line(part).remove()
+            if not keep and self.ledger.is_current():
+                self.ledger.leave(self._remove_lines)
         finally:
             self.ledger.close()
             self.directory.close()
+
+    def _remove_lines(self) -> None:
+        for part in self.parts():
+            self.line(part).remove()
 
 
 class Named(Guarded):

@@ -13,6 +13,7 @@ import pytest
 
 import aioipc
 from aioipc import AccessDenied, AddressError, ProtocolError, ResourceExhausted
+from aioipc.kernel.sysv_memory import remove_sysv
 from aioipc.memory import SharedMemory
 from tests.children import Peers
 from tests.programs import program
@@ -167,3 +168,70 @@ async def test_nothing_is_left_of_a_killed_owner(peers: Peers) -> None:
             child.kill()
             with SharedMemory.from_fd(*channel.take_fds()) as memory:
                 assert bytes(memory.buffer[:4]) == b"mine"
+
+
+@pytest.fixture
+def key() -> Iterator[str]:
+    """A key of System V memory that is removed at the end."""
+    name = f"sysv:{0x5A000000 + os.getpid():#x}"
+    yield name
+    remove_sysv(name)
+
+
+def test_by_key(key: str) -> None:
+    with pytest.raises(AddressError, match="there is no shared memory"):
+        SharedMemory.open(key)
+    with SharedMemory.create(100, key) as mine:
+        assert bytes(mine.buffer) == bytes(100)
+        with pytest.raises(ResourceExhausted, match="in use"):
+            SharedMemory.create(100, key)
+        mine.buffer[:2] = b"hi"
+        with SharedMemory.open(key) as theirs:
+            assert (theirs.size, theirs.name, bytes(theirs.buffer[:2])) == (100, key, b"hi")
+            with pytest.raises(TypeError):
+                theirs.buffer[0] = 1
+            with theirs.open_writable() as writable:
+                writable.buffer[0] = ord("o")
+        assert bytes(mine.buffer[:2]) == b"oi"
+        assert mine.fileno() == -1
+        mine.unlink()
+        mine.unlink()
+        view = mine.buffer[:2]
+    gc.collect()
+    assert bytes(view) == b"oi"
+    with pytest.raises(AddressError, match="there is no shared memory"):
+        SharedMemory.open(key)
+    with pytest.raises(ResourceExhausted):
+        SharedMemory.create(2**60, key)
+    with pytest.raises(ValueError, match="was closed"):
+        mine.open_writable()
+
+
+SYSV_PROGRAM = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/shm.h>
+int main(int count, char **arguments)
+{
+    int id = shmget((key_t)strtoul(arguments[1], NULL, 0), 0, 0);
+    char *data = shmat(id, NULL, 0);
+    if (id < 0 || data == (void *)-1)
+        return 1;
+    puts(data);
+    strcpy(data, "hello from C");
+    return 0;
+}
+"""
+
+
+def test_a_c_program_attaches_it(key: str, tmp_path: Path) -> None:
+    source, binary = tmp_path / "peer.c", tmp_path / "peer"
+    source.write_text(SYSV_PROGRAM)
+    subprocess.run([shutil.which("cc") or "gcc", source, "-o", binary], check=True)
+    with SharedMemory.create(4096, key) as memory:
+        memory.buffer[:17] = b"hello from Python"
+        command = [str(binary), key.removeprefix("sysv:")]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert said == "hello from Python\n"
+        assert bytes(memory.buffer[:12]) == b"hello from C"

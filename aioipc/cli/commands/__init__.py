@@ -6,7 +6,7 @@ import signal
 
 import click
 
-from aioipc.cli.commands import calls, demo, messages, processes, queues, topics
+from aioipc.cli.commands import calls, demo, housekeeping, messages, processes, queues, topics
 from aioipc.cli.commands.common import STATUSES
 from aioipc.cli.problems import OK, SIGNALLED, USAGE, MessageError, UsageProblem, tell
 from aioipc.errors import AddressError
@@ -71,6 +71,8 @@ for _command in (
     topics.sub,
     processes.lock,
     processes.run,
+    housekeeping.ls,
+    housekeeping.clean,
     demo.demo,
 ):
     aioipc.add_command(_command)
