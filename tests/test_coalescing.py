@@ -69,9 +69,8 @@ async def test_send_many_is_one_call(link: Link) -> None:
         await left.send_many([b"x" * 100] * 100)
         assert calls.written == 1
         got: list[bytes] = []
-        while len(got) < 100:  # decrypting takes so long that the loop has to turn meanwhile
+        while len(got) < 100:  # where that takes long, the loop turns in between
             got += await right.receive_many()
-            assert len(got) == 100 or right.address.startswith("tls:")
         assert got == [b"x" * 100] * 100
         await turns()
         assert calls.written == 1

@@ -563,3 +563,26 @@ async def test_many_wait_in_a_ring_that_nobody_reads(files: list[int]) -> None:
             assert await right.receive() == number
             assert closed(right.take_fds()) == inodes(files[:3])
         await sender
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("scheme", ["unix", "unix+seqpacket", "shm"])
+async def test_an_end_that_only_receives_is_heard_of(scheme: str, peers: Peers) -> None:
+    """Who sends descriptors first waits for the HELLO of a peer that may say nothing else."""
+    near, far = aioipc.pair(scheme)
+    address, fds = far.detach()
+    code = """
+    readable, writable = os.pipe()
+    async with aioipc.connect(sys.argv[1]) as channel:
+        await channel.send("here", fds=[readable])
+    os.close(readable)
+    os.close(writable)
+    """
+    peer = program(peers, code, address, pass_fds=fds)
+    for fd in fds:
+        os.close(fd)
+    async with near:
+        assert await near.receive() == "here"
+        for fd in near.take_fds():
+            os.close(fd)
+    assert await peer.ended() == 0

@@ -29,6 +29,7 @@ cdef class ChannelCore:
     cdef int max_depth
     cdef long long max_elements
     cdef int polling
+    cdef bint has_waited         # for an object, at least once
     cdef Pacer pacer
     cdef unsigned long thread
     cdef unsigned long generation
@@ -50,6 +51,7 @@ cdef class ChannelCore:
     cdef object c_encode(self, object obj)
     cdef object c_encode_sharing(self, object obj, list fds)
     cdef int c_send_sharing(self, object obj, object fds) except -1
+    cdef int c_speak(self) except -1
     cdef int c_next_sender(self) except -1
     cdef int c_wake_from_loop(self, Operation operation) except -1
 

@@ -377,6 +377,14 @@ cdef class ChannelCore:
                     raise
         return self.port.c_send(self.c_encode(obj), fds)
 
+    cdef int c_speak(self) except -1:
+        """Let a HELLO leave that waits for a first message: the peer's sender may wait for it."""
+        try:
+            self.port.c_flush()
+        except IPCError:
+            pass  # each send raises it; what is to be received is still there
+        return 0
+
     cdef int c_next_sender(self) except -1:
         """The oldest sender left or finished: let the next one try."""
         if self.queued:
@@ -786,6 +794,9 @@ cdef class Operation:
         cdef int64_t budget_ns = 0
         cdef int64_t left_ns = pacer.c_left_ns()
         cdef int found
+        if not for_room and not core.has_waited:
+            core.has_waited = True
+            core.c_speak()
         if left_ns <= 0:
             return self.c_yield(result)
         if core.polling == ADAPTIVE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from aioipc.address import Address
@@ -20,7 +21,7 @@ def activated(address: Address, limits: Limits) -> SocketAcceptor | None:
     """Accept on an inherited socket, and take it over; None if it is no listening one.
 
     Raises:
-        AddressError: The descriptor is not open, or such sockets cannot be served.
+        AddressError: Such sockets cannot be served.
         AccessDenied: Other machines can reach it.
     """
     fd = address.fds[0]
@@ -31,6 +32,8 @@ def activated(address: Address, limits: Limits) -> SocketAcceptor | None:
             family, kind = view.family, view.type
             view.detach()
     except OSError as error:
+        if error.errno == errno.EBADF:  # as who takes it for a connection will say
+            return None
         raise from_os_error(error, f"listen on {address}", connecting=True) from error
     if kind != socket.SOCK_STREAM or family not in _FAMILIES:
         raise AddressError(

@@ -38,7 +38,7 @@ USAGE = {
     "listen memory:x": "it joins the tasks of one process; between processes take unix:name",
     "send pipe: x": "pipe:: it has no name; in a shell take fifo:/path, or fd:0 and fd:1",
     "listen exec:cat": "exec: has no listen",
-    "send unix:x --codec nope y": "no codec is called 'nope'; known are json, msgpack,",
+    "send unix:x --codec nope y": "no codec is called 'nope'; known are arrays, json, msgpack,",
     "listen shm:x --framing lines": "shm: carries whole messages, so framing='lines' has nothing",
     "send shm:x --framing lines y": "shm: carries whole messages, so framing='lines' has nothing",
     "listen unix:x --framing nope": "no framing is called 'nope'; known are length, lines,",
