@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from aioipc.errors import AccessDenied, AddressError, ProtocolError, from_os_error
+from aioipc.kernel import mapped_file, named_memory
 from aioipc.kernel.memory import create_memory, map_memory, seal, size_of, what_is_wrong
-from aioipc.kernel.named_memory import create_named, open_named, unlink_named
 from aioipc.kernel.owned import OwnedFd, duplicate
 from aioipc.kernel.sysv_memory import create_sysv, is_sysv, open_sysv, remove_sysv
 
@@ -25,14 +26,14 @@ class SharedMemory:
     as they live, whatever is closed meanwhile.
     """
 
-    def __init__(self, file: OwnedFd, name: str | None, buffer: memoryview) -> None:
+    def __init__(self, file: OwnedFd, name: str | Path | None, buffer: memoryview) -> None:
         self._file = file
         self._name = name
         self._buffer = buffer
 
     @classmethod
     def create(
-        cls, size: int, name: str | None = None, *, read_only_elsewhere: bool = False
+        cls, size: int, name: str | Path | None = None, *, read_only_elsewhere: bool = False
     ) -> Self:
         """Make zeroed memory.
 
@@ -41,9 +42,9 @@ class SharedMemory:
             name: As for shm_open(3), for example ``"/frames"``: any process of this user can
                 then open it, and it stays until `unlink`. ``"sysv:0x1234"`` is System V memory
                 with that key (shmget(2)): it needs the extra ``sysv``, and has no descriptor to
-                pass on. Without a name it is anonymous
-                (memfd_create(2)): it is passed on as a descriptor, and is gone when the last
-                process that has it is, however that ended.
+                pass on. A ``Path`` is a file, in which the bytes stay when everybody has gone.
+                Without a name it is anonymous (memfd_create(2)): it is passed on as a
+                descriptor, and is gone when the last process that has it is, however that ended.
             read_only_elsewhere: Whether only this object may write; anonymous memory only.
 
         Raises:
@@ -57,13 +58,13 @@ class SharedMemory:
         if name is not None and read_only_elsewhere:
             raise ValueError("memory with a name can be written by whoever may open it")
         doing = f"make {size:,} bytes of shared memory"
-        if name is not None and is_sysv(name):
+        if isinstance(name, str) and is_sysv(name):
             try:
                 return cls(OwnedFd(-1), name, create_sysv(name, size))
             except OSError as error:
                 raise from_os_error(error, doing) from error
         try:
-            file = create_memory(size, sealed=False) if name is None else create_named(name, size)
+            file = create_memory(size, sealed=False) if name is None else _create(name, size)
         except OSError as error:
             raise from_os_error(error, doing) from error
         try:
@@ -73,37 +74,37 @@ class SharedMemory:
         except OSError as error:
             file.close()
             if name is not None:
-                unlink_named(name)
+                _unlink(name)
             raise from_os_error(error, doing) from error
         return cls(file, name, buffer)
 
     @classmethod
-    def open(cls, name: str, *, writable: bool = False) -> Self:
+    def open(cls, name: str | Path, *, writable: bool = False) -> Self:
         """Open memory that another process made, also one in another language (shm_open(3)).
 
         Whoever may write to memory with a name may also cut it short, and then touching it kills
         a process (SIGBUS): share it with programs that you trust.
 
         Args:
-            name: Its name.
+            name: Its name; a ``Path`` is a file.
             writable: Whether to write to it.
 
         Raises:
-            AddressError: There is none, it is empty, or it cannot be a name.
+            AddressError: There is none, it is empty, no regular file, or cannot be a name.
             AccessDenied: It belongs to somebody else.
         """
         try:
-            if is_sysv(name):
+            if isinstance(name, str) and is_sysv(name):
                 return cls(OwnedFd(-1), name, open_sysv(name, writable=writable))
-            file = open_named(name, writable=writable)
+            file = _open(name, writable=writable)
         except FileNotFoundError:
-            raise AddressError(f"there is no shared memory {name!r}") from None
+            raise AddressError(f"there is no shared memory {str(name)!r}") from None
         except OSError as error:
-            raise from_os_error(error, f"open shared memory {name!r}") from error
+            raise from_os_error(error, f"open shared memory {str(name)!r}") from error
         size = size_of(file)
         if size == 0:
             file.close()
-            raise AddressError(f"shared memory {name!r} is empty")
+            raise AddressError(f"shared memory {str(name)!r} is empty")
         return cls._mapped(file, name, size, writable=writable)
 
     @classmethod
@@ -143,7 +144,7 @@ class SharedMemory:
         """
         if self._buffer.nbytes == 0:
             raise ValueError("this shared memory was closed")
-        if self._name is not None and is_sysv(self._name):
+        if isinstance(self._name, str) and is_sysv(self._name):
             return self.open(self._name, writable=True)
         try:
             file = duplicate(self._file)
@@ -152,7 +153,7 @@ class SharedMemory:
         return self._mapped(file, self._name, self.size, writable=True)
 
     @classmethod
-    def _mapped(cls, file: OwnedFd, name: str | None, size: int, *, writable: bool) -> Self:
+    def _mapped(cls, file: OwnedFd, name: str | Path | None, size: int, *, writable: bool) -> Self:
         try:
             return cls(file, name, map_memory(file, size, writable=writable, populate=False))
         except PermissionError as error:
@@ -163,7 +164,7 @@ class SharedMemory:
             raise from_os_error(error, f"map {size:,} bytes of shared memory") from error
 
     @property
-    def name(self) -> str | None:
+    def name(self) -> str | Path | None:
         """Its name, None if it is anonymous."""
         return self._name
 
@@ -194,10 +195,10 @@ class SharedMemory:
         """
         if self._name is None:
             raise ValueError("anonymous memory has no name to remove")
-        if is_sysv(self._name):
+        if isinstance(self._name, str) and is_sysv(self._name):
             remove_sysv(self._name)
         else:
-            unlink_named(self._name)
+            _unlink(self._name)
 
     def close(self) -> None:
         """Close the descriptor. Idempotent.
@@ -220,3 +221,22 @@ class SharedMemory:
 
     def __repr__(self) -> str:
         return f"<SharedMemory {self._name or 'anonymous'} {self.size:,} bytes>"
+
+
+def _create(name: str | Path, size: int) -> OwnedFd:
+    if isinstance(name, Path):
+        return mapped_file.create_named(name, size)
+    return named_memory.create_named(name, size)
+
+
+def _open(name: str | Path, *, writable: bool) -> OwnedFd:
+    if isinstance(name, Path):
+        return mapped_file.open_named(name, writable=writable)
+    return named_memory.open_named(name, writable=writable)
+
+
+def _unlink(name: str | Path) -> None:
+    if isinstance(name, Path):
+        mapped_file.unlink_named(name)
+    else:
+        named_memory.unlink_named(name)

@@ -235,3 +235,63 @@ def test_a_c_program_attaches_it(key: str, tmp_path: Path) -> None:
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         assert said == "hello from Python\n"
         assert bytes(memory.buffer[:12]) == b"hello from C"
+
+
+# Files
+
+
+def test_a_file_stays_when_everybody_has_gone(tmp_path: Path, peers: Peers) -> None:
+    path = tmp_path / "counts"
+    with SharedMemory.create(8, path) as mine:
+        assert (mine.name, mine.size, mine.writable) == (path, 8, True)
+        assert path.stat().st_mode & 0o777 == 0o600
+        peer = peers.script(
+            """
+            import os, pathlib, signal, sys
+            from aioipc.memory import SharedMemory
+            memory = SharedMemory.open(pathlib.Path(sys.argv[1]), writable=True)
+            memory.buffer[:5] = b"there"
+            os.kill(os.getpid(), signal.SIGKILL)
+            """,
+            path,
+        )
+        assert peer.wait() == -9
+        assert bytes(mine.buffer) == b"there\0\0\0"
+    assert path.read_bytes() == b"there\0\0\0"
+    with SharedMemory.open(path) as again:
+        assert not again.writable
+        assert bytes(again.buffer[:5]) == b"there"
+        with pytest.raises(AccessDenied):
+            again.open_writable()
+        again.unlink()
+        again.unlink()
+    assert not path.exists()
+
+
+def test_a_file_is_never_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "taken"
+    path.write_bytes(b"mine")
+    with pytest.raises(ResourceExhausted, match="in use"):
+        SharedMemory.create(10, path)
+    assert path.read_bytes() == b"mine"
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(tmp_path / "fifo")
+    (tmp_path / "empty").touch()
+    for name in ("fifo", "link", "."):
+        with pytest.raises(AddressError, match="no regular file"):
+            SharedMemory.open(tmp_path / name)
+    with pytest.raises(AddressError, match="no regular file"):
+        SharedMemory.open(tmp_path, writable=True)
+    with pytest.raises(AddressError, match="empty"):
+        SharedMemory.open(tmp_path / "empty")
+    with pytest.raises(AddressError, match="there is no shared memory"):
+        SharedMemory.open(tmp_path / "nothing")
+
+
+def test_a_file_larger_than_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(ResourceExhausted):
+        SharedMemory.create(2**50, tmp_path / "huge")
+    assert not (tmp_path / "huge").exists()
