@@ -104,6 +104,16 @@ def test_camera_frames(kind: str) -> None:
     assert done.out.endswith("exit status 0\n")
 
 
+def test_frame_buffer() -> None:
+    done = run("frame_buffer.py")
+
+    assert done.status == 0, done.err
+    first, second, last = done.out.splitlines()
+    assert first == "4 buffers of 6.2 MB, to write: False"
+    assert re.fullmatch(r"200 frames, 1,244 MB of pictures in \d,\d{3} bytes", second)
+    assert last == "the camera ended with exit status 0"
+
+
 def test_handed_over() -> None:
     done = run("handed_over.py")
 
