@@ -39,8 +39,13 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return LOOPS
 
 
-ON_ONE_LOOP = frozenset({"process", "pubsub", "queues", "sync"})
-"""Directories of tests that mostly start processes and wait for them: each runs on one loop."""
+ON_ONE_LOOP = frozenset(
+    {
+        *("broadcast", "cli", "memory", "process", "pubsub", "queues", "rpc", "shm", "sync"),
+        "transports",
+    }
+)
+"""Directories of tests that take long together: each test runs on one loop."""
 
 
 @pytest.hookimpl(trylast=True)

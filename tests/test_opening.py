@@ -16,7 +16,10 @@ OPENERS: list[Callable[..., Any]] = [aioipc.connect, aioipc.listen, aioipc.pair]
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ({"codec": "yaml"}, "no codec is called 'yaml'; known are json, msgpack, pickle, raw,"),
+        (
+            {"codec": "yaml"},
+            "no codec is called 'yaml'; known are arrays, json, msgpack, pickle, raw,",
+        ),
         (
             {"framing": "dots"},
             "framing must be one of length, lines, headers, multiprocessing, none, not 'dots'",

@@ -73,14 +73,10 @@ async def _supervised(main: Coroutine[Any, Any, int | None], received: list[int]
         received.append(number)
         task.cancel()
 
-    heeded = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in heeded:
-        loop.add_signal_handler(number, stop, number)
-    try:
-        return await main
-    finally:
-        for number in heeded:  # uvloop leaves them installed for a loop that is closed
-            loop.remove_signal_handler(number)
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop, number)
+    return await main
 
 
 async def first_of(*awaitables: Awaitable[object]) -> None:
