@@ -327,6 +327,16 @@ cdef class CallCore:
     def ask(self, method, args):
         """Call a method of the peer's and wait for its result.
 
+        Args:
+            method: What the far side declares.
+            args: All arguments, in the order of the declaration.
+
+        Raises:
+            RPCError: The call failed; its kinds say how.
+            DeadlineExceeded: The deadline passed on the far side.
+            PeerCrashed: The far side is gone. The method may have run.
+            ClosedError: This side closed the connection.
+
         Cancellation:
             Cancels the method on the far side.
         """

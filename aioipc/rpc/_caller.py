@@ -140,6 +140,8 @@ class Caller:
 
     def __init__(self, connection: Hub) -> None:
         self.connection = connection
+        self.call = connection.ask
+        """Call a method and wait for its result: see `CallCore.ask`."""
         self.observer: CallObserver | None = None
         self._channel = connection.channel
         self._loop = connection.loop
@@ -152,24 +154,6 @@ class Caller:
         self.observer = observer
         self.connection.on_freed = self._freed
 
-    def call(self, method: Method, args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
-        """Call a method and wait for its result.
-
-        Args:
-            method: What the far side declares.
-            args: All arguments, in the order of the declaration.
-
-        Raises:
-            RPCError: The call failed; its kinds say how.
-            DeadlineExceeded: The deadline passed on the far side.
-            PeerCrashed: The far side is gone. The method may have run.
-            ClosedError: This side closed the connection.
-
-        Cancellation:
-            Cancels the method on the far side.
-        """
-        return self.connection.ask(method, args)
-
     # What the native part asks for, where a call does not go straight
 
     def needs_care(self) -> bool:
@@ -177,7 +161,7 @@ class Caller:
         return active_tracing() is not None or remaining_s(self._loop) < _LONGEST_S
 
     async def call_with_care(self, method: Method, args: tuple[Any, ...]) -> Any:
-        """As `call`, whatever there is to it."""
+        """As `CallCore.ask`, whatever there is to it."""
         return await self.outcome(await self.open(method, args))
 
     async def call_late(self, call: OwnCall, sending: Send) -> Any:
@@ -213,7 +197,7 @@ class Caller:
         """Wait for the result of a call that was made.
 
         Raises:
-            As `call`.
+            As `CallCore.ask`.
 
         Cancellation:
             Cancels the method on the far side.
