@@ -87,15 +87,27 @@ def screen(readings: Sequence[Reading], paced: Sequence[Paced], height: int) -> 
     """
     if not readings:
         return Group(Text("no process of yours counts anything with aioipc now"))
-    left = height - 1
-    tables = [_processes(readings, paced, max(1, left // 2 - _FRAME))]
-    left -= tables[0].row_count + _FRAME
-    for kind in _COLUMNS:
-        rows = [each for each in paced if each.row.kind is kind and not each.row.is_sum]
-        if rows and left > _FRAME:
-            tables.append(_rows(kind, rows, left - _FRAME))
-            left -= tables[-1].row_count + _FRAME
+    tables = [_processes(readings, paced, max(1, height // 2 - _FRAME))]
+    of_kind = {
+        kind: [each for each in paced if each.row.kind is kind and not each.row.is_sum]
+        for kind in _COLUMNS
+    }
+    room = _shared_out(
+        {kind: len(rows) for kind, rows in of_kind.items() if rows},
+        height - tables[0].row_count - _FRAME,
+    )
+    tables += [_rows(kind, of_kind[kind], room[kind]) for kind in of_kind if room.get(kind, 0) > 0]
     return Group(*(part for table in tables for part in (table, "")))
+
+
+def _shared_out(wanted: dict[Kind, int], lines: int) -> dict[Kind, int]:
+    """How many rows each kind may show: what small tables leave goes to the others."""
+    room: dict[Kind, int] = {}
+    for number, kind in enumerate(sorted(wanted, key=wanted.__getitem__)):
+        share = lines // (len(wanted) - number)
+        room[kind] = min(wanted[kind], share - _FRAME)
+        lines -= room[kind] + _FRAME
+    return room
 
 
 def screen_as_text(readings: Sequence[Reading], paced: Sequence[Paced]) -> str:

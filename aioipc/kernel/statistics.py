@@ -151,10 +151,12 @@ class Tally:
     def abandon(self) -> None:
         """Begin anew, in a forked child."""
         self._row = None
+        self._is_closed = False
 
     def _open(self) -> Row | None:
         if not self._is_closed:
             self._row = open_row(self._kind, self._name)
+            self._is_closed = self._row is None  # it is tried once
         return self._row
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from aioipc.cli.rates import Pacing, total
-from aioipc.cli.screen import screen_as_text
+from aioipc.cli.screen import screen, screen_as_text
 from aioipc.kernel.pages import Counted, Reading
-from aioipc.kernel.statistics import Kind
+from aioipc.kernel.statistics import WORDS, Kind
 from tests.children import Peer, Peers
 from tests.cli.commands import Commands
 from tests.programs import program
@@ -137,6 +139,26 @@ def test_rates_are_those_between_two_readings() -> None:
     assert total(second, Kind.CHANNEL)["messages_sent"] == 75 + 5 / 4
     backwards = pacing.pace([reading(row(1, "", messages_sent=1))], 4_000_000_000)
     assert backwards[0].rates["messages_sent"] == 0
+
+
+@pytest.mark.parametrize("height", [1, 5, 12, 24, 100])
+def test_every_kind_has_its_share_of_the_screen(height: int) -> None:
+    rows = [row(number) for number in range(1, 51)]
+    rows += [
+        Counted(100, Kind.LOCK, "lock 'a'", 0, 0, 0, False, dict.fromkeys(WORDS[Kind.LOCK], 0)),
+        Counted(101, Kind.QUEUE, "unix:q", 0, 0, 0, False, dict.fromkeys(WORDS[Kind.QUEUE], 0)),
+    ]
+    readings = [reading(*rows)]
+    out = io.StringIO()
+    shown = screen(readings, Pacing().pace(readings, 1), height)
+    Console(file=out, width=80).print(shown)
+    text = out.getvalue()
+    assert text.startswith("PID")
+    assert len(text.splitlines()) <= max(height + 1, 4)  # the last one is empty
+    if height >= 24:
+        assert "lock 'a'" in text
+        assert "unix:q" in text
+        assert text.count("unix:a") == min(50, height - 3 - 2 * 3 - 2)
 
 
 def test_names_that_would_control_the_terminal() -> None:
