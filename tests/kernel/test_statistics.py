@@ -24,7 +24,7 @@ from aioipc.native._statistics import HEADER_BYTES, ROW_BYTES, Page, read_rows
 from tests.children import Peers, come_to_rest
 from tests.kernel.strangers import BECOME_NOBODY, as_root
 from tests.programs import program
-from tests.scale import scaled
+from tests.scale import patience_s, scaled
 
 NAME = LINK.removeprefix("/memfd:").removesuffix(" (deleted)")
 
@@ -60,13 +60,12 @@ def page_links(pid: int) -> list[str]:
 # The page of a process
 
 
-@pytest.mark.asyncio
-async def test_what_a_process_counts(peers: Peers) -> None:
+def test_what_a_process_counts(peers: Peers) -> None:
     peer = program(peers, HOLD)
-    assert await peer.next_line() == "ready"
+    assert peer.line() == "ready"
     for word in ("one", "three"):
         peer.tell(word)
-        assert await peer.next_line() == word
+        assert peer.line() == word
     reading = reading_of(peer.pid)
     assert reading.pid == peer.pid
     assert "import aioipc" in reading.command
@@ -77,7 +76,7 @@ async def test_what_a_process_counts(peers: Peers) -> None:
     assert left.counts["bytes_sent"] == right.counts["bytes_received"] > 8
     assert [row.closed for row in reading.rows if row.is_sum] == [0]
     peer.tell()
-    assert await peer.ended() == 0
+    assert peer.wait() == 0
     assert not is_counted(peer.pid)
 
 
@@ -92,18 +91,16 @@ def test_an_import_makes_no_page(peers: Peers) -> None:
     assert peer.rest() == "True\n"
 
 
-@pytest.mark.asyncio
-async def test_it_can_be_turned_off(peers: Peers) -> None:
+def test_it_can_be_turned_off(peers: Peers) -> None:
     peer = program(peers, HOLD, env={"AIOIPC_STATISTICS": "0"})
-    assert await peer.next_line() == "ready"
+    assert peer.line() == "ready"
     assert page_links(peer.pid) == []
     assert not is_counted(peer.pid)
     peer.tell("still works")
-    assert await peer.next_line() == "still works"
+    assert peer.line() == "still works"
 
 
-@pytest.mark.asyncio
-async def test_without_memory_for_it_everything_else_works(peers: Peers) -> None:
+def test_without_memory_for_it_everything_else_works(peers: Peers) -> None:
     code = """
     import resource
     for limit in (1_000_000, resource.RLIM_INFINITY):
@@ -116,17 +113,16 @@ async def test_without_memory_for_it_everything_else_works(peers: Peers) -> None
             await hear()
     """
     peer = program(peers, code)
-    assert await peer.next_line() == "ready"
+    assert peer.line() == "ready"
     assert not is_counted(peer.pid)
     peer.tell()
-    assert await peer.next_line() == "ready"
+    assert peer.line() == "ready"
     assert len(open_rows(reading_of(peer.pid))) == 2
     peer.tell()
-    assert await peer.ended() == 0
+    assert peer.wait() == 0
 
 
-@pytest.mark.asyncio
-async def test_channels_that_were_closed_are_summed(peers: Peers) -> None:
+def test_channels_that_were_closed_are_summed(peers: Peers) -> None:
     code = """
     for number in range(3):
         left, right = aioipc.pair("memory")
@@ -141,7 +137,7 @@ async def test_channels_that_were_closed_are_summed(peers: Peers) -> None:
         await hear()
     """
     peer = program(peers, code)
-    assert await peer.next_line() == "ready"
+    assert peer.line() == "ready"
     first = reading_of(peer.pid)
     (total,) = (row for row in first.rows if row.is_sum)
     assert total.closed == 6
@@ -179,24 +175,22 @@ async def test_senders_that_wait_are_seen() -> None:
         await left.aclose()
 
 
-@pytest.mark.asyncio
-async def test_killed_it_leaves_nothing(peers: Peers, runtime_dir: Path) -> None:
+def test_killed_it_leaves_nothing(peers: Peers, runtime_dir: Path) -> None:
     names = set(os.listdir("/dev/shm"))
     peer = program(peers, HOLD)
-    assert await peer.next_line() == "ready"
+    assert peer.line() == "ready"
     assert page_links(peer.pid) == [LINK]
     assert is_counted(peer.pid)
     peer.kill()
-    await peer.ended()
+    peer.wait()
     assert not is_counted(peer.pid)
     assert not list(runtime_dir.rglob("*"))
     assert not {name for name in set(os.listdir("/dev/shm")) - names if "statistics" in name}
 
 
-@pytest.mark.asyncio
-async def test_one_that_is_stopped_can_be_read(peers: Peers) -> None:
+def test_one_that_is_stopped_can_be_read(peers: Peers) -> None:
     peer = program(peers, HOLD)
-    assert await peer.next_line() == "ready"
+    assert peer.line() == "ready"
     peer.signal(signal.SIGSTOP)
     assert len(open_rows(reading_of(peer.pid))) == 2
     peer.signal(signal.SIGCONT)
@@ -217,8 +211,7 @@ async def test_reading_does_not_wake_it(peers: Peers) -> None:
 # Forks
 
 
-@pytest.mark.asyncio
-async def test_a_forked_child_has_a_page_of_its_own(peers: Peers) -> None:
+def test_a_forked_child_has_a_page_of_its_own(peers: Peers) -> None:
     code = """
     left, right = aioipc.pair("memory")
     await left.send("parent")
@@ -248,20 +241,20 @@ async def test_a_forked_child_has_a_page_of_its_own(peers: Peers) -> None:
     await hear()
     """
     peer = program(peers, code)
-    assert await peer.next_line() == "ready"
+    assert peer.line() == "ready"
     before = open_rows(reading_of(peer.pid))
     peer.tell()
-    assert "memory:pair" in (said := await peer.next_line())
+    assert "memory:pair" in (said := peer.line())
     assert said.endswith(" 1")
     (child,) = (int(pid) for pid in children(peer.pid))
     assert page_links(child) == []
     assert not is_counted(child)
     peer.tell()
-    assert await peer.next_line() == str(child)
+    assert peer.line() == str(child)
     assert page_links(child) == [LINK]
     assert [row.counts["messages_sent"] for row in open_rows(reading_of(child))] == [5, 0]
     peer.tell()
-    assert await peer.next_line() == "gone"
+    assert peer.line() == "gone"
     assert open_rows(reading_of(peer.pid)) == before, "the child has closed only its copies"
     peer.kill()
 
@@ -318,8 +311,8 @@ def test_too_little_memory_is_no_page(size: int) -> None:
         Page(bytearray(size))
 
 
-@pytest.mark.asyncio
-async def test_a_row_is_read_whole_or_not_at_all(peers: Peers) -> None:
+@pytest.mark.timeout(patience_s(60))
+def test_a_row_is_read_whole_or_not_at_all(peers: Peers) -> None:
     """While rows are closed and opened all the time, no reading mixes two uses of a row."""
     code = """
     from aioipc.kernel.statistics import Kind, open_row
@@ -334,9 +327,9 @@ async def test_a_row_is_read_whole_or_not_at_all(peers: Peers) -> None:
         row.close()
     """
     peer = program(peers, code)
-    assert await peer.next_line() == "ready"
+    assert peer.line() == "ready"
     seen = set()
-    for _ in range(scaled(500, full=200_000)):
+    for _ in range(scaled(500, full=50_000)):
         for row in open_rows(reading_of(peer.pid)):
             assert int(row.name) == row.peer
             assert row.counts["messages_sent"] in (0, row.peer)
@@ -440,6 +433,7 @@ def test_a_file_that_shrinks_is_not_mapped(peers: Peers) -> None:
         assert len(hostile.read()) == 1
 
 
+@pytest.mark.timeout(patience_s(60))
 def test_any_bytes_may_stand_there(peers: Peers, memory: OwnedFd) -> None:
     hostile = Hostile(peers, memory)
     view = view_of(memory)
@@ -462,8 +456,7 @@ def test_any_bytes_may_stand_there(peers: Peers, memory: OwnedFd) -> None:
 
 
 @as_root
-@pytest.mark.asyncio
-async def test_pages_of_other_users_are_not_opened(peers: Peers) -> None:
+def test_pages_of_other_users_are_not_opened(peers: Peers) -> None:
     code = f"""
     left, right = aioipc.pair("memory")
     {BECOME_NOBODY}
@@ -471,7 +464,7 @@ async def test_pages_of_other_users_are_not_opened(peers: Peers) -> None:
     await hear()
     """
     peer = program(peers, code)
-    assert await peer.next_line() == "ready"
+    assert peer.line() == "ready"
     assert page_links(peer.pid) == [LINK]
     assert read_pages([peer.pid]) == []
     peer.kill()
