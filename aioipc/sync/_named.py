@@ -145,12 +145,14 @@ class Named(Guarded):
         watch: Callable[[Place], Watch],
     ) -> T:
         """Try until it works, and in between wait for whom ``watch`` watches."""
-        while (taken := attempt()) is None:
-            with self._watch(watch) as watching:
-                if (taken := attempt()) is not None:  # who was in the way may be gone already
-                    break
-                await turn.waits.fd(watching.fileno())
-        return taken
+        if (taken := attempt()) is not None:
+            return taken
+        with self._tally.waiting():
+            while True:
+                with self._watch(watch) as watching:
+                    if (taken := attempt()) is not None:  # who was in the way may be gone already
+                        return taken
+                    await turn.waits.fd(watching.fileno())
 
     def _watch(self, watch: Callable[[Place], Watch]) -> Watch:
         with kernel_errors(f"wait for {self._what}"):
