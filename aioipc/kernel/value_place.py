@@ -10,7 +10,7 @@ import contextlib
 import os
 
 from aioipc.kernel.directory import Directory
-from aioipc.kernel.ledger import Ledger, Note, State, note_of_ours, open_ledger
+from aioipc.kernel.ledger import Ledger, Note, State, open_ledger
 from aioipc.kernel.lifeline import Hold, Lifeline, Watch, watch_all
 from aioipc.kernel.memory import map_memory
 from aioipc.kernel.owned import Closing, OwnedFd
@@ -89,12 +89,12 @@ class ValuePlace:
         """Become the one writer; None if there is one."""
         hold = self._writer.try_hold()
         if hold is not None:
-            self._ledger.write(_WRITER, note_of_ours(State.HELD, number=self.note().number + 1))
+            self._ledger.note(_WRITER, State.HELD, number=self.note().number + 1)
         return hold
 
     def end_writing(self, hold: Hold) -> None:
         """Be the writer no more, and let everybody know that this was meant."""
-        self._ledger.write(_WRITER, self.note()._replace(state=State.NONE))
+        self._ledger.note(_WRITER, State.NONE, number=self.note().number)
         hold.close()
 
     def ring(self) -> None:

@@ -53,9 +53,10 @@ class Guard:
             since: what it guards may be torn.
         slot: Which one of several permits it is, from 0.
         is_held: Whether it is held still.
+        owner: The task that holds it, or the number of the thread where no loop runs.
     """
 
-    __slots__ = ("_consistent", "_hold", "_let_go", "_owner", "is_held", "owner_died", "slot")
+    __slots__ = ("_consistent", "_hold", "_let_go", "is_held", "owner", "owner_died", "slot")
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Guard:
     ) -> None:
         self._let_go = let_go
         self._hold = hold
-        self._owner = caller()
+        self.owner = caller()
         self._consistent = not owner_died
         self.is_held = True
         self.owner_died = owner_died
@@ -96,7 +97,7 @@ class Guard:
         """
         if not self.is_held:
             raise RuntimeError("this was released already")
-        if self._owner != caller():
+        if self.owner != caller():
             raise RuntimeError("another task or thread holds this")
         self.is_held = False
         try:
@@ -139,15 +140,14 @@ class Guarded:
             raise type(self._unusable)(str(self._unusable))
 
     def _keep(self, guard: Guard) -> Guard:
-        self._held.setdefault(caller(), []).append(guard)
+        self._held.setdefault(guard.owner, []).append(guard)
         return guard
 
     def _forget(self, guard: Guard) -> None:
-        me = caller()
-        guards = self._held[me]
+        guards = self._held[guard.owner]
         guards.remove(guard)
         if not guards:
-            del self._held[me]
+            del self._held[guard.owner]
 
     def _mine(self) -> Guard | None:
         guards = self._held.get(caller()) if self._held else None

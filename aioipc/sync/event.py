@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from aioipc.kernel.ledger import State, note_of_ours
+from aioipc.kernel.ledger import State
 from aioipc.kernel.lifeline import Watch
 from aioipc.sync._named import Named, Place, kernel_errors
 
@@ -51,7 +51,7 @@ class Event(Named):
             # The bell rings when the rope is let go: also by the death of this process.
             with place.lines[0].pull():
                 number = max(place.ledger.read(each).number for each in (_SET, _CLEARED)) + 1
-                place.ledger.write(_SET, note_of_ours(State.HELD, number=number))
+                place.ledger.note(_SET, State.HELD, number=number)
 
     def clear(self) -> None:
         """Clear it; who waits from now on waits for the next `set`."""
@@ -59,7 +59,7 @@ class Event(Named):
             ledger = self._open().ledger
             number = ledger.read(_SET).number
             if ledger.read(_CLEARED).number < number:
-                ledger.write(_CLEARED, note_of_ours(State.HELD, number=number))
+                ledger.note(_CLEARED, State.HELD, number=number)
 
     async def wait(self) -> None:
         """Wait until it is set.

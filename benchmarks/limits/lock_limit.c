@@ -1,5 +1,6 @@
 /* What a lock that the death of its owner opens can do at most: a FIFO with a lock on its open file
-   description, waited for by its end, as aioipc/kernel/lifeline.py has it; without notes of owners.
+   description, waited for by its end, and a note of who has it, so that the next owner knows of a
+   death: what aioipc/kernel/lifeline.py and ledger.py do, and nothing else.
 
      cc -O3 -std=gnu11 benchmarks/limits/lock_limit.c -o lock_limit
      ./lock_limit cpus=0,1 path=/tmp/line only=alone rounds=10000
@@ -39,6 +40,7 @@ static int cpus[2] = {0, 0};
 static uint64_t rounds = 1000, hold_ns = 2000000, pause_ns = 1000000;
 static char path[256], only[16];
 static Page *page;
+static int ledger;
 
 static void check(bool good, const char *what)
 {
@@ -76,6 +78,28 @@ static int open_line(int access)
     return fd;
 }
 
+/* --- the note -------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t number, start_ticks, since_ns;
+    uint32_t pid, state;
+} Note;
+
+static void write_note(uint64_t number, uint32_t state)
+{
+    Note note = {number, 0, now_ns(), (uint32_t)getpid(), state};
+    check(pwrite(ledger, &note, sizeof note, 0) == sizeof note, "pwrite");
+}
+
+static void take_note(void)
+{
+    Note note = {0};
+    check(pread(ledger, &note, sizeof note, 0) >= 0, "pread");
+    if (note.state != 0)
+        fprintf(stderr, "process %u died holding the lock\n", note.pid);
+    write_note(note.number + 1, 1);
+}
+
 /* --- the lock -------------------------------------------------------------------------------- */
 
 static int try_hold(void)
@@ -103,11 +127,13 @@ static int acquire(void)
         if (fd >= 0)
             break;
     }
+    take_note();
     return fd;
 }
 
 static void release(int fd)
 {
+    write_note(0, 0);
     close(fd);  /* first drops the lock, then hangs up */
 }
 
@@ -168,6 +194,10 @@ int main(int count, char **words)
     page = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     check(page != MAP_FAILED, "mmap");
     check(mkfifo(path, 0600) == 0, "mkfifo");
+    char notes[sizeof path + 8];
+    snprintf(notes, sizeof notes, "%s.notes", path);
+    ledger = open(notes, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    check(ledger >= 0, "open the notes");
     if (strcmp(only, "hand_over") == 0)
         hand_over();
     else if (strcmp(only, "alone") == 0)
@@ -175,6 +205,7 @@ int main(int count, char **words)
     else
         return 2;
     unlink(path);
+    unlink(notes);
     for (uint64_t i = 0; i < page->count; i++)
         printf("%s%lu", i == 0 ? "[" : ", ", page->samples[i]);
     printf("]\n");
