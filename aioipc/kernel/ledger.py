@@ -53,7 +53,7 @@ class Note(NamedTuple):
         state: What is so.
         pid: Whose note it is; 0 for nobody's.
         start_ticks: When that process started, in clock ticks after boot: proc_pid_stat(5).
-        since_ns: Since when it holds, in nanoseconds of CLOCK_MONOTONIC.
+        since_ns: Since when it holds, in nanoseconds of the machine's own CLOCK_MONOTONIC.
         number: How many notes were written here before, or another count.
     """
 
@@ -62,6 +62,12 @@ class Note(NamedTuple):
     start_ticks: int = 0
     since_ns: int = 0
     number: int = 0
+
+    @property
+    def since_s(self) -> float:
+        """The same in seconds of ``time.monotonic``, which a time namespace may set ahead."""
+        _, ahead_ns = _ourselves(os.getpid())
+        return (self.since_ns + ahead_ns) / 1e9
 
 
 class Ledger(OwnedFd):
@@ -87,7 +93,8 @@ class Ledger(OwnedFd):
 
         It is one write, which a reader sees whole or not at all.
         """
-        write_note(self._fd, _offset(place), number, state, _start_ticks(os.getpid()))
+        started, ahead_ns = _ourselves(os.getpid())
+        write_note(self._fd, _offset(place), number, state, started, ahead_ns)
 
     def places(self) -> int:
         """How many places have ever been written."""
@@ -165,13 +172,27 @@ def open_ledger(directory: Directory, name: str, kind: str, count: int) -> Ledge
 
 
 @functools.lru_cache(maxsize=1)
+def _ourselves(pid: int) -> tuple[int, int]:
+    """When this process started, and how far its clock is ahead of that of notes."""
+    return _start_ticks(pid), _clock_ahead_ns(pid)
+
+
 def _start_ticks(pid: int) -> int:
-    """When a process started, to tell it from another one with the same pid; 0 if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as facts:
             return int(facts.read().rpartition(b")")[2].split()[_START_TIME_FIELD])
     except OSError:
         return 0
+
+
+def _clock_ahead_ns(pid: int) -> int:
+    """How far its CLOCK_MONOTONIC is ahead of the machine's own: time_namespaces(7)."""
+    try:
+        with open(f"/proc/{pid}/timens_offsets", "rb") as offsets:
+            _, seconds, nanoseconds = offsets.readline().split()  # CLOCK_MONOTONIC comes first
+    except (OSError, ValueError):
+        return 0  # the kernel has no such namespaces
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
 def _agree(ledger: Ledger, path: str, kind: str, count: int) -> None:

@@ -6,7 +6,7 @@ Whoever is woken runs this with cold caches, where each line of Python costs sev
 """
 
 from libc.errno cimport EACCES, EAGAIN, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.fcntl cimport O_CLOEXEC, O_NONBLOCK, O_RDWR
 from posix.stat cimport S_ISFIFO, fstat, struct_stat
@@ -108,15 +108,20 @@ def read_note(int fd, long offset):
     return note.number, note.start_ticks, note.since_ns, note.pid, note.state
 
 
-def write_note(int fd, long offset, uint64_t number, uint32_t state, uint64_t start_ticks):
-    """Write a note of this process, as of now, in one write: pwrite(2)."""
+def write_note(
+    int fd, long offset, uint64_t number, uint32_t state, uint64_t start_ticks, int64_t ahead_ns
+):
+    """Write a note of this process, as of now, in one write: pwrite(2).
+
+    ``ahead_ns`` is how far this process's clock is ahead of the one that the notes are in.
+    """
     cdef Note note
     cdef timespec now
     cdef ssize_t count
     clock_gettime(CLOCK_MONOTONIC, &now)
     note.number = number
     note.start_ticks = start_ticks
-    note.since_ns = <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+    note.since_ns = <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec - <uint64_t>ahead_ns
     note.pid = <uint32_t>getpid()
     note.state = state
     with nogil:

@@ -33,7 +33,7 @@ class Holder:
     @classmethod
     def of(cls, note: Note) -> Holder:
         """Who wrote a note."""
-        return cls(note.pid, note.since_ns / 1e9)
+        return cls(note.pid, note.since_s)
 
     @property
     def held_s(self) -> float:

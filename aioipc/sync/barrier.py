@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from aioipc.errors import BrokenBarrierError
 from aioipc.kernel.ledger import State
 from aioipc.kernel.lifeline import Hold, Lifeline, Watch, watch_all
+from aioipc.sync._guard import Holder
 from aioipc.sync._named import Named, Place, kernel_errors
 
 __all__ = ["Barrier"]
@@ -58,13 +59,20 @@ class Barrier(Named):
 
     def n_waiting(self) -> int:
         """How many wait at it now: the death of each of them breaks it."""
+        return len(self.waiting())
+
+    def waiting(self) -> list[Holder]:
+        """Who waits at it now and since when, one entry for each party. Nobody holds a barrier."""
         with kernel_errors(f"look at {self._what}"):
             place = self._open()
             generation = _generation(place)
-            return sum(
-                line.is_held() and _is_noted(place, self._count, seat, generation)
+            seats = [
+                seat
                 for seat, line in enumerate(self._row(place, generation))
-            )
+                if line.is_held() and _is_noted(place, self._count, seat, generation)
+            ]
+            notes = (place.ledger.read(_note_of(self._count, seat, generation)) for seat in seats)
+            return [Holder.of(note) for note in notes]
 
     def reset(self) -> None:
         """Make it whole again. Who waits now gets `BrokenBarrierError`."""

@@ -6,6 +6,7 @@ import os
 
 from aioipc.kernel.ledger import State
 from aioipc.kernel.lifeline import Watch
+from aioipc.sync._guard import Holder
 from aioipc.sync._named import Named, Place, kernel_errors
 
 __all__ = ["Event"]
@@ -38,6 +39,11 @@ class Event(Named):
     def is_set(self) -> bool:
         """Whether it is set."""
         return _is_set(self._open())
+
+    def set_by(self) -> Holder | None:
+        """Who set it, dead or alive, and when; None if it is not set. Nobody holds an event."""
+        place = self._open()
+        return Holder.of(place.ledger.read(_SET)) if _is_set(place) else None
 
     def set(self) -> None:
         """Set it, and let everybody go who waits.

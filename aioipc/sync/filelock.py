@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from aioipc.errors import AddressError, ClosedError, ForkError, WouldBlock
 from aioipc.kernel.directory import Directory
 from aioipc.kernel.lifeline import Hold, Lifeline, Watch
-from aioipc.kernel.region import InTheWay, Region, is_region_locked, try_region
+from aioipc.kernel.region import (
+    InTheWay,
+    Region,
+    RegionHolder,
+    is_region_locked,
+    region_holders,
+    try_region,
+)
 from aioipc.kernel.runtime_dir import open_runtime_dir
 from aioipc.sync._guard import Enterable, Guard
 from aioipc.sync._named import kernel_errors
@@ -115,6 +122,16 @@ class FileLock(Enterable):
         start, length = self._region
         with kernel_errors(f"look at {self._what}"):
             return is_region_locked(self.path, start=start, length=length, shared=self._shared)
+
+    def holders(self) -> list[RegionHolder]:
+        """Who has locks in the region, shared ones included, of whatever program.
+
+        The kernel does not tell since when; and it tells of the processes only whose descriptors
+        this user may see. So there may be none although it is `locked`.
+        """
+        start, length = self._region
+        with kernel_errors(f"look at {self._what}"):
+            return region_holders(self.path, start=start, length=length)
 
     def close(self) -> None:
         """Release it, and end the waits of this object with `ClosedError`. Idempotent."""
