@@ -7,7 +7,7 @@ import collections
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterable, Awaitable, Coroutine
+from collections.abc import AsyncIterable, Awaitable
 from typing import Any, Final, Protocol, Self
 
 from aioipc.errors import (

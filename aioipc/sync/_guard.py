@@ -34,7 +34,7 @@ class Holder:
     @classmethod
     def of(cls, note: Note) -> Holder:
         """Who wrote a note."""
-        return cls(note.pid, note.since_ns / 1e9)
+        return cls(note.pid, note.since_s)
 
     @property
     def held_s(self) -> float:
@@ -54,9 +54,10 @@ class Guard:
             since: what it guards may be torn.
         slot: Which one of several permits it is, from 0.
         is_held: Whether it is held still.
+        owner: The task that holds it, or the number of the thread where no loop runs.
     """
 
-    __slots__ = ("_consistent", "_hold", "_let_go", "_owner", "is_held", "owner_died", "slot")
+    __slots__ = ("_consistent", "_hold", "_let_go", "is_held", "owner", "owner_died", "slot")
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Guard:
     ) -> None:
         self._let_go = let_go
         self._hold = hold
-        self._owner = caller()
+        self.owner = caller()
         self._consistent = not owner_died
         self.is_held = True
         self.owner_died = owner_died
@@ -97,7 +98,7 @@ class Guard:
         """
         if not self.is_held:
             raise RuntimeError("this was released already")
-        if self._owner != caller():
+        if self.owner != caller():
             raise RuntimeError("another task or thread holds this")
         self.is_held = False
         try:
@@ -142,7 +143,7 @@ class Guarded:
             raise type(self._unusable)(str(self._unusable))
 
     def _keep(self, guard: Guard) -> Guard:
-        self._held.setdefault(caller(), []).append(guard)
+        self._held.setdefault(guard.owner, []).append(guard)
         self._tally.add("acquired")
         self._tally.add("held")
         if guard.owner_died:
@@ -150,11 +151,10 @@ class Guarded:
         return guard
 
     def _forget(self, guard: Guard) -> None:
-        me = caller()
-        guards = self._held[me]
+        guards = self._held[guard.owner]
         guards.remove(guard)
         if not guards:
-            del self._held[me]
+            del self._held[guard.owner]
         self._tally.add("held", -1)
 
     def _mine(self) -> Guard | None:
