@@ -6,7 +6,16 @@ import signal
 
 import click
 
-from aioipc.cli.commands import calls, demo, housekeeping, messages, processes, queues, topics
+from aioipc.cli.commands import (
+    calls,
+    demo,
+    housekeeping,
+    mailboxes,
+    messages,
+    processes,
+    queues,
+    topics,
+)
 from aioipc.cli.commands.common import STATUSES
 from aioipc.cli.problems import OK, SIGNALLED, USAGE, MessageError, UsageProblem, tell
 from aioipc.errors import AddressError
@@ -67,6 +76,7 @@ for _command in (
     calls.call,
     calls.serve,
     queues.queue,
+    mailboxes.mailbox,
     topics.pub,
     topics.sub,
     processes.lock,
