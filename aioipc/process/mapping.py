@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar
 from aioipc.errors import BusyError
 from aioipc.process.batch import Failed, Pace
 from aioipc.process.pool import Finished, Pool, pool_of
-from aioipc.rpc._interface import Method, Shape
+from aioipc.rpc.parts import Method, Shape
 
 __all__ = ["Results", "imap", "imap_unordered", "map"]
 
