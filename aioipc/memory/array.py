@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
+from aioipc.codecs.layout import Order, np
 from aioipc.errors import ProtocolError
 from aioipc.memory.shared import SharedMemory
-
-try:
-    import numpy as np
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "SharedArray needs numpy; install it with: pip install 'aioipc[arrays]'", name=error.name
-    ) from error
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -47,7 +41,7 @@ class SharedArray(_Base):
         shape: _Shape,
         dtype: DTypeLike = float,
         *,
-        order: Literal["C", "F"] = "C",
+        order: Order = "C",
     ) -> Self:
         """Look at memory as an array, which can be written where the memory can.
 
@@ -74,7 +68,7 @@ class SharedArray(_Base):
         shape: _Shape,
         dtype: DTypeLike = float,
         *,
-        order: Literal["C", "F"] = "C",
+        order: Order = "C",
         read_only_elsewhere: bool = False,
     ) -> Self:
         """Make an array of zeros in anonymous shared memory.
@@ -100,7 +94,7 @@ class SharedArray(_Base):
         shape: _Shape,
         dtype: DTypeLike,
         *,
-        order: Literal["C", "F"] = "C",
+        order: Order = "C",
         writable: bool = False,
     ) -> Self:
         """Take over the descriptor of an array's memory; the codec does this for what it receives.
@@ -132,8 +126,15 @@ class SharedArray(_Base):
         """
         if self.memory is None or self.memory.fileno() < 0:
             raise ValueError("a view of a part of a shared array, or a closed one, has no memory")
-        order: Literal["C", "F"] = "C" if self.flags.c_contiguous else "F"
+        order: Order = "C" if self.flags.c_contiguous else "F"
         return type(self)(self.memory.open_writable(), self.shape, self.dtype, order=order)
+
+    @property
+    def memory_to_pass(self) -> SharedMemory | None:
+        """The memory that can travel in its place: anonymous, all of it, and open."""
+        memory = self.memory
+        can = memory is not None and memory.name is None and memory.fileno() >= 0
+        return memory if can else None
 
     def close(self) -> None:
         """Close the descriptor. Idempotent; this array and its views go on."""
