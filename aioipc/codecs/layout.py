@@ -61,13 +61,15 @@ class Layout:
         return cls(array.dtype, array.shape, _order_of(array))
 
     @classmethod
-    def parse(cls, dtype: Any, shape: list[int], order: Order) -> Self:
+    def parse(cls, dtype: Any, shape: Any, order: Any) -> Self:
         """What `described` said.
 
         Raises:
             ValueError: It makes no sense.
         """
-        parsed = _parse(dtype)
+        parsed, shape = _parse(dtype), _extents(shape)
+        if order not in ("C", "F"):
+            raise ValueError(f"the order of an array is C or F, not {order!r:.40}")
         if parsed.itemsize == 0:
             raise ValueError("an array has elements of 0 bytes")
         if any(extent < 0 for extent in shape):

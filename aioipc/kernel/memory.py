@@ -11,12 +11,14 @@ import fcntl
 import os
 import stat
 
+from aioipc.errors import ProtocolError
 from aioipc.kernel.owned import OwnedFd
 from aioipc.native._memory import Mapping
 from aioipc.native._os import filesystem_type
 
 __all__ = [
     "check_available",
+    "checked_size",
     "create_memory",
     "keep",
     "map_memory",
@@ -124,6 +126,22 @@ def retrieve(fd: int) -> bytes:
         while rest:
             rest = rest[os.preadv(memory.fileno(), [rest], len(data) - len(rest)) :]
     return bytes(data)
+
+
+def checked_size(memory: OwnedFd) -> int:
+    """How many bytes there are in memory that somebody sent, to be read.
+
+    Raises:
+        ProtocolError: It is no such memory as `create_memory` makes.
+        OSError: The kernel does not say.
+    """
+    size = size_of(memory)
+    wrong = what_is_wrong(memory.fileno(), size, writable=False)
+    if wrong is not None or size == 0:
+        raise ProtocolError(
+            f"descriptor {memory.fileno()} is no shared memory: {wrong or 'it is empty'}"
+        )
+    return size
 
 
 def what_is_wrong(fd: int, size: int, *, writable: bool = True) -> str | None:

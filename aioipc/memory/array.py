@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
-from aioipc.codecs.layout import Order, np
+from aioipc.abc import HasFileno
+from aioipc.codecs.layout import Layout, Order, np
 from aioipc.errors import ProtocolError
+from aioipc.kernel.owned import OwnedFd
 from aioipc.memory.shared import SharedMemory
 
 if TYPE_CHECKING:
@@ -129,12 +131,21 @@ class SharedArray(_Base):
         order: Order = "C" if self.flags.c_contiguous else "F"
         return type(self)(self.memory.open_writable(), self.shape, self.dtype, order=order)
 
-    @property
-    def memory_to_pass(self) -> SharedMemory | None:
-        """The memory that can travel in its place: anonymous, all of it, and open."""
-        memory = self.memory
-        can = memory is not None and memory.name is None and memory.fileno() >= 0
-        return memory if can else None
+    def passed(self) -> tuple[HasFileno, Any] | None:
+        """What travels in its place: its memory, and its layout. See `aioipc.abc.Passable`.
+
+        None if that is not to be had: it is a part of an array, has a name, or was closed.
+        """
+        if self.memory is None or (passed := self.memory.passed()) is None:
+            return None
+        return passed[0], Layout.of(self).described()
+
+    @classmethod
+    def from_passed(cls, fd: int, facts: Any) -> Self:
+        """Make what `passed` was, on the other side: to be read only, until `open_writable`."""
+        with OwnedFd(fd) as file:
+            layout = Layout.parse(*facts)
+            return cls.from_fd(file.detach(), layout.shape, layout.dtype, order=layout.order)
 
     def close(self) -> None:
         """Close the descriptor. Idempotent; this array and its views go on."""

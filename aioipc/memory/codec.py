@@ -96,9 +96,9 @@ def _joined(
     parts: list[Buffer] = [b"\x92\xdd" + len(found).to_bytes(4, "big")]
     at = len(parts[0])
     for array in found:
-        memory = _memory_that_travels(array)
-        if fds is not None and memory is not None:
-            fds.append(memory)
+        passed = array.passed() if isinstance(array, SharedArray) else None
+        if fds is not None and passed is not None:
+            fds.append(passed[0])
             pieces: list[Buffer] = [_head(array) + b"\xc0"]
         else:
             pieces = _with_elements(array, at)
@@ -106,11 +106,6 @@ def _joined(
         parts += pieces
     parts.append(body)
     return parts
-
-
-def _memory_that_travels(array: np.ndarray[Any, Any]) -> HasFileno | None:
-    """The anonymous memory that all of an array lies in, while its descriptor is open."""
-    return array.memory_to_pass if isinstance(array, SharedArray) else None
 
 
 def _with_elements(array: np.ndarray[Any, Any], at: int) -> list[Buffer]:

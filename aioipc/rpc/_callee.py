@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import CoroutineType
 from typing import Any
 
-from aioipc.abc import Capability
+from aioipc.abc import Capability, HasFileno
 from aioipc.errors import (
     BadArguments,
     ClosedError,
@@ -23,6 +24,7 @@ from aioipc.errors import (
     PeerCrashed,
     QuotaExceeded,
     RemoteCancelled,
+    ResourceExhausted,
     WouldBlock,
 )
 from aioipc.kernel.credentials import same_user
@@ -108,7 +110,7 @@ class Callee:
         if call.task is not None:
             call.task.cancel()
 
-    async def _run(self, call: CallInfo) -> None:
+    async def _run(self, call: CallInfo) -> None:  # noqa: C901 - the usual way has one room
         """Run the method of a call and send its outcome."""
         message = call.message
         try:
@@ -118,8 +120,9 @@ class Callee:
             return
         try:
             result = method.invoke(function, args)
+            del args  # memory that came with them may go back before the outcome
             if method.is_streaming:
-                await self._stream(call, result)
+                await self._stream(call, method, result)
                 result = None
             elif type(result) is CoroutineType or inspect.isawaitable(result):
                 result = await result
@@ -131,6 +134,9 @@ class Callee:
         except Exception as error:  # noqa: BLE001 - it goes to the caller
             self._failed(call, method, error)
         else:
+            if method.packs:
+                await self._return_packed(call, method, result)
+                return
             self._done(call)
             outcome = Return(message.id, result)
             try:
@@ -161,7 +167,30 @@ class Callee:
             call.span = tracing.begin_method(method, call.message.metadata)
         return method, function, args
 
-    async def _stream(self, call: CallInfo, result: Any) -> None:
+    async def _return_packed(self, call: CallInfo, method: Method, result: Any) -> None:
+        """Send a result that may hold arrays or descriptors, or that came of such arguments."""
+        parcels = self._connection.parcels
+        try:
+            parcel = await parcels.pack(result)
+        except asyncio.CancelledError:
+            if not self._cancelled(call):
+                raise
+            return
+        except (EncodeError, ResourceExhausted) as error:
+            log.warning("%s: the result of %s: %s", self._channel.address, method, error)
+            self._finish(call, unsendable(call.message.id, error, method))
+            return
+        with parcel:
+            self._done(call)
+            parcels.tell_gone()
+            outcome = Return(call.message.id, parcel.packed)
+            try:
+                self._channel.send_nowait(outcome, fds=parcel.files)
+            except IPCError as error:
+                await self._not_sent(outcome, error, method, fds=parcel.files)
+            parcel.sent()
+
+    async def _stream(self, call: CallInfo, method: Method, result: Any) -> None:
         """Send the items of a stream, one for each that the caller has room for."""
         items: AsyncIterator[Any] = aiter(result)
         try:
@@ -174,7 +203,12 @@ class Callee:
                 except StopAsyncIteration:
                     return
                 call.room -= 1
-                await self._channel.send(Item(call.message.id, item))
+                if method.packs_result:
+                    await self._connection.parcels.send(
+                        functools.partial(Item, call.message.id), item
+                    )
+                else:
+                    await self._channel.send(Item(call.message.id, item))
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
@@ -201,11 +235,13 @@ class Callee:
         if self._idle is not None and not self._session.served and not self._idle.done():
             self._idle.set_result(None)
 
-    async def _not_sent(self, outcome: Return, error: IPCError, method: Method) -> None:
+    async def _not_sent(
+        self, outcome: Return, error: IPCError, method: Method, *, fds: Sequence[HasFileno] = ()
+    ) -> None:
         """Wait for room, or say why it cannot be sent; if the caller is gone, who reads finds."""
         if isinstance(error, WouldBlock):
             try:
-                await self._connection.send_late(outcome)
+                await self._connection.send_late(outcome, fds=fds)
             except IPCError as late:
                 error = late
             else:

@@ -7,10 +7,12 @@ import collections
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterable, Awaitable
+from collections.abc import AsyncIterable, Awaitable, Sequence
 from typing import Any, Final, Protocol
 
+from aioipc.abc import HasFileno
 from aioipc.errors import (
+    AddressError,
     BadArguments,
     ClosedError,
     DeadlineExceeded,
@@ -170,7 +172,7 @@ class Caller:
         Cancellation:
             Cancels the method on the far side.
         """
-        if method.upload is not None:
+        if not method.is_plain:
             return await self.outcome(await self.open(method, args))
         # `open` and `outcome` in one: their coroutines would take as long as the rest of a call.
         left_s = remaining_s(self._loop)
@@ -248,14 +250,61 @@ class Caller:
 
     async def open(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
         """Make a call, and do not wait for its outcome."""
-        call, sending = self._begin(method, args, await self._wait_for_turn(method))
+        sent = args
+        if method.upload is not None:
+            sent = (*args[: method.upload], None, *args[method.upload + 1 :])
+        if method.packs_args:
+            call = await self._open_packed(method, sent)
+        else:
+            left_s = await self._wait_for_turn(method)
+            call = await self._sent(*self._begin(method, sent, left_s))
+        if method.upload is not None:
+            call.feeding = self.connection.start(self._feed(call, args[method.upload]))
+        return call
+
+    async def _open_packed(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
+        """Make a call whose arguments may hold arrays or descriptors."""
+        self._check_open(method)
+        parcels = self.connection.parcels
+        try:
+            parcel = await parcels.pack(args)
+        except EncodeError as error:
+            where = self._unsendable(method, args)
+            raise BadArguments(f"{method}: {where}{error.__cause__ or error}") from error
+        had_hope = parcels.carries
+        with parcel:
+            left_s = await self._wait_for_turn(method)
+            call, sending = self._begin(method, parcel.packed, left_s, fds=parcel.files)
+            try:
+                await self._sent(call, sending)
+            except AddressError:
+                # The far side has said meanwhile that it takes no descriptors.
+                if not had_hope or parcels.carries:
+                    raise
+            except BaseException:
+                if sending.is_accepted:
+                    parcel.sent()
+                raise
+            else:
+                parcel.sent()
+                return call
+        return await self._open_packed(method, args)
+
+    def _unsendable(self, method: Method, args: tuple[Any, ...]) -> str:
+        """Which of the arguments cannot be sent."""
+        for name, arg in zip(method.names, args, strict=True):
+            try:
+                self.connection.parcels.check(arg)
+            except EncodeError:
+                return f"argument {name!r}: "
+        return ""
+
+    async def _sent(self, call: OwnCall, sending: Send) -> OwnCall:
         try:
             await sending
         except BaseException as error:
             self._interrupted(call, sending, error)
             raise
-        if method.upload is not None:
-            call.feeding = self.connection.start(self._feed(call, args[method.upload]))
         return call
 
     async def _wait_for_turn(self, method: Method) -> float:
@@ -273,7 +322,9 @@ class Caller:
             raise DeadlineExceeded(f"the deadline passed before {method} was called")
         return left_s
 
-    def _begin(self, method: Method, args: tuple[Any, ...], left_s: float) -> tuple[OwnCall, Send]:
+    def _begin(
+        self, method: Method, args: Any, left_s: float, *, fds: Sequence[HasFileno] = ()
+    ) -> tuple[OwnCall, Send]:
         """A call, and the operation that sends it once it is awaited."""
         if self.connection.ending is not None:
             self._check_open(method)
@@ -281,14 +332,12 @@ class Caller:
         metadata = metadata_to_send()
         if (tracing := active_tracing()) is not None:
             call.span, metadata = tracing.begin_call(method, metadata)
-        if method.upload is not None:
-            args = (*args[: method.upload], None, *args[method.upload + 1 :])
         number = self._session.open(call)
         remaining_ns = None
         if left_s < _LONGEST_S and not method.is_notification:
             remaining_ns = int(left_s * 1e9)
         message = Call(number, method.name, args, remaining_ns, metadata)
-        return call, self._channel.send(message)
+        return call, self._channel.send(message, fds=fds)
 
     def _interrupted(self, call: OwnCall, sending: Send | None, error: BaseException) -> None:
         """The caller leaves: tell the far side, unless it was not told of the call.
@@ -412,7 +461,7 @@ class Caller:
                     break
                 if call.is_uploading:
                     call.room -= 1
-                    await self._channel.send(Item(call.id, item))
+                    await self._send_item(call, item)
             if call.is_uploading:
                 call.is_uploading = False
                 await self._channel.send(End(call.id))
@@ -423,6 +472,12 @@ class Caller:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
+
+    async def _send_item(self, call: OwnCall, item: Any) -> None:
+        if call.method.packs_upload:
+            await self.connection.parcels.send(functools.partial(Item, call.id), item)
+        else:
+            await self._channel.send(Item(call.id, item))
 
     def _wake_feeder(self, call: OwnCall) -> None:
         if call.room_waiter is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from anyio.abc import AsyncResource
 
+from aioipc.abc import HasFileno
 from aioipc.channel import Channel
 from aioipc.errors import (
     ClosedError,
@@ -24,8 +25,10 @@ from aioipc.native._tasks import News
 from aioipc.rpc._call import CallInfo
 from aioipc.rpc._callee import Callee, Handlers
 from aioipc.rpc._caller import Caller, OwnCall
+from aioipc.rpc._packing import Enclosed
+from aioipc.rpc._parcels import Parcels
 from aioipc.rpc._proxy import proxy_of
-from aioipc.wire.rpc import Call, Message, Raise, Return, Session
+from aioipc.wire.rpc import Answer, Call, Freed, Item, Message, Raise, Return, Session
 
 __all__ = ["Connection"]
 
@@ -56,6 +59,8 @@ class Connection(AsyncResource):
         self.session: Session[OwnCall, CallInfo] = Session(
             connected=connected, max_calls=channel.limits.max_calls
         )
+        self.parcels = Parcels(channel, self.tell, self.end)
+        self._handlers = handlers
         self.caller = Caller(self)
         self.callee = Callee(self, handlers)
         self.ending: BaseException | None = None
@@ -144,11 +149,51 @@ class Connection(AsyncResource):
         elif isinstance(message, Call):
             _ = self.start(self.callee.answer_aside(message))
         else:
+            self._take_rarer(message)
+
+    def _take_rarer(self, message: Answer | Freed | Enclosed) -> None:
+        if isinstance(message, Enclosed):
+            self._take(self._opened(message))
+        elif isinstance(message, Freed):
+            self.parcels.came_back(message)
+        else:
             call = self.session.receive(message)
             if isinstance(call, OwnCall):
                 self.caller.take(call, message)
             elif call is not None:
                 self.callee.take(call, message)
+
+    def _opened(self, enclosed: Enclosed) -> Message:
+        """A message that came with descriptors, which belong to its value.
+
+        Raises:
+            ProtocolError: It takes none.
+        """
+        message: Message = enclosed.value
+        if isinstance(message, Call) and self._may_enclose(message):
+            message.args = self.parcels.enclosed(enclosed, message.args)
+        elif isinstance(message, (Return, Item)) and self._may_enclose(message):
+            message.value = self.parcels.enclosed(enclosed, message.value)
+        else:
+            raise ProtocolError(
+                f"{len(enclosed.fds)} descriptors came with a {type(message).__name__} "
+                "that is declared to have none"
+            )
+        return message
+
+    def _may_enclose(self, message: Call | Return | Item) -> bool:
+        """Whether descriptors may come with it, or it is to be refused for another reason."""
+        if isinstance(message, Call):
+            return self._packs(message.method, "packs_args")
+        own = self.session.calls.get(message.id)
+        if own is not None:
+            return own.method.packs_result
+        served = self.session.served.get(message.id)
+        return served is None or self._packs(served.method, "packs_upload")
+
+    def _packs(self, name: str, what: str) -> bool:
+        handler = self._handlers.get(name)
+        return handler is None or bool(getattr(handler[0], what))
 
     # Writing
 
@@ -165,7 +210,7 @@ class Connection(AsyncResource):
         with contextlib.suppress(IPCError):
             await self.send_late(message)
 
-    async def send_late(self, message: Message) -> None:
+    async def send_late(self, message: Message, *, fds: Sequence[HasFileno] = ()) -> None:
         """Send a message that the peer causes and that there is no room for now.
 
         A peer that calls and does not read gets no more of this side's memory than it has
@@ -175,7 +220,7 @@ class Connection(AsyncResource):
         try:
             if self._late > self._most_late:
                 self.end(ProtocolError(f"{self._late - 1:,} messages wait for the peer to read"))
-            await self.channel.send(message)
+            await self.channel.send(message, fds=fds)
         finally:
             self._late -= 1
 
@@ -198,6 +243,7 @@ class Connection(AsyncResource):
         self.is_read = False
         self.caller.end(error)
         self.callee.end(error)
+        self.parcels.close()
         if not self._ended.done():
             self._ended.set_result(None)
 
