@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 
+from aioipc.abc import Buffer
 from aioipc.errors import ProtocolError
 from aioipc.kernel.owned import OwnedFd
 from aioipc.native._memory import Mapping
@@ -88,7 +89,12 @@ def seal(memory: OwnedFd, *, against_writing: bool = False) -> None:
 
 
 def map_memory(
-    memory: OwnedFd, size: int, *, writable: bool = True, populate: bool = True
+    memory: OwnedFd,
+    size: int,
+    *,
+    writable: bool = True,
+    populate: bool = True,
+    private: bool = False,
 ) -> memoryview:
     """Map the first ``size`` bytes, for as long as a view of them is left.
 
@@ -97,11 +103,14 @@ def map_memory(
         size: In bytes; it must be that long already.
         writable: Whether to write to it.
         populate: Whether to map the pages now, which takes a time that grows with the size.
+        private: Whether what is written stays here; then it can be written in any case.
 
     Raises:
         OSError: The kernel refused; EPERM or EACCES where it can only be read.
     """
-    return memoryview(Mapping(memory.fileno(), size, writable=writable, populate=populate))
+    return memoryview(
+        Mapping(memory.fileno(), size, writable=writable, populate=populate, private=private)
+    )
 
 
 def size_of(memory: OwnedFd) -> int:
@@ -109,7 +118,7 @@ def size_of(memory: OwnedFd) -> int:
     return os.fstat(memory.fileno()).st_size
 
 
-def keep(data: bytes, name: str = "aioipc") -> OwnedFd:
+def keep(data: Buffer, name: str = "aioipc") -> OwnedFd:
     """Make memory that holds ``data``, for another process to `retrieve`."""
     memory = create_memory(len(data), name)
     rest = memoryview(data)

@@ -347,6 +347,6 @@ def _calls(function: Callable[[Any], Awaitable[Any]], lookahead: int | None) -> 
             raise ValueError(f"{function!r} is no method of a pool, so say lookahead=") from None
         return _OneByOne(function, lookahead)
     method = pool.method(function.__name__)
-    if method.shape is Shape.CALL and method.upload is None:
+    if method.shape is Shape.CALL and method.is_plain and not method.packs:
         return _InPool(pool, method, lookahead)
     return _OneByOne(function, lookahead or _CALLS_AHEAD * pool.capacity)

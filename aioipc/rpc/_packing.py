@@ -32,7 +32,7 @@ _MOST_FILES: Final = 253
 _MOST_SEGMENTS: Final = 64
 """Arrays of one message that lie in memory of their own; further ones go with the message."""
 
-LARGE_BYTES: Final = 1024 * 1024
+LARGE_BYTES: Final = 256 * 1024
 """From here on the elements of an array are faster in memory of their own than in the message."""
 
 
