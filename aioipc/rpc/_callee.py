@@ -177,7 +177,8 @@ class Callee:
                 raise
             return
         except (EncodeError, ResourceExhausted) as error:
-            log.warning("%s: the result of %s: %s", self._channel.address, method, error)
+            # As text: a record that is kept would keep what is in the frames of the error.
+            log.warning("%s: the result of %s: %s", self._channel.address, method, str(error))
             self._finish(call, unsendable(call.message.id, error, method))
             return
         with parcel:

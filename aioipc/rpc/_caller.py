@@ -271,16 +271,15 @@ class Caller:
         except EncodeError as error:
             where = self._unsendable(method, args)
             raise BadArguments(f"{method}: {where}{error.__cause__ or error}") from error
-        had_hope = parcels.carries
         with parcel:
             left_s = await self._wait_for_turn(method)
             call, sending = self._begin(method, parcel.packed, left_s, fds=parcel.files)
             try:
                 await self._sent(call, sending)
             except AddressError:
-                # The far side has said meanwhile that it takes no descriptors.
-                if not had_hope or parcels.carries:
+                if parcels.carries:
                     raise
+                # The far side has said meanwhile that it takes no descriptors.
             except BaseException:
                 if sending.is_accepted:
                     parcel.sent()

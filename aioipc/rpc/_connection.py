@@ -153,7 +153,7 @@ class Connection(AsyncResource):
 
     def _take_rarer(self, message: Answer | Freed | Enclosed) -> None:
         if isinstance(message, Enclosed):
-            self._take(self._opened(message))
+            self._take_enclosed(message.emptied())
         elif isinstance(message, Freed):
             self.parcels.came_back(message)
         else:
@@ -162,6 +162,13 @@ class Connection(AsyncResource):
                 self.caller.take(call, message)
             elif call is not None:
                 self.callee.take(call, message)
+
+    def _take_enclosed(self, enclosed: Enclosed) -> None:
+        try:
+            self._take(self._opened(enclosed))
+        except BaseException:
+            enclosed.close()  # now, because whoever keeps the error keeps its frames
+            raise
 
     def _opened(self, enclosed: Enclosed) -> Message:
         """A message that came with descriptors, which belong to its value.

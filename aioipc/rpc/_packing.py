@@ -237,6 +237,17 @@ class Enclosed:
         self.map_ = map_
         self.breach = breach
 
+    def emptied(self) -> Enclosed:
+        """The same in another object; this one, which who receives may still have, has nothing."""
+        other = Enclosed(self.value, self.fds, self.map_, self.breach)
+        self.value, self.fds = None, []
+        return other
+
+    def close(self) -> None:
+        """Close what nobody took. Idempotent."""
+        for file in self.fds:
+            file.close()
+
 
 class _Came:
     """One of them, until it is known what was declared."""
@@ -321,7 +332,12 @@ def _on_ext_of_arrays(code: int, data: memoryview) -> Any:
 
 
 def _on_custom(type_: Any, obj: Any) -> Any:
-    return _opening.get().resolve(type_, obj) if type(obj) is _Came else obj
+    if type(obj) is not _Came:
+        return obj
+    try:
+        return _opening.get().resolve(type_, obj)
+    except msgspec.ValidationError as error:  # to which the decoder would not add the place
+        raise ValueError(str(error)) from None
 
 
 def _on_custom_of_arrays(type_: Any, obj: Any) -> Any:
@@ -346,14 +362,20 @@ def unpacker(type_: Any) -> Callable[[Any], Any]:
         enclosed = value if isinstance(value, Enclosed) else None
         opening = _Opening(enclosed)
         token = _opening.set(opening)
+        unpacked = None
         try:
             unpacked = decode(value if enclosed is None else enclosed.value)
             opening.finish()
-        except ProtocolError as error:
-            if enclosed is not None and enclosed.breach is not None:
-                enclosed.breach(error)
+        except BaseException as error:
+            if enclosed is not None:
+                enclosed.close()  # now, because whoever keeps the error keeps its frames
+            unpacked = None
+            if not isinstance(error, ProtocolError):
                 raise
-            raise ValueError(str(error)) from None
+            if enclosed is None or enclosed.breach is None:
+                raise ValueError(str(error)) from None
+            enclosed.breach(error)
+            raise
         finally:
             _opening.reset(token)
         return unpacked
