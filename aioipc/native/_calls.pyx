@@ -12,9 +12,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from aioipc.native._core cimport ChannelCore, Operation, Send, Waiter
 from aioipc.native._pacer cimport ACCEPTED
 
-import inspect
 import sys
-from types import CoroutineType
+from types import CoroutineType, GeneratorType
 
 from aioipc.errors import IPCError
 
@@ -428,7 +427,7 @@ cdef class CallCore:
         if status == PYGEN_NEXT:
             callee.waits(call)
             return callee.rest(call, handler.method, steps_of(coroutine, context, result))
-        if is_awaitable(result):
+        if may_be_awaited(result):
             steps = first_of(callee.rest(call, handler.method, result), context)
             if steps is not None:
                 callee.waits(call)
@@ -457,8 +456,10 @@ cdef object value_of(object variable):
     return value
 
 
-cdef bint is_awaitable(object result) except -1:
-    return Py_TYPE(result).tp_as_async is not NULL and inspect.isawaitable(result)
+cdef bint may_be_awaited(object result) noexcept:
+    """Whether `Callee.rest` has to look closer at what a method gave."""
+    cdef PyAsyncMethods* methods = Py_TYPE(result).tp_as_async
+    return methods is not NULL and (methods.am_await is not NULL or type(result) is GeneratorType)
 
 
 cdef class Lead(Operation):
