@@ -28,19 +28,23 @@ cdef class Mapping:
 
     It is unmapped when nobody refers to it any more, memoryviews included, so a view never
     outlives its memory. A forked child does not inherit it (madvise(2), ``MADV_DONTFORK``):
-    there, touching a view is a segmentation fault.
+    there, touching a view is a segmentation fault. With ``inherited`` it does, for as long as
+    it runs.
 
     Args:
         fd: The file, which may be closed afterwards.
         size: How much of it; it must be that long already.
         writable: Whether to write to it.
         populate: Whether up to 16 MiB are mapped page by page at once, not at the first touch.
+        inherited: Whether forked children have it, too.
 
     Raises:
         OSError: The kernel refused.
     """
 
-    def __init__(self, int fd, size_t size, *, bint writable=True, bint populate=True):
+    def __init__(
+        self, int fd, size_t size, *, bint writable=True, bint populate=True, bint inherited=False
+    ):
         cdef int protection = PROT_READ | (PROT_WRITE if writable else 0)
         cdef int flags = MAP_SHARED | (MAP_POPULATE if populate and size <= MOST_POPULATED else 0)
         cdef void* address
@@ -54,7 +58,7 @@ cdef class Mapping:
         self.size = size
         self.writable = writable
         self.pid = getpid()
-        if madvise(address, size, MADV_DONTFORK) != 0:
+        if not inherited and madvise(address, size, MADV_DONTFORK) != 0:
             PyErr_SetFromErrno(OSError)
 
     def __dealloc__(self):

@@ -20,11 +20,13 @@ from aioipc.errors import (
     ProtocolError,
     WouldBlock,
 )
-from aioipc.native._tasks import News
-from aioipc.rpc._call import CallInfo
+from aioipc.loop.deadline import ANYIO, innermost
+from aioipc.native._calls import CallCore
+from aioipc.rpc._call import CallInfo, current, metadata_sent
 from aioipc.rpc._callee import Callee, Handlers
 from aioipc.rpc._caller import Caller, OwnCall
 from aioipc.rpc._proxy import proxy_of
+from aioipc.rpc._tracing import TRACING
 from aioipc.wire.rpc import Call, Message, Raise, Return, Session
 
 __all__ = ["Connection"]
@@ -33,13 +35,13 @@ T = TypeVar("T")
 _NO_HANDLERS: Final[Handlers] = {}
 
 
-class Connection(AsyncResource):
+class Connection(CallCore, AsyncResource):
     """Calls both ways over one channel.
 
     There is never more than one task that reads. If the peer may call, that is a task of its own,
     which becomes the task of the first method that waits for something; another one then reads on.
     If it may not, a lone caller reads for itself, which saves two switches of tasks per call, and
-    several have one task that reads for all of them.
+    several have one task that reads for all of them. What goes straight is native: `CallCore`.
 
     Args:
         channel: Where the calls go; it belongs to this object from here on.
@@ -47,23 +49,33 @@ class Connection(AsyncResource):
         handlers: What the peer may call.
     """
 
+    channel: Channel[Message]
+    session: Session[OwnCall, CallInfo]
+    caller: Caller
+    callee: Callee
+
     def __init__(
         self, channel: Channel[Any], *, connected: bool, handlers: Handlers = _NO_HANDLERS
     ) -> None:
-        self.channel: Channel[Message] = channel
-        self.context = contextvars.copy_context()
-        self.loop = asyncio.get_running_loop()
-        self.session: Session[OwnCall, CallInfo] = Session(
-            connected=connected, max_calls=channel.limits.max_calls
+        super().__init__(
+            channel,
+            Session(connected=connected, max_calls=channel.limits.max_calls),
+            contextvars.copy_context(),
+            asyncio.get_running_loop(),
+            records=(OwnCall, CallInfo),
+            messages=(Call, Return, Raise),
+            current=current,
+            metadata=metadata_sent,
+            timeout=innermost,
+            careful=(ANYIO, TRACING),
         )
         self.caller = Caller(self)
         self.callee = Callee(self, handlers)
-        self.ending: BaseException | None = None
-        """Why no other call can be made; None while they can."""
+        for name, (method, function) in handlers.items():
+            if method.is_plain:
+                self.answer_straight(name, method, function)
         self._ended = self.loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.is_read = False  # set before a task is made, which may run at once
-        self._waiting = 0
         self._late = 0
         # A peer that keeps to its limit causes at most one outcome and a few credits per call.
         self._most_late = 4 * channel.limits.max_calls
@@ -78,77 +90,46 @@ class Connection(AsyncResource):
 
     # Reading
 
-    def follow(self) -> None:
-        """One more waits for news that `wake` tells because of what another task reads."""
-        self._waiting += 1
-        if not self.is_read:
-            self.read_on()
-
-    def forget(self, news: News) -> None:
-        """Nobody waits for such news any more, whether or not they came."""
-        if news.cancel() or news.cancelled():
-            self._waiting -= 1
-
-    def wake(self, news: News | None) -> bool:
-        """Let who waits for such news look again; whether somebody does."""
-        if news is None or not news.wake():
-            return False
-        self._waiting -= 1
-        return True
-
-    async def lead(self, has_news: Callable[[], bool]) -> None:
-        """Read for everybody until there is news. Only where nobody else does."""
-        self.is_read = True
-        receive = self.channel.receive
-        try:
-            while True:
-                self._take(await receive())
-                if has_news():
-                    break
-        except Exception as error:  # noqa: BLE001 - each call raises it
-            self.end(error)
-        finally:
-            self.is_read = False
-            if self._waiting:
-                self.read_on()
-
     def read_on(self) -> None:
         """Let a new task read."""
         if self.ending is None:
-            self.is_read = True
+            self.is_read = True  # before a task is made, which may run at once
             _ = self.start(self._read())
 
     async def _read(self) -> None:
         """Read for everybody; becomes the task of a method that waits."""
         receive = self.channel.receive
-        answer = self.callee.answer
         try:
-            while self._serves or self._waiting:
+            while self._serves or self.waiting:
                 message = await receive()
-                if isinstance(message, Call):
-                    steps = answer(message)
-                    if steps is not None:
+                if type(message) is Call:
+                    rest = self.answer(message)
+                    if rest is not None:
                         self.read_on()
-                        await steps
+                        await rest
                         return
                 else:
-                    self._take(message)
+                    self.take(message)
             self.is_read = False
         except Exception as error:  # noqa: BLE001 - each call raises it
             self.end(error)
 
-    def _take(self, message: Message) -> None:
-        """Take in a message where nobody can wait."""
-        if isinstance(message, (Return, Raise)):
-            self.caller.conclude(message)
-        elif isinstance(message, Call):
-            _ = self.start(self.callee.answer_aside(message))
-        else:
-            call = self.session.receive(message)
-            if isinstance(call, OwnCall):
-                self.caller.take(call, message)
-            elif call is not None:
-                self.callee.take(call, message)
+    def take_other(self, message: Message) -> None:
+        """Take in what is no outcome where nobody can wait."""
+        if isinstance(message, Call):
+            _ = self.start(self._answer_aside(message))
+            return
+        call = self.session.receive(message)
+        if isinstance(call, OwnCall):
+            self.caller.take(call, message)
+        elif call is not None:
+            self.callee.take(call, message)
+
+    async def _answer_aside(self, message: Call) -> None:
+        """Run a method in this task, which does not read."""
+        rest = self.answer(message)
+        if rest is not None:
+            await rest
 
     # Writing
 

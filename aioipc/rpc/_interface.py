@@ -90,6 +90,7 @@ class Method:
         raises: The declared exceptions, by name.
         is_idempotent: Whether it may run twice.
         is_positional: Whether all parameters can be passed by position.
+        is_plain: Whether a call has arguments by position, a result, and nothing else.
         doc: Its docstring.
     """
 
@@ -114,6 +115,7 @@ class Method:
             each.name for each in parameters.values() if each.kind is each.KEYWORD_ONLY
         )
         self.is_positional = not self._keywords
+        self.is_plain = self.is_positional and self.shape is Shape.CALL and self.upload is None
         self._defaults = tuple(each.default for each in parameters.values())
         self._least = sum(each is inspect.Parameter.empty for each in self._defaults)
 
@@ -198,12 +200,13 @@ class Method:
             RemoteError: The far side broke the declaration.
         """
         try:
-            return self._decode_result(raw)
+            return self.result_decoder(raw)
         except (msgspec.DecodeError, ValueError) as error:
             raise RemoteError(f"{self} gave what it does not declare: {error}") from error
 
     @functools.cached_property
-    def _decode_result(self) -> Callable[[Any], Any]:
+    def result_decoder(self) -> Callable[[Any], Any]:
+        """Decodes a result, and says no more than that it does not fit."""
         return decoder(self._result)
 
     # The called side
@@ -215,7 +218,7 @@ class Method:
             BadArguments: They do not fit; the message has the parameter's name.
         """
         try:
-            return self._decode_args(raw)
+            return self.args_decoder(raw)
         except (msgspec.DecodeError, ValueError) as error:
             count = _length(raw)
             if count is None or count >= self.count:
@@ -223,7 +226,8 @@ class Method:
         return self._decode_fewer(raw, count)
 
     @functools.cached_property
-    def _decode_args(self) -> Callable[[Any], Any]:
+    def args_decoder(self) -> Callable[[Any], Any]:
+        """Decodes all arguments into a tuple, and says no more than that they do not fit."""
         return self._decoder_of(self.count)
 
     def _decoder_of(self, count: int) -> Callable[[Any], Any]:

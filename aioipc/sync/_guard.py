@@ -13,6 +13,7 @@ from typing import Protocol
 from aioipc.errors import IPCError
 from aioipc.kernel.ledger import Note
 from aioipc.kernel.owned import abandon_in_child
+from aioipc.kernel.statistics import Kind, Tally
 from aioipc.sync._turns import Turns
 
 __all__ = ["Enterable", "Guard", "Guarded", "Holder", "caller"]
@@ -124,7 +125,8 @@ class Guarded:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._turns = Turns()
+        self._tally = Tally(Kind.LOCK, what)
+        self._turns = Turns(self._tally)
         self._held: dict[object, list[Guard]] = {}
         self._unusable: IPCError | None = None
         abandon_in_child(self)
@@ -132,6 +134,7 @@ class Guarded:
     def abandon(self) -> None:
         """Forget what the parent holds and who waits there, in a forked child."""
         self._turns.forget()
+        self._tally.abandon()
         self._held = {}
 
     def _check(self) -> None:
@@ -141,6 +144,10 @@ class Guarded:
 
     def _keep(self, guard: Guard) -> Guard:
         self._held.setdefault(guard.owner, []).append(guard)
+        self._tally.add("acquired")
+        self._tally.add("held")
+        if guard.owner_died:
+            self._tally.add("owners_died")
         return guard
 
     def _forget(self, guard: Guard) -> None:
@@ -148,6 +155,7 @@ class Guarded:
         guards.remove(guard)
         if not guards:
             del self._held[guard.owner]
+        self._tally.add("held", -1)
 
     def _mine(self) -> Guard | None:
         guards = self._held.get(caller()) if self._held else None
@@ -162,6 +170,7 @@ class Guarded:
         for guards in held.values():
             for guard in guards:
                 guard.drop()
+        self._tally.close()
 
     def _release(self) -> None:
         self._check()

@@ -145,14 +145,17 @@ class Named(Guarded):
         watch: Callable[[Place], Watch],
     ) -> T:
         """Try until it works, and in between wait for whom ``watch`` watches."""
-        taken = attempt()
-        while taken is None:
-            with self._watch(watch) as watching:
-                taken = attempt()  # who was in the way may be gone already
-                if taken is None:
-                    await turn.waits.fd(watching.fileno())
-                    taken = attempt()
-        return taken
+        if (taken := attempt()) is not None:
+            return taken
+        with self._tally.waiting():
+            while True:
+                with self._watch(watch) as watching:
+                    taken = attempt()  # who was in the way may be gone already
+                    if taken is None:
+                        await turn.waits.fd(watching.fileno())
+                        taken = attempt()
+                if taken is not None:
+                    return taken
 
     def _watch(self, watch: Callable[[Place], Watch]) -> Watch:
         with kernel_errors(f"wait for {self._what}"):

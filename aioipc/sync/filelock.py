@@ -93,16 +93,11 @@ class FileLock(Enterable):
         self._refuse_again()
         turn = self._turns.here()
         async with turn.line:
-            pause_s = 0.0
-            while True:
-                found = self._attempt()
-                if isinstance(found, InTheWay):
-                    with self._watch(found) as watch:
-                        found = self._attempt()  # he may have gone before the watch began
-                        if isinstance(found, InTheWay):
-                            pause_s = await _wait_behind(turn, watch, pause_s)
-                if isinstance(found, Guard):
-                    return found
+            found = self._attempt()
+            if isinstance(found, Guard):
+                return found
+            with self._tally.waiting():
+                return await self._wait(turn)
 
     def acquire_nowait(self) -> Guard:
         """Take the lock if it is free. A thread needs no loop for this.
@@ -165,6 +160,18 @@ class FileLock(Enterable):
                 found.close()
                 raise
         return self._keep(Guard(self._forget, held))
+
+    async def _wait(self, turn: Turn) -> Guard:
+        pause_s = 0.0
+        while True:
+            found = self._attempt()
+            if isinstance(found, InTheWay):
+                with self._watch(found) as watch:
+                    found = self._attempt()  # he may have gone before the watch began
+                    if isinstance(found, InTheWay):
+                        pause_s = await _wait_behind(turn, watch, pause_s)
+            if isinstance(found, Guard):
+                return found
 
     @contextlib.contextmanager
     def _watch(self, obstacle: InTheWay) -> Iterator[Watch | None]:

@@ -6,7 +6,16 @@ import signal
 
 import click
 
-from aioipc.cli.commands import calls, demo, housekeeping, messages, processes, queues, topics
+from aioipc.cli.commands import (
+    calls,
+    demo,
+    housekeeping,
+    messages,
+    processes,
+    queues,
+    topics,
+    watching,
+)
 from aioipc.cli.commands.common import STATUSES
 from aioipc.cli.problems import OK, SIGNALLED, USAGE, MessageError, UsageProblem, tell
 from aioipc.errors import AddressError
@@ -73,6 +82,7 @@ for _command in (
     processes.run,
     housekeeping.ls,
     housekeeping.clean,
+    watching.top,
     demo.demo,
 ):
     aioipc.add_command(_command)
