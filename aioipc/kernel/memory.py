@@ -11,12 +11,15 @@ import fcntl
 import os
 import stat
 
+from aioipc.abc import Buffer
+from aioipc.errors import ProtocolError
 from aioipc.kernel.owned import OwnedFd
 from aioipc.native._memory import Mapping
 from aioipc.native._os import filesystem_type
 
 __all__ = [
     "check_available",
+    "checked_size",
     "create_memory",
     "keep",
     "map_memory",
@@ -91,7 +94,12 @@ def seal(memory: OwnedFd, *, against_writing: bool = False) -> None:
 
 
 def map_memory(
-    memory: OwnedFd, size: int, *, writable: bool = True, populate: bool = True
+    memory: OwnedFd,
+    size: int,
+    *,
+    writable: bool = True,
+    populate: bool = True,
+    private: bool = False,
 ) -> memoryview:
     """Map the first ``size`` bytes, for as long as a view of them is left.
 
@@ -100,11 +108,14 @@ def map_memory(
         size: In bytes; it must be that long already.
         writable: Whether to write to it.
         populate: Whether to map the pages now, which takes a time that grows with the size.
+        private: Whether what is written stays here; then it can be written in any case.
 
     Raises:
         OSError: The kernel refused; EPERM or EACCES where it can only be read.
     """
-    return memoryview(Mapping(memory.fileno(), size, writable=writable, populate=populate))
+    return memoryview(
+        Mapping(memory.fileno(), size, writable=writable, populate=populate, private=private)
+    )
 
 
 def size_of(memory: OwnedFd) -> int:
@@ -112,7 +123,7 @@ def size_of(memory: OwnedFd) -> int:
     return os.fstat(memory.fileno()).st_size
 
 
-def keep(data: bytes, name: str = "aioipc") -> OwnedFd:
+def keep(data: Buffer, name: str = "aioipc") -> OwnedFd:
     """Make memory that holds ``data``, for another process to `retrieve`."""
     memory = create_memory(len(data), name)
     rest = memoryview(data)
@@ -129,6 +140,22 @@ def retrieve(fd: int) -> bytes:
         while rest:
             rest = rest[os.preadv(memory.fileno(), [rest], len(data) - len(rest)) :]
     return bytes(data)
+
+
+def checked_size(memory: OwnedFd) -> int:
+    """How many bytes there are in memory that somebody sent, to be read.
+
+    Raises:
+        ProtocolError: It is no such memory as `create_memory` makes.
+        OSError: The kernel does not say.
+    """
+    size = size_of(memory)
+    wrong = what_is_wrong(memory.fileno(), size, writable=False)
+    if wrong is not None or size == 0:
+        raise ProtocolError(
+            f"descriptor {memory.fileno()} is no shared memory: {wrong or 'it is empty'}"
+        )
+    return size
 
 
 def what_is_wrong(fd: int, size: int, *, writable: bool = True) -> str | None:

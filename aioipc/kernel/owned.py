@@ -7,11 +7,14 @@ that its users know, and that warns them once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
 import weakref
 from typing import Protocol, Self
+
+from aioipc.abc import HasFileno
 
 __all__ = [
     "Closing",
@@ -147,13 +150,16 @@ class OwnedFd(Closing):
         return f"<{type(self).__name__} fd={self._fd}>"
 
 
-def duplicate(file: OwnedFd) -> OwnedFd:
+def duplicate(file: int | HasFileno) -> OwnedFd:
     """Make another descriptor for the same open file: fcntl(2), ``F_DUPFD_CLOEXEC``.
 
     Raises:
         OSError: It was closed, or this process may have no more.
     """
-    return OwnedFd(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+    fd = file if isinstance(file, int) else file.fileno()
+    if fd < 0:  # to fcntl that is no OSError
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return OwnedFd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def owned_pipe(flags: int = 0) -> tuple[OwnedFd, OwnedFd]:

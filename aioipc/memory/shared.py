@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from aioipc.abc import HasFileno
 from aioipc.errors import AccessDenied, AddressError, ProtocolError, from_os_error
-from aioipc.kernel.memory import create_memory, map_memory, seal, size_of, what_is_wrong
+from aioipc.kernel.memory import checked_size, create_memory, map_memory, seal
 from aioipc.kernel.named_memory import Mapped, named_memory
 from aioipc.kernel.owned import Closing, OwnedFd, duplicate
 
@@ -104,14 +105,13 @@ class SharedMemory(Closing):
         """
         file = OwnedFd(fd)
         try:
-            size = size_of(file)
-            wrong = what_is_wrong(file.fileno(), size, writable=False)
+            size = checked_size(file)
         except OSError as error:
             file.close()
             raise from_os_error(error, f"take over descriptor {fd}") from error
-        if wrong is not None or size == 0:
+        except ProtocolError:
             file.close()
-            raise ProtocolError(f"descriptor {fd} is no shared memory: {wrong or 'it is empty'}")
+            raise
         return cls._mapped(file, None, size, writable=writable)
 
     def open_writable(self) -> Self:
@@ -166,6 +166,15 @@ class SharedMemory(Closing):
     def fileno(self) -> int:
         """The descriptor, -1 once it is closed."""
         return self._file.fileno()
+
+    def passed(self) -> tuple[HasFileno, None] | None:
+        """What travels in its place: see `aioipc.abc.Passable`. None if it has a name."""
+        return (self, None) if self._name is None and self.fileno() >= 0 else None
+
+    @classmethod
+    def from_passed(cls, fd: int, facts: Any) -> Self:  # noqa: ARG003 - there are none
+        """Make what `passed` was, on the other side: to be read only, until `open_writable`."""
+        return cls.from_fd(fd)
 
     def unlink(self) -> None:
         """Remove the name; who has the memory keeps it. Idempotent.

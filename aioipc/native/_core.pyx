@@ -218,6 +218,7 @@ cdef class ChannelCore:
         self.decode = None if codec.name == "raw" else codec.decode
         self.scan = scanner_of(codec.format)
         self.shares = getattr(codec, "passes_fds", False)
+        self.attach = getattr(codec, "attach", None)
         port.may_lend = self.decode is not None and getattr(codec, "in_place", False)
         self.max_depth = max_depth
         self.max_elements = max_elements
@@ -324,6 +325,8 @@ cdef class ChannelCore:
         try:
             if self.shares:
                 return self.decode(message, self.port.take_fds)
+            if self.port.own_fds and self.attach is not None:
+                return self.attach(self.decode(message), self.port.take_fds())
             return self.decode(message)
         except IPCError:
             raise

@@ -19,9 +19,7 @@ from aioipc.process.service import serve
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
 from aioipc.process.worker import Start, Worker, spawn
-from aioipc.rpc._caller import OwnCall
-from aioipc.rpc._handlers import INTERFACE_QUESTION
-from aioipc.rpc._interface import Method
+from aioipc.rpc.parts import INTERFACE_QUESTION, Method, OwnCall
 
 __all__ = ["Member", "Terms"]
 
@@ -162,7 +160,7 @@ class Member:
         return sys.maxsize if most is None else most - self._taken
 
     async def open(self, method: Method, args: tuple[Any, ...], *, count: int = 1) -> OwnCall:
-        """Make a call there, which counts as so many; see `aioipc.rpc._caller.Caller.open`."""
+        """Make a call there, which counts as so many; see `Connection.caller`."""
         self._taken += count
         if not self.calls_left:
             self.is_dismissed = True

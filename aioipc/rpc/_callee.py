@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from types import CoroutineType
 from typing import Any
 
-from aioipc.abc import Capability
+from aioipc.abc import Capability, HasFileno
 from aioipc.errors import (
     BadArguments,
     ClosedError,
@@ -23,6 +24,7 @@ from aioipc.errors import (
     PeerCrashed,
     QuotaExceeded,
     RemoteCancelled,
+    ResourceExhausted,
     WouldBlock,
 )
 from aioipc.kernel.credentials import same_user
@@ -112,6 +114,7 @@ class Callee:
             return
         try:
             result = method.invoke(function, args)
+            del args  # memory that came with them may go back before the outcome
         except Exception as error:  # noqa: BLE001 - it goes to the caller
             self.failed(call, method, error)
         else:
@@ -121,7 +124,7 @@ class Callee:
         """Wait for what a method gave, if need be, and send it."""
         try:
             if method.is_streaming:
-                await self._stream(call, result)
+                await self._stream(call, method, result)
                 result = None
             elif type(result) is CoroutineType or inspect.isawaitable(result):
                 result = await result
@@ -130,6 +133,9 @@ class Callee:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it goes to the caller
             self.failed(call, method, error)
         else:
+            if method.packs:
+                await self._return_packed(call, method, result)
+                return
             self.done(call)
             outcome = Return(call.message.id, result)
             try:
@@ -160,7 +166,31 @@ class Callee:
             call.span = tracing.begin_method(method, call.message.metadata)
         return method, function, args
 
-    async def _stream(self, call: CallInfo, result: Any) -> None:
+    async def _return_packed(self, call: CallInfo, method: Method, result: Any) -> None:
+        """Send a result that may hold arrays or descriptors, or that came of such arguments."""
+        parcels = self._connection.parcels
+        try:
+            parcel = await parcels.pack(result)
+        except asyncio.CancelledError:
+            if not self._cancelled(call):
+                raise
+            return
+        except (EncodeError, ResourceExhausted) as error:
+            # As text: a record that is kept would keep what is in the frames of the error.
+            log.warning("%s: the result of %s: %s", self._channel.address, method, str(error))
+            self._finish(call, unsendable(call.message.id, error, method))
+            return
+        with parcel:
+            self.done(call)
+            parcels.tell_gone()
+            outcome = Return(call.message.id, parcel.packed)
+            try:
+                self._channel.send_nowait(outcome, fds=parcel.files)
+            except IPCError as error:
+                await self.not_sent(outcome, error, method, fds=parcel.files)
+            parcel.sent()
+
+    async def _stream(self, call: CallInfo, method: Method, result: Any) -> None:
         """Send the items of a stream, one for each that the caller has room for."""
         items: AsyncIterator[Any] = aiter(result)
         try:
@@ -173,7 +203,12 @@ class Callee:
                 except StopAsyncIteration:
                     return
                 call.room -= 1
-                await self._channel.send(Item(call.message.id, item))
+                if method.packs_result:
+                    await self._connection.parcels.send(
+                        functools.partial(Item, call.message.id), item
+                    )
+                else:
+                    await self._channel.send(Item(call.message.id, item))
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
@@ -203,11 +238,13 @@ class Callee:
         if self._idle is not None and not self._session.served and not self._idle.done():
             self._idle.set_result(None)
 
-    async def not_sent(self, outcome: Return, error: IPCError, method: Method) -> None:
+    async def not_sent(
+        self, outcome: Return, error: IPCError, method: Method, *, fds: Sequence[HasFileno] = ()
+    ) -> None:
         """Wait for room, or say why it cannot be sent; if the caller is gone, who reads finds."""
         if isinstance(error, WouldBlock):
             try:
-                await self._connection.send_late(outcome)
+                await self._connection.send_late(outcome, fds=fds)
             except IPCError as late:
                 error = late
             else:

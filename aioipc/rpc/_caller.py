@@ -7,10 +7,12 @@ import collections
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterable, Awaitable
+from collections.abc import AsyncIterable, Awaitable, Sequence
 from typing import Any, Final, Protocol, Self
 
+from aioipc.abc import HasFileno
 from aioipc.errors import (
+    AddressError,
     BadArguments,
     ClosedError,
     DeadlineExceeded,
@@ -166,8 +168,7 @@ class Caller:
 
     async def call_late(self, call: OwnCall, sending: Send) -> Any:
         """The rest of a call that there was no room for, or not enough."""
-        await self._send(call, sending)
-        return await self.outcome(call)
+        return await self.outcome(await self._send(call, sending))
 
     def give_up(self, call: OwnCall) -> None:
         """Nobody waits for a call any more that was made."""
@@ -251,13 +252,55 @@ class Caller:
 
     async def open(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
         """Make a call, and do not wait for its outcome."""
-        call, sending = self._begin(method, args, await self._wait_for_turn(method))
-        await self._send(call, sending)
+        sent = args
+        if method.upload is not None:
+            sent = (*args[: method.upload], None, *args[method.upload + 1 :])
+        if method.packs_args:
+            call = await self._open_packed(method, sent)
+        else:
+            left_s = await self._wait_for_turn(method)
+            call = await self._send(*self._begin(method, sent, left_s))
         if method.upload is not None:
             call.feeding = self.connection.start(self._feed(call, args[method.upload]))
         return call
 
-    async def _send(self, call: OwnCall, sending: Send) -> None:
+    async def _open_packed(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
+        """Make a call whose arguments may hold arrays or descriptors."""
+        self._check_open(method)
+        parcels = self.connection.parcels
+        try:
+            parcel = await parcels.pack(args)
+        except EncodeError as error:
+            where = self._unsendable(method, args)
+            raise BadArguments(f"{method}: {where}{error.__cause__ or error}") from error
+        with parcel:
+            left_s = await self._wait_for_turn(method)
+            call, sending = self._begin(method, parcel.packed, left_s, fds=parcel.files)
+            try:
+                _ = await self._send(call, sending)
+            except AddressError:
+                if parcels.carries:
+                    raise
+                # The far side has said meanwhile that it takes no descriptors.
+            except BaseException:
+                if sending.is_accepted:
+                    parcel.sent()
+                raise
+            else:
+                parcel.sent()
+                return call
+        return await self._open_packed(method, args)
+
+    def _unsendable(self, method: Method, args: tuple[Any, ...]) -> str:
+        """Which of the arguments cannot be sent."""
+        for name, arg in zip(method.names, args, strict=True):
+            try:
+                self.connection.parcels.check(arg)
+            except EncodeError:
+                return f"argument {name!r}: "
+        return ""
+
+    async def _send(self, call: OwnCall, sending: Send) -> OwnCall:
         """Send a call; who is interrupted tells the far side, if it was told of the call."""
         try:
             await sending
@@ -267,6 +310,7 @@ class Caller:
             else:
                 self.withdraw(call, error)
             raise
+        return call
 
     async def _wait_for_turn(self, method: Method) -> float:
         """Wait until the peer takes another call; how many seconds that one may take.
@@ -283,7 +327,9 @@ class Caller:
             raise DeadlineExceeded(f"the deadline passed before {method} was called")
         return left_s
 
-    def _begin(self, method: Method, args: tuple[Any, ...], left_s: float) -> tuple[OwnCall, Send]:
+    def _begin(
+        self, method: Method, args: Any, left_s: float, *, fds: Sequence[HasFileno] = ()
+    ) -> tuple[OwnCall, Send]:
         """A call, and the operation that sends it once it is awaited."""
         if self.connection.ending is not None:
             self._check_open(method)
@@ -291,14 +337,12 @@ class Caller:
         metadata = metadata_sent.get()
         if (tracing := active_tracing()) is not None:
             call.span, metadata = tracing.begin_call(method, metadata)
-        if method.upload is not None:
-            args = (*args[: method.upload], None, *args[method.upload + 1 :])
         number = self._session.open(call)
         remaining_ns = None
         if left_s < _LONGEST_S and not method.is_notification:
             remaining_ns = int(left_s * 1e9)
         message = Call(number, method.name, args, remaining_ns, metadata)
-        return call, self._channel.send(message)
+        return call, self._channel.send(message, fds=fds)
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -390,7 +434,7 @@ class Caller:
                     break
                 if call.is_uploading:
                     call.room -= 1
-                    await self._channel.send(Item(call.id, item))
+                    await self._send_item(call, item)
             if call.is_uploading:
                 call.is_uploading = False
                 await self._channel.send(End(call.id))
@@ -401,6 +445,12 @@ class Caller:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
+
+    async def _send_item(self, call: OwnCall, item: Any) -> None:
+        if call.method.packs_upload:
+            await self.connection.parcels.send(functools.partial(Item, call.id), item)
+        else:
+            await self._channel.send(Item(call.id, item))
 
     def _wake_feeder(self, call: OwnCall) -> None:
         if call.room_waiter is not None:

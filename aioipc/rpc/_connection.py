@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from anyio.abc import AsyncResource
 
+from aioipc.abc import HasFileno
 from aioipc.channel import Channel
 from aioipc.errors import (
     ClosedError,
@@ -25,9 +26,11 @@ from aioipc.native._calls import CallCore
 from aioipc.rpc._call import CallInfo, current, metadata_sent
 from aioipc.rpc._callee import Callee, Handlers
 from aioipc.rpc._caller import Caller, OwnCall
+from aioipc.rpc._packing import Enclosed
+from aioipc.rpc._parcels import Parcels
 from aioipc.rpc._proxy import proxy_of
 from aioipc.rpc._tracing import TRACING
-from aioipc.wire.rpc import Call, Message, Raise, Return, Session
+from aioipc.wire.rpc import Answer, Call, Freed, Item, Message, Raise, Return, Session
 
 __all__ = ["Connection"]
 
@@ -69,6 +72,8 @@ class Connection(CallCore, AsyncResource):
             timeout=innermost,
             careful=(ANYIO, TRACING),
         )
+        self.parcels = Parcels(channel, self.tell, self.end)
+        self._handlers = handlers
         self.caller = Caller(self)
         self.callee = Callee(self, handlers)
         for name, (method, function) in handlers.items():
@@ -114,22 +119,65 @@ class Connection(CallCore, AsyncResource):
         except Exception as error:  # noqa: BLE001 - each call raises it
             self.end(error)
 
-    def take_other(self, message: Message) -> None:
+    def take_other(self, message: Call | Answer | Freed | Enclosed) -> None:
         """Take in what is no outcome where nobody can wait."""
         if isinstance(message, Call):
             _ = self.start(self._answer_aside(message))
-            return
-        call = self.session.receive(message)
-        if isinstance(call, OwnCall):
-            self.caller.take(call, message)
-        elif call is not None:
-            self.callee.take(call, message)
+        elif isinstance(message, Enclosed):
+            self._take_enclosed(message.emptied())
+        elif isinstance(message, Freed):
+            self.parcels.came_back(message)
+        else:
+            call = self.session.receive(message)
+            if isinstance(call, OwnCall):
+                self.caller.take(call, message)
+            elif call is not None:
+                self.callee.take(call, message)
 
     async def _answer_aside(self, message: Call) -> None:
         """Run a method in this task, which does not read."""
         rest = self.answer(message)
         if rest is not None:
             await rest
+
+    def _take_enclosed(self, enclosed: Enclosed) -> None:
+        try:
+            self.take(self._opened(enclosed))
+        except BaseException:
+            enclosed.close()  # now, because whoever keeps the error keeps its frames
+            raise
+
+    def _opened(self, enclosed: Enclosed) -> Message:
+        """A message that came with descriptors, which belong to its value.
+
+        Raises:
+            ProtocolError: It takes none.
+        """
+        message: Message = enclosed.value
+        if isinstance(message, Call) and self._may_enclose(message):
+            message.args = self.parcels.enclosed(enclosed, message.args)
+        elif isinstance(message, (Return, Item)) and self._may_enclose(message):
+            message.value = self.parcels.enclosed(enclosed, message.value)
+        else:
+            raise ProtocolError(
+                f"{len(enclosed.fds)} descriptors came with a {type(message).__name__} "
+                "that is declared to have none"
+            )
+        return message
+
+    def _may_enclose(self, message: Call | Return | Item) -> bool:
+        """Whether descriptors may come with it, or it is to be refused for another reason."""
+        if isinstance(message, Call):
+            return self._packs(message.method, "packs_args")
+        own = self.session.calls.get(message.id)
+        if own is not None:
+            return own.method.packs_result
+        served = self.session.served.get(message.id)
+        return served is None or self._packs(served.method, "packs_upload")
+
+    def _packs(self, name: str, what: str) -> bool:
+        handler = self._handlers.get(name)
+        return handler is None or bool(getattr(handler[0], what))
 
     # Writing
 
@@ -146,7 +194,7 @@ class Connection(CallCore, AsyncResource):
         with contextlib.suppress(IPCError):
             await self.send_late(message)
 
-    async def send_late(self, message: Message) -> None:
+    async def send_late(self, message: Message, *, fds: Sequence[HasFileno] = ()) -> None:
         """Send a message that the peer causes and that there is no room for now.
 
         A peer that calls and does not read gets no more of this side's memory than it has
@@ -156,7 +204,7 @@ class Connection(CallCore, AsyncResource):
         try:
             if self._late > self._most_late:
                 self.end(ProtocolError(f"{self._late - 1:,} messages wait for the peer to read"))
-            await self.channel.send(message)
+            await self.channel.send(message, fds=fds)
         finally:
             self._late -= 1
 
@@ -179,6 +227,7 @@ class Connection(CallCore, AsyncResource):
         self.is_read = False
         self.caller.end(error)
         self.callee.end(error)
+        self.parcels.close()
         if not self._ended.done():
             self._ended.set_result(None)
 

@@ -11,8 +11,8 @@ import msgspec
 from aioipc.errors import (
     BadArguments,
     DeadlineExceeded,
-    EncodeError,
     FrameTooLarge,
+    IPCError,
     MethodNotFound,
     QuotaExceeded,
     RemoteCancelled,
@@ -84,7 +84,7 @@ def _traceback_of(error: Exception) -> str:
     return "".join(lines)[-_MOST_TRACEBACK:]
 
 
-def unsendable(number: int, error: EncodeError | FrameTooLarge, method: Method) -> Raise:
+def unsendable(number: int, error: IPCError, method: Method) -> Raise:
     """What to send instead of a result that cannot be sent."""
     code = Code.TOO_LARGE if isinstance(error, FrameTooLarge) else Code.BAD_RESULT
     reason = error.__cause__ or error

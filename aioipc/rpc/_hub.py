@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
+from aioipc.abc import HasFileno
 from aioipc.channel import Channel
 from aioipc.native._calls import News
+from aioipc.rpc._parcels import Parcels
 from aioipc.wire.rpc import Message, Session
 
 __all__ = ["Hub"]
@@ -18,6 +20,8 @@ T = TypeVar("T")
 
 class Hub(Protocol):
     """One connection, as the calling and the called side see it."""
+
+    parcels: Parcels
 
     @property
     def channel(self) -> Channel[Message]: ...
@@ -64,7 +68,7 @@ class Hub(Protocol):
     def tell(self, message: Message) -> None:
         """Send a message of a few bytes: now if there is room, else as soon as there is."""
 
-    async def send_late(self, message: Message) -> None:
+    async def send_late(self, message: Message, *, fds: Sequence[HasFileno] = ()) -> None:
         """Send a message that the peer causes and that there is no room for now."""
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -12,7 +12,7 @@ from aioipc.rpc._interface import Method, Shape, describe
 if TYPE_CHECKING:
     from aioipc.rpc._streams import ResultStream
 
-__all__ = ["Calls", "Proxy", "proxy_of"]
+__all__ = ["Calls", "Proxy", "calls_of", "proxy_of"]
 
 _SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 
@@ -38,6 +38,17 @@ class Proxy:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._calls!r}>"
+
+
+def calls_of(proxy: object) -> Calls:
+    """What a proxy calls through.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(proxy, Proxy):
+        raise TypeError(f"rpc.connect gives proxies, and {proxy!r} is none")
+    return proxy._calls
 
 
 @functools.lru_cache(maxsize=256)

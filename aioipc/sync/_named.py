@@ -148,14 +148,13 @@ class Named(Guarded):
         if (taken := attempt()) is not None:
             return taken
         with self._tally.waiting():
-            while True:
+            while taken is None:
                 with self._watch(watch) as watching:
                     taken = attempt()  # who was in the way may be gone already
                     if taken is None:
                         await turn.waits.fd(watching.fileno())
                         taken = attempt()
-                if taken is not None:
-                    return taken
+        return taken
 
     def _watch(self, watch: Callable[[Place], Watch]) -> Watch:
         with kernel_errors(f"wait for {self._what}"):

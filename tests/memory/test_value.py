@@ -27,8 +27,8 @@ from aioipc.memory import SharedValue
 from aioipc.native._value import SHARED_BYTES, ValueCell
 from tests.children import Peers
 from tests.programs import program
-from tests.ring.build import Unavailable, compiler, require
 from tests.scale import SCALE, patience_s, scaled
+from tests.verify.build import Unavailable, compiler, require
 
 HERE = Path(__file__).parent
 HEADER = HERE.parents[1] / "aioipc" / "native" / "value.h"

@@ -18,8 +18,8 @@ from aioipc import AddressError, ClosedError, ConnectError, sync
 from aioipc.sync.jobserver import JobServer
 from tests.children import PATIENCE_S
 from tests.links import steps
-from tests.ring.build import Unavailable, compiler
 from tests.sync.contest import in_time
+from tests.verify.build import Unavailable, compiler
 
 HERE = Path(__file__).parent
 
