@@ -85,41 +85,6 @@ async def test_a_message_half_written_belongs_to_the_channel(link: Link) -> None
             assert await receiving == [before]
 
 
-@duplex
-async def test_a_send_that_waits_in_line_leaves_it(link: Link) -> None:
-    async with link(codec="raw") as (left, right):
-        filled = fill(left)
-        waiting = [asyncio.create_task(left.send(b"%d" % number)) for number in range(10)]
-        await steps(2)
-        for number in (0, 1, 5, 9):
-            waiting[number].cancel()
-        await steps(2)
-        assert [task.done() for task in waiting] == [n in (0, 1, 5, 9) for n in range(10)]
-        receiving = asyncio.create_task(until_marker(right))
-        await asyncio.gather(*waiting, return_exceptions=True)
-        await left.send(MARKER)
-        assert await receiving == filled + [b"%d" % number for number in (2, 3, 4, 6, 7, 8)]
-
-
-@duplex
-async def test_send_many_cancelled_at_each_step_has_sent_a_prefix(link: Link) -> None:
-    messages = [b"%03d" % number * length for number, length in enumerate([1, 40_000, 7] * 10)]
-    async with link(codec="raw") as (left, right):
-        for step in itertools.count():
-            sending = asyncio.create_task(left.send_many(messages))
-            receiving = asyncio.create_task(until_marker(right))
-            await steps(step)
-            finished = sending.done()
-            sending.cancel()
-            await asyncio.wait([sending])
-            await left.send(MARKER)
-            got = await receiving
-            assert got == messages[: len(got)]
-            if finished:
-                assert len(got) == len(messages)
-                break
-
-
 @links
 async def test_flush_and_send_eof_cancelled_lose_nothing(link: Link) -> None:
     async with link(codec="raw") as (left, right):

@@ -11,7 +11,6 @@ import pytest
 
 import aioipc
 from aioipc import (
-    BusyError,
     Capability,
     Channel,
     ChannelStatistics,
@@ -117,17 +116,6 @@ async def test_raw_takes_any_buffer_and_gives_bytes(link: Link, kind: type[Any])
 
 
 @unix
-async def test_a_buffer_may_change_as_soon_as_its_send_returned(link: Link) -> None:
-    buffer = bytearray(b"before")
-    async with link(codec="raw") as (left, right):
-        await left.send(b"occupies the write of this turn")
-        await left.send(buffer)
-        left.send_nowait(buffer)
-        buffer[:] = b"AFTER!"
-        assert await drained(right, 3) == [b"occupies the write of this turn", b"before", b"before"]
-
-
-@unix
 async def test_a_large_buffer_may_change_as_soon_as_send_nowait_returned(link: Link) -> None:
     buffer = bytearray(pattern(4_000_000))
     async with link(codec="raw") as (left, right):
@@ -161,28 +149,6 @@ async def test_send_nowait_until_there_is_no_room(link: Link) -> None:
         await sending
 
 
-async def test_many(link: Link) -> None:
-    async with link() as (left, right):
-        await left.send_many(range(10))
-        await left.send_many(number for number in range(10, 20))
-        await left.send_many([])
-        got: list[int] = []
-        while len(got) < 20:
-            got += await right.receive_many()
-        assert got == list(range(20))
-
-
-async def test_receive_many_returns_at_most_what_was_asked_for(link: Link) -> None:
-    async with link() as (left, right):
-        await left.send_many(range(10))
-        await left.flush()
-        assert await right.receive_many(4) == [0, 1, 2, 3]
-        assert await right.receive_many(1) == [4]
-        assert await right.receive_many(100) == [5, 6, 7, 8, 9]
-        with pytest.raises(ValueError, match="at least 1"):
-            await right.receive_many(0)
-
-
 async def test_more_at_once_than_any_buffer_holds(link: Link) -> None:
     async with link(codec="raw") as (left, right):
         sending = asyncio.create_task(left.send_many(b"%1000d" % n for n in range(5_000)))
@@ -194,34 +160,11 @@ async def test_more_at_once_than_any_buffer_holds(link: Link) -> None:
 
 
 @duplex
-async def test_iteration_ends_with_the_peer(link: Link) -> None:
-    async with link() as (left, right):
-        await left.send_many(range(100))
-        await left.aclose()
-        assert [obj async for obj in right] == list(range(100))
-        assert [obj async for obj in right] == []
-
-
-@duplex
 async def test_tasks_that_wait_for_room_are_served_in_the_order_of_their_calls(link: Link) -> None:
     async with link(codec="raw") as (left, right), asyncio.TaskGroup() as tasks:
         for number in range(200):
             tasks.create_task(left.send(b"%10000d" % number))
         assert await drained(right, 200) == [b"%10000d" % n for n in range(200)]
-
-
-async def test_many_sending_tasks_each_keep_their_order(link: Link) -> None:
-    async def send(sender: int) -> None:
-        for number in range(50):
-            await left.send([sender, number, "x" * (sender * 150)])
-
-    async with link() as (left, right), asyncio.TaskGroup() as tasks:
-        for sender in range(20):
-            tasks.create_task(send(sender))
-        got: dict[int, list[int]] = {sender: [] for sender in range(20)}
-        for sender, number, _ in await drained(right, 1_000):
-            got[sender].append(number)
-        assert got == {sender: list(range(50)) for sender in range(20)}
 
 
 @duplex
@@ -259,40 +202,6 @@ async def test_flush_waits_for_room(link: Link) -> None:
         assert done
         assert len(await receiving) == 5_000_000
         await flushing
-
-
-# One receiver
-
-
-@duplex
-async def test_a_second_receiver_is_turned_away(link: Link) -> None:
-    async with link() as (left, right):
-        first = asyncio.create_task(right.receive())
-        await asyncio.sleep(0)
-        with pytest.raises(BusyError, match="another task is receiving"):
-            await right.receive()
-        with pytest.raises(BusyError):
-            await right.receive_many()
-        with pytest.raises(BusyError):
-            right.receive_nowait()
-        with pytest.raises(BusyError):
-            await anext(right)
-        await left.send("for the first")
-        assert await first == "for the first"
-        await left.send("for anybody")
-        assert await right.receive() == "for anybody"
-
-
-@unix
-async def test_receiving_is_free_again_after_a_cancelled_receive(link: Link) -> None:
-    async with link() as (left, right):
-        first = asyncio.create_task(right.receive())
-        await asyncio.sleep(0)
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
-        await left.send(1)
-        assert await right.receive() == 1
 
 
 # What does not fit

@@ -41,7 +41,7 @@ OWN_NAMES: dict[str, Callable[[], str]] = {
     "mq": lambda: f"mq:/aioipc-test-{os.getpid()}",
     "sysv": lambda: f"sysv:{(os.getpid() << 8 | 0x5E):#x}",
 }
-TORN = Faults(tear_bytes=3, delay_turns=1)
+TORN = Faults(tear_bytes=7, delay_turns=1)
 
 Ends = AbstractAsyncContextManager[tuple[Any, Any]]
 
@@ -241,6 +241,64 @@ async def test_a_rule_notices_who_breaks_it() -> None:
     (rule,) = (
         rule for rule in STREAM_RULES if rule.__name__ == "a_cancelled_receive_loses_nothing"
     )
+    with pytest.raises((AssertionError, TimeoutError)):
+        await asyncio.wait_for(rule(ends), 1)
+
+
+class Impatient(FramedTransport):
+    """Calls back inside of the call that asks for it."""
+
+    def on_readable(self, callback: Callable[[], object] | None, /) -> None:
+        if callback is not None:
+            callback()
+        super().on_readable(callback)
+
+
+class Aliasing(FramedTransport):
+    """Holds on to the buffers that it was given."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._parts: Any = ()
+
+    def try_send(self, parts: Any, /, fds: Any = ()) -> bool:
+        self._parts = parts
+        return True
+
+    def try_flush(self) -> bool:
+        parts, self._parts = self._parts, ()
+        return super().try_send(parts) if parts else super().try_flush()
+
+
+class Endless(FramedTransport):
+    """Takes the end of the stream for silence."""
+
+    def try_receive(self) -> bytes | None:
+        try:
+            return super().try_receive()
+        except aioipc.EndOfStream:
+            return None
+
+
+@pytest.mark.parametrize(
+    ("kind", "broken"),
+    [
+        (Impatient, "a_message_calls_back_once_and_from_the_loop"),
+        (Aliasing, "a_full_one_accepts_nothing"),
+        (Endless, "the_end_comes_last_and_stays"),
+    ],
+)
+async def test_a_message_rule_notices_who_breaks_it(
+    kind: type[FramedTransport], broken: str
+) -> None:
+    @contextlib.asynccontextmanager
+    async def ends() -> AsyncIterator[tuple[MessageTransport, MessageTransport]]:
+        left, right = (kind(end, HeadersFramer(10_000)) for end in faulty_transports())
+        yield left, right
+        left.close()
+        right.close()
+
+    rule = next(rule for rule in MESSAGE_RULES if rule.__name__ == broken)
     with pytest.raises((AssertionError, TimeoutError)):
         await asyncio.wait_for(rule(ends), 1)
 

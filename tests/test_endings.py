@@ -61,14 +61,6 @@ async def assert_ended(channel: Channel[Any], kind: type[IPCError]) -> None:
 
 
 @duplex
-async def test_a_close_on_both_sides_at_once(link: Link) -> None:
-    async with link() as (left, right):
-        await left.send(1)
-        await right.send(2)
-        await asyncio.gather(left.aclose(), right.aclose())
-
-
-@duplex
 async def test_half_close_leaves_the_other_direction_open(link: Link) -> None:
     async with link() as (left, right):
         await left.send_many(["last", "words"])
@@ -87,60 +79,7 @@ async def test_half_close_leaves_the_other_direction_open(link: Link) -> None:
         await right.aclose()
 
 
-@duplex
-async def test_half_close_of_what_never_was_used(link: Link) -> None:
-    async with link() as (left, right):
-        await left.send_eof()
-        await assert_ended(right, EndOfStream)
-        await right.send("still")
-        assert await left.receive() == "still"
-
-
-@duplex
-async def test_sending_to_a_peer_that_closed(link: Link) -> None:
-    async with link(codec="raw") as (left, right):
-        await right.send_many([b"1", b"2", b"3"])
-        await right.aclose()
-        error = await send_until_it_fails(left)
-        assert type(error) is PeerCrashed
-        for send in SENDS.values():
-            with pytest.raises(PeerCrashed):
-                await send(left)
-        with pytest.raises(PeerCrashed):
-            await left.flush()
-        assert [await left.receive() for _ in range(3)] == [b"1", b"2", b"3"]
-        await assert_ended(left, EndOfStream)
-        await left.aclose()
-
-
 # The peer crashed
-
-
-@duplex
-async def test_an_abrupt_end_is_a_crash_after_all_that_was_sent(link: Link) -> None:
-    async with link() as (left, right):
-        await left.send_many(range(100))
-        await left.flush()
-        left.abort()
-        assert [await right.receive() for _ in range(100)] == list(range(100))
-        await assert_ended(right, PeerCrashed)
-
-
-@duplex
-async def test_iteration_raises_when_the_peer_crashed(link: Link) -> None:
-    got = []
-
-    async def iterate(channel: Channel[Any]) -> None:
-        async for obj in channel:
-            got.append(obj)  # noqa: PERF401 - what came before the crash counts
-
-    async with link() as (left, right):
-        await left.send_many(range(10))
-        left.abort()
-        for _ in range(2):
-            with pytest.raises(PeerCrashed):
-                await iterate(right)
-        assert got == list(range(10))
 
 
 @duplex
@@ -153,16 +92,6 @@ async def test_sending_to_a_peer_that_crashed(link: Link) -> None:
             await left.flush()
         assert [await left.receive() for _ in range(3)] == [b"1", b"2", b"3"]
         await assert_ended(left, PeerCrashed)
-
-
-@duplex
-async def test_a_receive_that_waits_is_told_at_once(link: Link) -> None:
-    async with link() as (left, right):
-        waiting = asyncio.create_task(right.receive())
-        await asyncio.sleep(0)
-        left.abort()
-        with pytest.raises(PeerCrashed):
-            await waiting
 
 
 @duplex

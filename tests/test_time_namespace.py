@@ -90,7 +90,7 @@ async def test_deadlines_travel(another_time: list[str], peers: Peers) -> None:
     async with rpc.connect("unix:sleeper", Sleeper) as sleeper:
         began = time.monotonic()
         with pytest.raises((DeadlineExceeded, TimeoutError)):
-            async with timeout(0.3):
+            async with timeout(1.0):
                 await sleeper.sleep()
         assert 0.2 < time.monotonic() - began < 30
         assert 0.2 < float(await peer.next_line()) < 30

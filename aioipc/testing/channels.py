@@ -8,6 +8,7 @@ has no way back.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -58,10 +59,41 @@ async def only_one_task_receives(ends: Ends) -> None:
     async with ends() as (left, right), asyncio.timeout(PATIENCE_S):
         receiving = asyncio.ensure_future(right.receive())
         await asyncio.sleep(0)
+        for receive in (right.receive, right.receive_many, right.__anext__):
+            with raises(anyio.BusyResourceError):
+                await receive()
         with raises(anyio.BusyResourceError):
-            await right.receive()
+            right.receive_nowait()
         await left.send(b"for the first")
         assert await receiving == b"for the first"
+        await left.send(b"for anybody")
+        assert await right.receive() == b"for anybody"
+
+
+async def many_at_once_are_as_many_as_asked_for(ends: Ends) -> None:
+    """``send_many`` takes any iterable; ``receive_many`` returns what is there, at most so much."""
+    async with ends() as (left, right), asyncio.timeout(PATIENCE_S):
+        await left.send_many(b"%d" % number for number in range(4))
+        await left.send_many([])
+        got = await right.receive_many(1)
+        assert got == [b"0"]
+        while len(got) < 4:
+            got += await right.receive_many(3)
+        assert got == [b"0", b"1", b"2", b"3"]
+        with raises(ValueError):
+            await right.receive_many(0)
+
+
+async def a_buffer_may_change_once_it_was_sent(ends: Ends) -> None:
+    """Also one that is still gathered with others."""
+    async with ends() as (left, right), asyncio.timeout(PATIENCE_S):
+        buffer = bytearray(b"before")
+        await left.send(b"occupies the write of this turn")
+        await left.send(buffer)
+        left.send_nowait(buffer)
+        buffer[:] = b"AFTER!"
+        await right.receive()
+        assert [await right.receive() for _ in range(2)] == [b"before", b"before"]
 
 
 async def a_receive_cancelled_at_any_step_loses_nothing(ends: Ends) -> None:
@@ -104,6 +136,23 @@ async def several_tasks_send_in_the_order_of_their_calls(ends: Ends) -> None:
         sending = [asyncio.ensure_future(left.send(b"%04d" % n * 200)) for n in range(50)]
         assert [await right.receive() for _ in range(50)] == [b"%04d" % n * 200 for n in range(50)]
         await asyncio.gather(*sending)
+
+
+async def each_of_many_tasks_keeps_its_order(ends: Ends) -> None:
+    """Each sends some after each other, while the others do."""
+    async with ends() as (left, right), asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+
+        async def send(sender: int) -> None:
+            for number in range(20):
+                await left.send(b"%d %d %s" % (sender, number, bytes(sender * 50)))
+
+        for sender in range(20):
+            tasks.create_task(send(sender))
+        got: dict[int, list[int]] = {sender: [] for sender in range(20)}
+        for _ in range(400):
+            sender, number, _ = (await right.receive()).split(b" ", 2)
+            got[int(sender)].append(int(number))
+        assert got == {sender: list(range(20)) for sender in range(20)}
 
 
 async def both_directions_go_at_once(ends: Ends) -> None:
@@ -151,6 +200,15 @@ async def send_eof_leaves_the_other_direction_open(ends: Ends) -> None:
         assert await left.receive() == b"still"
 
 
+async def send_eof_needs_no_message_before_it(ends: Ends) -> None:
+    """The other direction works all the same."""
+    async with ends() as (left, right), asyncio.timeout(PATIENCE_S):
+        await left.send_eof()
+        await _stays(right, anyio.EndOfStream)
+        await right.send(b"still")
+        assert await left.receive() == b"still"
+
+
 async def a_peer_that_broke_off_has_crashed(ends: Ends) -> None:
     """What it had sent is received first, and sending to it fails."""
     async with ends() as (left, right), asyncio.timeout(PATIENCE_S):
@@ -160,38 +218,100 @@ async def a_peer_that_broke_off_has_crashed(ends: Ends) -> None:
         assert await left.receive() == b"before"
         await _stays(left, anyio.BrokenResourceError)
         with raises(anyio.BrokenResourceError):
-            while True:
-                await left.send(bytes(1_000))
-                await asyncio.sleep(0)
+            await anext(left)
+        await _until_it_fails(left)
+
+
+async def a_receive_that_waits_is_told_of_a_crash(ends: Ends) -> None:
+    """At once, and not at the next message."""
+    async with ends() as (left, right), asyncio.timeout(PATIENCE_S):
+        waiting = asyncio.ensure_future(right.receive())
+        await asyncio.sleep(0)
+        left.abort()
+        with raises(anyio.BrokenResourceError):
+            await waiting
+
+
+async def a_peer_that_closed_receives_no_more(ends: Ends) -> None:
+    """Sending to it fails, and what it had sent is received all the same."""
+    async with ends() as (left, right), asyncio.timeout(PATIENCE_S):
+        await right.send_many([b"1", b"2", b"3"])
+        await right.aclose()
+        await _until_it_fails(left)
+        with raises(anyio.BrokenResourceError):
+            await left.flush()
+        assert [await left.receive() for _ in range(3)] == [b"1", b"2", b"3"]
+        await _stays(left, anyio.EndOfStream)
+        await left.aclose()
+
+
+async def both_ends_may_close_at_once(ends: Ends) -> None:
+    """Each with something that the other has not read."""
+    async with ends() as (left, right), asyncio.timeout(PATIENCE_S):
+        await left.send(b"1")
+        await right.send(b"2")
+        await asyncio.gather(left.aclose(), right.aclose())
 
 
 async def a_receiver_that_does_not_makes_its_sender_wait(ends: Ends) -> None:
     """A cancelled send that waits leaves nothing behind, and then it goes on."""
     async with ends() as (left, right), asyncio.timeout(PATIENCE_S):
-        sent = 0
-        try:
-            while True:
-                left.send_nowait(b"%06d" % sent * 100)
-                sent += 1
-                assert sent < 1_000_000, "nothing ever makes the sender wait"
-        except anyio.WouldBlock:
-            pass
+        filled = _fill(left)
         waiting = asyncio.ensure_future(left.send(b"cancelled" * 100))
         await steps(3)
         assert not waiting.done()
         waiting.cancel()
         await asyncio.wait([waiting])
         last = asyncio.ensure_future(left.send(b"last"))
-        for number in range(sent):
-            assert await right.receive() == b"%06d" % number * 100
+        for message in filled:
+            assert await right.receive() == message
         assert await right.receive() == b"last"
         await last
+
+
+async def who_waits_in_line_to_send_may_leave_it(ends: Ends) -> None:
+    """The others keep their places."""
+    async with ends() as (left, right), asyncio.timeout(PATIENCE_S):
+        filled = _fill(left)
+        waiting = [asyncio.ensure_future(left.send(b"%06d" % n * 200)) for n in range(10)]
+        await steps(2)
+        leaving = (0, 1, 5, 9)
+        for number in leaving:
+            waiting[number].cancel()
+        await steps(2)
+        assert [task.done() for task in waiting] == [n in leaving for n in range(10)]
+        for message in filled:
+            assert await right.receive() == message
+        for number in (2, 3, 4, 6, 7, 8):
+            assert await right.receive() == b"%06d" % number * 200
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def send_many_that_is_cancelled_has_sent_a_prefix(ends: Ends) -> None:
+    """At whatever step, and each message whole."""
+    messages = [b"%03d" % number * length for number, length in enumerate([1, 20_000, 7] * 3)]
+    async with ends() as (left, right), asyncio.timeout(PATIENCE_S):
+        for step in itertools.count():
+            sending = asyncio.ensure_future(left.send_many(messages))
+            receiving = asyncio.ensure_future(_receive_until(right, b"marker"))
+            await steps(step)
+            finished = sending.done()
+            sending.cancel()
+            await asyncio.wait([sending])
+            await left.send(b"marker")
+            got = await receiving
+            assert got == messages[: len(got)]
+            if finished:
+                assert len(got) == len(messages)
+                break
 
 
 ONE_WAY_RULES: tuple[ChannelRule, ...] = (
     messages_keep_their_boundaries,
     nothing_to_receive_would_block,
     only_one_task_receives,
+    many_at_once_are_as_many_as_asked_for,
+    a_buffer_may_change_once_it_was_sent,
     a_receive_cancelled_at_any_step_loses_nothing,
     a_close_tells_who_waits,
 )
@@ -200,14 +320,48 @@ ONE_WAY_RULES: tuple[ChannelRule, ...] = (
 CHANNEL_RULES: tuple[ChannelRule, ...] = (
     *ONE_WAY_RULES,
     several_tasks_send_in_the_order_of_their_calls,
+    each_of_many_tasks_keeps_its_order,
     both_directions_go_at_once,
     a_close_is_an_end_after_all_that_was_sent,
     a_close_without_a_message_is_an_end,
     send_eof_leaves_the_other_direction_open,
+    send_eof_needs_no_message_before_it,
     a_peer_that_broke_off_has_crashed,
+    a_receive_that_waits_is_told_of_a_crash,
+    a_peer_that_closed_receives_no_more,
+    both_ends_may_close_at_once,
     a_receiver_that_does_not_makes_its_sender_wait,
+    who_waits_in_line_to_send_may_leave_it,
+    send_many_that_is_cancelled_has_sent_a_prefix,
 )
 """What every channel between two peers keeps to."""
+
+
+def _fill(channel: Channel[Any]) -> list[bytes]:
+    """Send until there is no room."""
+    sent: list[bytes] = []
+    try:
+        while True:
+            message = b"%06d" % len(sent) * 100
+            channel.send_nowait(message)
+            sent.append(message)
+            assert len(sent) < 1_000_000, "nothing ever makes the sender wait"
+    except anyio.WouldBlock:
+        return sent
+
+
+async def _receive_until(channel: Channel[Any], marker: bytes) -> list[bytes]:
+    got = []
+    while (message := await channel.receive()) != marker:
+        got.append(message)
+    return got
+
+
+async def _until_it_fails(channel: Channel[Any]) -> None:
+    with raises(anyio.BrokenResourceError):
+        while True:
+            await channel.send(bytes(1_000))
+            await asyncio.sleep(0)
 
 
 async def _stays(channel: Channel[Any], kind: type[BaseException]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import aioipc
 from aioipc import process
 from tests.children import Peers
+from tests.links import steps
 
 SLEEP = "exec sleep 1000"
 
@@ -54,7 +55,7 @@ async def test_somebody_elses_child(peers: Peers) -> None:
     """)
     pid = int(peer.line())
     waiting = asyncio.create_task(process.wait(pid))
-    await asyncio.sleep(0.01)
+    await steps(10)
     assert not waiting.done()
     peer.tell("kill it")
     assert await waiting in {None, -signal.SIGKILL}

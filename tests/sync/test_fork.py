@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from aioipc import ForkError, sync
+from tests.links import steps
 from tests.sync.contest import Writing, in_time
 
 KINDS: dict[str, Callable[[], Any]] = {
@@ -28,7 +29,7 @@ async def test_the_parents_release_frees_it(kind: str) -> None:
     await subject.acquire()
     other = KINDS[kind]()
     waiting = asyncio.create_task(hold_once(other))
-    await asyncio.sleep(0.01)
+    await steps(3)
     pid = fork(lambda: None)
     subject.release()
     async with in_time(1):

@@ -17,6 +17,7 @@ import pytest
 from aioipc import AddressError, ClosedError, ConnectError, sync
 from aioipc.sync.jobserver import JobServer
 from tests.children import PATIENCE_S
+from tests.links import steps
 from tests.sync.contest import in_time
 from tests.verify.build import Unavailable, compiler
 
@@ -242,7 +243,7 @@ async def test_slots_are_shared(kind: str, tmp_path: Path) -> None:
     its = [await client.acquire() for _ in range(2)]  # its own, and the last token
     assert server.tokens() == 0
     waiting = asyncio.create_task(use_once(server))
-    await asyncio.sleep(0.01)
+    await steps(10)
     assert not waiting.done()
     its.pop().release()
     async with in_time():

@@ -14,6 +14,7 @@ import pytest
 
 from aioipc import BrokenBarrierError, sync
 from tests.children import Peers
+from tests.links import steps
 from tests.programs import Nursery, program
 from tests.scale import patience_s, scaled
 from tests.sync.contest import KINDS, Room, in_time, is_running, until
@@ -93,7 +94,7 @@ async def test_a_death_is_noticed_in_time(
             assert pid in [holder.pid for holder in subject.holders()]
             assert all(0 <= holder.held_s < 60 for holder in subject.holders())
         waiting = asyncio.create_task(acquired(subject))
-        await asyncio.sleep(0.005)
+        await steps(10)
         assert not waiting.done()
         start = time.monotonic()
         os.kill(pid, signal.SIGKILL)

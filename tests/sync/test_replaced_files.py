@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aioipc import AccessDenied, AddressError, sync
+from tests.links import steps
 from tests.sync.contest import in_time
 
 
@@ -24,11 +25,11 @@ async def test_removed_while_held_and_waited_for(runtime_dir: Path) -> None:
     one, two, three = (sync.Lock("x") for _ in range(3))
     await one.acquire()
     waiting = asyncio.create_task(hold_once(two))
-    await asyncio.sleep(0.01)
+    await steps(3)
     remove_all(runtime_dir)
     guard = await three.acquire()
     one.release()
-    await asyncio.sleep(0.02)
+    await steps(10)
     assert not waiting.done()  # the old file is free, but the new one is held
     guard.release()
     async with in_time():
@@ -48,11 +49,11 @@ async def test_a_file_lock_follows_the_path(tmp_path: Path) -> None:
     one, two, three = (sync.FileLock(path) for _ in range(3))
     await one.acquire()
     waiting = asyncio.create_task(hold_once(two))
-    await asyncio.sleep(0.01)
+    await steps(3)
     path.rename(tmp_path / "old")
     guard = await three.acquire()
     one.release()
-    await asyncio.sleep(0.02)
+    await steps(10)
     assert not waiting.done()
     guard.release()
     async with in_time():
