@@ -22,6 +22,7 @@ from aioipc.errors import (
     IPCError,
     MethodNotFound,
     PeerCrashed,
+    ProtocolError,
     QuotaExceeded,
     RemoteCancelled,
     ResourceExhausted,
@@ -33,6 +34,7 @@ from aioipc.rpc._call import CallInfo, begin
 from aioipc.rpc._faults import fault_of, refusal, unsendable
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method
+from aioipc.rpc._packing import Enclosed, Parcel
 from aioipc.rpc._streams import Upload
 from aioipc.rpc._tracing import active_tracing, end_span
 from aioipc.wire.rpc import Answer, Call, Cancel, Code, Item, Raise, Return
@@ -90,6 +92,10 @@ class Callee:
         except QuotaExceeded as error:
             self._connection.tell(refusal(message.id, error))
             return None
+        except ProtocolError:
+            if isinstance(message.args, Enclosed):
+                message.args.close()  # now, because whoever keeps the error keeps its frames
+            raise
         if self._is_closing:
             closing = RemoteCancelled(f"{call.method} was not called: the far side is closing")
             self._finish(call, refusal(message.id, closing))
@@ -129,10 +135,11 @@ class Callee:
             if method.is_notification:
                 result = None
         except asyncio.CancelledError:
-            if not self._cancelled(call):
+            last = self._cancelled(call)
+            if last is None:
                 raise
         except Exception as error:  # noqa: BLE001 - it goes to the caller
-            self._failed(call, method, error)
+            last = self._failed(call, method, error)
         else:
             if method.packs:
                 await self._return_packed(call, method, result)
@@ -143,6 +150,11 @@ class Callee:
                 self._channel.send_nowait(outcome)
             except IPCError as error:
                 await self._not_sent(outcome, error, method)
+            return
+        # Not above: should this fail, the channel keeps why, and by it what was being handled,
+        # and by that the frames of the method with all that it was passed.
+        if last is not None:
+            self._finish(call, last)
 
     def _look_up(self, call: CallInfo) -> tuple[Method, Callable[..., Any], Any]:
         """The method, what implements it, and the arguments; its span begins.
@@ -173,14 +185,20 @@ class Callee:
         try:
             parcel = await parcels.pack(result)
         except asyncio.CancelledError:
-            if not self._cancelled(call):
+            last = self._cancelled(call)
+            if last is None:
                 raise
-            return
         except (EncodeError, ResourceExhausted) as error:
             # As text: a record that is kept would keep what is in the frames of the error.
             log.warning("%s: the result of %s: %s", self._channel.address, method, str(error))
-            self._finish(call, unsendable(call.message.id, error, method))
+            last = unsendable(call.message.id, error, method)
+        else:
+            await self._send_packed(call, method, parcel)
             return
+        self._finish(call, last)
+
+    async def _send_packed(self, call: CallInfo, method: Method, parcel: Parcel) -> None:
+        parcels = self._connection.parcels
         with parcel:
             self._done(call)
             parcels.tell_gone()
@@ -232,6 +250,7 @@ class Callee:
             self._running.discard(call)
             if call.timer is not None:
                 call.timer.cancel()
+            call.task = None  # which has the call in its context: a cycle
         self._session.finish(call)
         if self._idle is not None and not self._session.served and not self._idle.done():
             self._idle.set_result(None)
@@ -255,8 +274,11 @@ class Callee:
         self._done(call, last)
         self._connection.tell(last)
 
-    def _cancelled(self, call: CallInfo) -> bool:
-        """The method was cancelled; False if that is meant for this whole task."""
+    def _cancelled(self, call: CallInfo) -> Raise | None:
+        """The method was cancelled: what to say of it; None if that is meant for this whole task.
+
+        Then the call is done.
+        """
         task = asyncio.current_task()
         assert task is not None, "methods run in tasks"
         if call.is_late:
@@ -267,26 +289,27 @@ class Callee:
             error = RemoteCancelled(f"{call.method} was cancelled: this side is closing")
         elif task.cancelling():
             self._done(call)
-            return False
+            return None
         else:
             error = RemoteCancelled(f"{call.method} was cancelled")
         while task.cancelling():
             task.uncancel()
-        self._refuse(call, error)
-        return True
+        return refusal(call.message.id, error)
 
-    def _failed(self, call: CallInfo, method: Method, error: Exception) -> None:
-        """The method raised."""
-        message = call.message
+    def _failed(self, call: CallInfo, method: Method, error: Exception) -> Raise | None:
+        """The method raised: what to say of it; None if nobody is there to be told.
+
+        Then the call is done.
+        """
         if self._is_lost(error):
-            self._done(call, error)  # nobody is there to be told
-        elif call.upload is not None and error is call.upload.refused:
-            self._refuse(call, error)
-        else:
-            fault = fault_of(message.id, error, method, trusted=self._is_trusted)
-            if fault.code == Code.RAISED:
-                log.error("%s: %s failed", self._channel.address, method, exc_info=error)
-            self._finish(call, fault)
+            self._done(call, error)
+            return None
+        if call.upload is not None and error is call.upload.refused:
+            return refusal(call.message.id, error)
+        fault = fault_of(call.message.id, error, method, trusted=self._is_trusted)
+        if fault.code == Code.RAISED:
+            log.error("%s: %s failed", self._channel.address, method, exc_info=error)
+        return fault
 
     def _is_lost(self, error: Exception) -> bool:
         """Whether it says no more than that the caller is gone."""

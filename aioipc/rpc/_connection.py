@@ -107,7 +107,9 @@ class Connection(AsyncResource):
         receive = self.channel.receive
         try:
             while True:
-                self._take(await receive())
+                call = self._take(await receive())
+                if call is not None:
+                    _ = self.start(self.callee.answer_aside(call))
                 if has_news():
                     break
         except Exception as error:  # noqa: BLE001 - each call raises it
@@ -130,31 +132,31 @@ class Connection(AsyncResource):
         try:
             while self._serves or self._waiting:
                 message = await receive()
-                if isinstance(message, Call):
-                    steps = answer(message)
+                call = message if isinstance(message, Call) else self._take(message)
+                if call is not None:
+                    steps = answer(call)
                     if steps is not None:
                         self.read_on()
                         await steps
                         return
-                else:
-                    self._take(message)
             self.is_read = False
         except Exception as error:  # noqa: BLE001 - each call raises it
             self.end(error)
 
-    def _take(self, message: Message) -> None:
-        """Take in a message where nobody can wait."""
+    def _take(self, message: Message | Enclosed) -> Call | None:
+        """Take in a message; return a call, which is to be answered."""
         if isinstance(message, (Return, Raise)):
             self.caller.conclude(message)
-        elif isinstance(message, Call):
-            _ = self.start(self.callee.answer_aside(message))
-        else:
-            self._take_rarer(message)
-
-    def _take_rarer(self, message: Answer | Freed | Enclosed) -> None:
+            return None
+        if isinstance(message, Call):
+            return message
         if isinstance(message, Enclosed):
-            self._take_enclosed(message.emptied())
-        elif isinstance(message, Freed):
+            return self._take_enclosed(message.emptied())
+        self._take_rarer(message)
+        return None
+
+    def _take_rarer(self, message: Answer | Freed) -> None:
+        if isinstance(message, Freed):
             self.parcels.came_back(message)
         else:
             call = self.session.receive(message)
@@ -163,9 +165,9 @@ class Connection(AsyncResource):
             elif call is not None:
                 self.callee.take(call, message)
 
-    def _take_enclosed(self, enclosed: Enclosed) -> None:
+    def _take_enclosed(self, enclosed: Enclosed) -> Call | None:
         try:
-            self._take(self._opened(enclosed))
+            return self._take(self._opened(enclosed))
         except BaseException:
             enclosed.close()  # now, because whoever keeps the error keeps its frames
             raise
@@ -177,7 +179,9 @@ class Connection(AsyncResource):
             ProtocolError: It takes none.
         """
         message: Message = enclosed.value
-        if isinstance(message, Call) and self._may_enclose(message):
+        if isinstance(message, Call) and message.method not in self._handlers:
+            enclosed.close()  # it will be refused
+        elif isinstance(message, Call) and self._packs(message.method, "packs_args"):
             message.args = self.parcels.enclosed(enclosed, message.args)
         elif isinstance(message, (Return, Item)) and self._may_enclose(message):
             message.value = self.parcels.enclosed(enclosed, message.value)
@@ -188,10 +192,8 @@ class Connection(AsyncResource):
             )
         return message
 
-    def _may_enclose(self, message: Call | Return | Item) -> bool:
+    def _may_enclose(self, message: Return | Item) -> bool:
         """Whether descriptors may come with it, or it is to be refused for another reason."""
-        if isinstance(message, Call):
-            return self._packs(message.method, "packs_args")
         own = self.session.calls.get(message.id)
         if own is not None:
             return own.method.packs_result
@@ -199,8 +201,8 @@ class Connection(AsyncResource):
         return served is None or self._packs(served.method, "packs_upload")
 
     def _packs(self, name: str, what: str) -> bool:
-        handler = self._handlers.get(name)
-        return handler is None or bool(getattr(handler[0], what))
+        method, _ = self._handlers[name]
+        return bool(getattr(method, what))
 
     # Writing
 
