@@ -52,7 +52,7 @@ pytest: $(VENV)/.test $(VENV)/.native  ## only the tests; TESTS="..." chooses so
 
 .PHONY: verify
 verify: $(VENV)/.test  ## the rings in full: races, fuzz, kills, interleavings
-	@$(BIN)/python -m tests.ring $(VERIFY)
+	@$(BIN)/python -m tests.verify $(VERIFY)
 
 .PHONY: lint
 lint: $(VENV)/.test  ## ruff and the import rules

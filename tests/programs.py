@@ -52,6 +52,7 @@ for name in (
     "aioipc.queues",
     "concurrent.futures.thread",
     "sqlite3",
+    "stamina",
     *aioipc.transports.FAMILIES.values(),
 ):
     import_module(name)

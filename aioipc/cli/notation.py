@@ -104,6 +104,10 @@ class Notation:
             text = _harmless(text)
         return text if self.is_stream else text + b"\n"
 
+    def labelled(self, label: str, obj: object) -> bytes:
+        """The line, without its end, that stands for an object behind a word about it."""
+        return label.encode() + b" " + self.show(obj).removesuffix(b"\n")
+
 
 def _as_text(obj: object) -> bytes:
     if isinstance(obj, (bytes, bytearray)):

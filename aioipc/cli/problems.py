@@ -104,28 +104,28 @@ def status_of(error: BaseException) -> int | None:
     return None
 
 
-def explain(error: BaseException, address: str = "", options: str | None = None) -> str:
+def explain(error: BaseException, address: str = "", remedy: str = "") -> str:
     """Say in one line what happened, and what could be done about it.
 
     Args:
         error: What happened.
         address: Where, as the user gave it.
-        options: With which options one could listen there; None if that would be no help.
+        remedy: The command that would listen there, if there is one.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, WorkerDied):  # the rest, what it wrote last, has been printed
         text = text.partition("\n")[0]
-    hint = _hint(error, address, options)
+    hint = _hint(error, address, remedy)
     return f"{text}; {hint}" if hint else text
 
 
-def _hint(error: BaseException, address: str, options: str | None) -> str:
+def _hint(error: BaseException, address: str, remedy: str) -> str:
     scheme = address.partition(":")[0]
     match error:
         case ConnectError() if scheme == "exec":
             return "is the program installed, and in PATH?"
-        case ConnectError() if options is not None:
-            return f"start one with: aioipc listen {shlex.quote(address)}{options}"
+        case ConnectError() if remedy:
+            return f"start one with: {remedy}"
         case CodecMismatch():
             return "say --codec as the peer does"
         case VersionMismatch():

@@ -31,9 +31,7 @@ _RETRY_S = 0.05
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_session(
-    main: Coroutine[Any, Any, int | None], address: str = "", options: str | None = None
-) -> int:
+def run_session(main: Coroutine[Any, Any, int | None], address: str = "", remedy: str = "") -> int:
     """Run a command to its exit status.
 
     SIGINT, SIGTERM and SIGHUP cancel it, so that names are removed and peers are told; a
@@ -42,7 +40,7 @@ def run_session(
     Args:
         main: Returns an exit status; None is 0.
         address: For the hint behind an error, as for `explain`.
-        options: As for `explain`.
+        remedy: As for `explain`.
     """
     plug_holes()
     _log_to_stderr()
@@ -60,7 +58,7 @@ def run_session(
         if status is None:
             raise
         if str(error):
-            tell(explain(error, address, options))
+            tell(explain(error, address, remedy))
         return status
 
 

@@ -100,4 +100,4 @@ async def _print(subscription: Subscription[Any], wanted: Subscribing, output: O
 def _shown(message: Message[Any], notation: Notation) -> object:
     if notation.as_json:
         return {"topic": message.topic, "value": message.value}
-    return message.topic.encode() + b" " + notation.show(message.value).removesuffix(b"\n")
+    return notation.labelled(message.topic, message.value)

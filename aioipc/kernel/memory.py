@@ -1,7 +1,7 @@
 """Anonymous memory that processes pass to each other: memfd_create(2).
 
-It has a fixed size, allocated up front, and seals that keep it so: a file that shrank under a
-mapping would kill whoever touches it (SIGBUS). Who receives one checks all of that.
+It has a fixed size, most of it allocated up front, and seals that keep it so: a file that shrank
+under a mapping would kill whoever touches it (SIGBUS). Who receives one checks all of that.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "seal",
     "size_of",
     "what_is_wrong",
+    "what_may_change",
 ]
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -36,13 +37,16 @@ _WORTH_A_LOOK = 64 * 1024 * 1024
 _TMPFS_MAGIC = 0x01021994  # statfs(2); hugetlbfs has another, and other rules
 
 
-def create_memory(size: int, name: str = "aioipc", *, sealed: bool = True) -> OwnedFd:
+def create_memory(
+    size: int, name: str = "aioipc", *, sealed: bool = True, allocated: bool = True
+) -> OwnedFd:
     """Make zeroed memory of a fixed size.
 
     Args:
         size: In bytes.
         name: For /proc/PID/maps, for people to read.
         sealed: Whether it is sealed at once, for others to write to as well.
+        allocated: Whether all of it is there from now on, and not each part once it is touched.
 
     Raises:
         OSError: There is not so much (ENOSPC, ENOMEM), or no descriptor for it.
@@ -51,7 +55,8 @@ def create_memory(size: int, name: str = "aioipc", *, sealed: bool = True) -> Ow
     memory = OwnedFd(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     try:
         os.ftruncate(memory.fileno(), size)
-        os.posix_fallocate(memory.fileno(), 0, size)
+        if allocated:
+            os.posix_fallocate(memory.fileno(), 0, size)
         if sealed:
             seal(memory)
     except BaseException:
@@ -164,8 +169,23 @@ def what_is_wrong(fd: int, size: int, *, writable: bool = True) -> str | None:
     Returns:
         The reason, None if it is good.
     """
+    if (wrong := what_may_change(fd)) is not None:
+        return wrong
     status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
+    seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    is_writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    if writable and (not is_writable or seals & _WRITE_SEALS):
+        return "it cannot be written"
+    if status.st_size != size:
+        return f"it has {status.st_size:,} bytes, not {size:,}"
+    if status.st_blocks * 512 < size:
+        return "it is not allocated"
+    return None
+
+
+def what_may_change(fd: int) -> str | None:
+    """Say why a file might shrink under a mapping of it; None if it cannot."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
         return "it is no file in memory"
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
@@ -175,11 +195,4 @@ def what_is_wrong(fd: int, size: int, *, writable: bool = True) -> str | None:
         return "it is made of huge pages or on another file system"
     if seals & _SEALS != _SEALS:
         return f"its seals are {seals:#x}, and {_SEALS:#x} are due"
-    is_writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
-    if writable and (not is_writable or seals & _WRITE_SEALS):
-        return "it cannot be written"
-    if status.st_size != size:
-        return f"it has {status.st_size:,} bytes, not {size:,}"
-    if status.st_blocks * 512 < size:
-        return "it is not allocated"
     return None

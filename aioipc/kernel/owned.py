@@ -12,12 +12,12 @@ import fcntl
 import os
 import socket
 import weakref
-from types import TracebackType
 from typing import Protocol, Self
 
 from aioipc.abc import HasFileno
 
 __all__ = [
+    "Closing",
     "OwnedFd",
     "OwnedSocket",
     "abandon_in_child",
@@ -95,7 +95,23 @@ def socket_above_stdio(sock: socket.socket) -> socket.socket:
     return moved
 
 
-class OwnedFd:
+class Closing:
+    """What is entered with ``with`` and closed when that is left: inherit from it."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+
+class OwnedFd(Closing):
     """A file descriptor that belongs to this object and is closed exactly once.
 
     It is at least 3, whatever number it came with.
@@ -125,17 +141,6 @@ class OwnedFd:
         fd = self.detach()
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:

@@ -668,7 +668,9 @@ cdef class ChannelCore:
 
     def _counters(self):
         """The counters of this channel, by name."""
-        return self.port.counters
+        counters = dict(self.port.counters[0])
+        del counters["rows_closed"], counters["spare"]
+        return counters
 
 
 # Operations
@@ -1071,11 +1073,13 @@ cdef class SendOperation(Operation):
         self.queued = True
         self.core.senders.append(self)
         self.core.queued += 1
+        self.core.port.counters.senders_waiting = self.core.queued
         return 0
 
     cdef int c_leave(self) except -1:
         self.queued = False
         self.core.queued -= 1
+        self.core.port.counters.senders_waiting = self.core.queued
         self.core.senders.remove(self)
         return self.core.c_next_sender()
 

@@ -29,7 +29,8 @@ cdef class Mapping:
 
     It is unmapped when nobody refers to it any more, memoryviews included, so a view never
     outlives its memory. A forked child does not inherit it (madvise(2), ``MADV_DONTFORK``):
-    there, touching a view is a segmentation fault.
+    there, touching a view is a segmentation fault. With ``inherited`` it does, for as long as
+    it runs.
 
     Args:
         fd: The file, which may be closed afterwards.
@@ -38,13 +39,21 @@ cdef class Mapping:
         populate: Whether up to 16 MiB are mapped page by page at once, not at the first touch;
             not if it is private, where that would copy each page.
         private: Whether what is written stays here.
+        inherited: Whether forked children have it, too.
 
     Raises:
         OSError: The kernel refused.
     """
 
     def __init__(
-        self, int fd, size_t size, *, bint writable=True, bint populate=True, bint private=False
+        self,
+        int fd,
+        size_t size,
+        *,
+        bint writable=True,
+        bint populate=True,
+        bint private=False,
+        bint inherited=False,
     ):
         cdef int protection = PROT_READ | (PROT_WRITE if writable else 0)
         cdef int flags = MAP_PRIVATE if private else MAP_SHARED
@@ -61,7 +70,7 @@ cdef class Mapping:
         self.size = size
         self.writable = writable
         self.pid = getpid()
-        if madvise(address, size, MADV_DONTFORK) != 0:
+        if not inherited and madvise(address, size, MADV_DONTFORK) != 0:
             PyErr_SetFromErrno(OSError)
 
     def __dealloc__(self):

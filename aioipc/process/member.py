@@ -14,7 +14,7 @@ from aioipc import rpc
 from aioipc.errors import WorkerDied
 from aioipc.kernel.usage import resident_bytes
 from aioipc.limits import Limits
-from aioipc.native._tasks import News
+from aioipc.native._calls import News
 from aioipc.process.service import serve
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
@@ -83,7 +83,7 @@ class Member:
     def __init__(self, worker: Worker, terms: Terms, freed: Callable[[], object]) -> None:
         self.worker = worker
         self.connection = rpc.Connection(worker.channel, connected=True)
-        self.connection.caller.observer = self
+        self.connection.caller.watch(self)
         self.is_dismissed = False
         self.was_killed = False
         self._terms = terms

@@ -12,6 +12,7 @@ from aioipc.queues._opening import open  # noqa: A004 - queues.open
 from aioipc.queues._queue import Item, Queue, QueueStatistics
 from aioipc.queues.client import DeadJob, WorkQueue
 from aioipc.queues.mailboxes import Mailbox, Message, mailbox
+from aioipc.queues.reconnecting import ReconnectingQueue
 from aioipc.queues.server import QueueServer, serve
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Queue",
     "QueueServer",
     "QueueStatistics",
+    "ReconnectingQueue",
     "WorkQueue",
     "mailbox",
     "open",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -20,6 +20,7 @@ from aioipc.queues._coding import Coding
 from aioipc.queues._queue import Queue
 from aioipc.queues.client import WorkQueue
 from aioipc.queues.kernel import PosixQueue, SystemVQueue
+from aioipc.queues.reconnecting import ReconnectingQueue
 from aioipc.transports import family_of
 from aioipc.transports.mq import MqTransport
 from aioipc.transports.sysv import SysvTransport
@@ -39,6 +40,7 @@ def open(  # noqa: A001 - queues.open
     max_message_size: int | None = None,
     mode: int = 0o600,
     prefetch: int = 0,
+    reconnect: bool = False,
     codec: Codec[T],
     limits: Limits | None = None,
     allow: Allow | None = None,
@@ -53,6 +55,7 @@ def open(  # noqa: A001 - queues.open
     max_message_size: int | None = None,
     mode: int = 0o600,
     prefetch: int = 0,
+    reconnect: bool = False,
     codec: str = "msgpack",
     limits: Limits | None = None,
     allow: Allow | None = None,
@@ -66,6 +69,7 @@ def open(  # noqa: A001 - queues.open
     max_message_size: int | None = None,
     mode: int = 0o600,
     prefetch: int = 0,
+    reconnect: bool = False,
     codec: str | Codec[Any] = "msgpack",
     limits: Limits | None = None,
     allow: Allow | None = None,
@@ -82,6 +86,8 @@ def open(  # noqa: A001 - queues.open
         mode: With ``create``: who may use it, less the umask.
         prefetch: With a work queue: how many jobs wait here for this worker, beyond those that it
             is waiting for. More of them save time, and are distributed less fairly.
+        reconnect: With a work queue: whether to connect again when its server is gone, and to wait
+            for it (`ReconnectingQueue`). It needs the extra ``reconnect``.
         codec: As for `aioipc.connect`.
         limits: How deep and how long a received message may be; with a work queue,
             ``limits.max_calls`` is how many puts wait for an answer at once.
@@ -105,7 +111,10 @@ def open(  # noqa: A001 - queues.open
         raise ValueError(f"prefetch must be at least 0, not {prefetch:,}")
     if where.scheme not in _KERNEL:
         _check_serves(where)
-        return Opening(functools.partial(_open_served, where, coding, prefetch, limits, allow))
+        served = functools.partial(_open_served, where, coding, prefetch, limits, allow)
+        return Opening(functools.partial(_open_lasting, served) if reconnect else served)
+    if reconnect:
+        raise ValueError(f"{where}: the kernel keeps this queue, so there is no reconnect=")
     if allow is not None:
         raise ValueError(f"{where}: the kernel keeps this queue, so there is nobody to allow=")
     if prefetch:
@@ -162,10 +171,19 @@ async def _open_served(
     prefetch: int,
     limits: Limits | None,
     allow: Allow | None,
-) -> Queue[Any]:
+) -> WorkQueue[Any]:
     known = limits or Limits()
     channel = await connect(address, codec=protocol, limits=known, allow=allow)
     return WorkQueue(channel, coding, prefetch=prefetch, max_puts=known.max_calls)
+
+
+async def _open_lasting(served: Callable[[], Awaitable[WorkQueue[Any]]]) -> Queue[Any]:
+    first = await served()
+    try:
+        return ReconnectingQueue(served, first)
+    except BaseException:
+        await first.aclose()
+        raise
 
 
 def _open_posix(address: Address, coding: Coding[Any], making: Making) -> Queue[Any]:

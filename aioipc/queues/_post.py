@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from aioipc.codecs import msgpack
 
-__all__ = ["Introduction", "Letter", "Reply", "decode", "encode", "format", "name"]
+__all__ = [
+    "Check",
+    "Introduction",
+    "Letter",
+    "Registered",
+    "Reply",
+    "decode",
+    "encode",
+    "format",
+    "name",
+]
 
 
 class Introduction(msgspec.Struct, array_like=True, tag=1, gc=False):
@@ -25,20 +35,35 @@ class Letter(msgspec.Struct, array_like=True, tag=2, gc=False):
 
 
 class Reply(msgspec.Struct, array_like=True, tag=3, gc=False):
-    """The answer to a letter."""
+    """The answer to a letter; without a body where only its arrival was to be confirmed."""
 
     id: int
     body: bytes
 
 
+class Check(msgspec.Struct, array_like=True, tag=4, gc=False):
+    """A `Reply` without a body is wanted, once all letters before this lie in the mailbox."""
+
+    id: int
+
+
+class Registered(msgspec.Struct, array_like=True, tag=5, gc=False):
+    """One message; a `Reply` without a body is wanted, once it lies in the mailbox."""
+
+    id: int
+    body: bytes
+
+
+Message: TypeAlias = Introduction | Letter | Reply | Check | Registered
+
 name: Final = "mailbox"
 format: Final = "msgpack"  # noqa: A001 - the contract's word
 encode = msgpack.encode
-_decoder: msgspec.msgpack.Decoder[Introduction | Letter | Reply] = msgspec.msgpack.Decoder(
-    Introduction | Letter | Reply, ext_hook=msgpack.refuse_ext
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+    Message, ext_hook=msgpack.refuse_ext
 )
 
 
-def decode(buffer: Any) -> Introduction | Letter | Reply:
+def decode(buffer: Any) -> Message:
     """The message in a buffer."""
     return _decoder.decode(buffer)

@@ -13,7 +13,9 @@ from aioipc.errors import (
     ClosedError,
     DeadlineExceeded,
     DecodeError,
+    EndOfStream,
     IPCError,
+    PeerCrashed,
     ProtocolError,
 )
 from aioipc.loop.line import Line
@@ -82,7 +84,8 @@ class WorkQueue(Queue[T]):
         self._channel = channel
         self._coding = coding
         self._prefetch = prefetch
-        self._ending: BaseException | None = None
+        self.ending: BaseException | None = None
+        """Why it is of no more use; None while it is."""
         self._numbers = itertools.count(1)
         self._requests: dict[int, _Request] = {}
         self._puts = 0
@@ -116,7 +119,7 @@ class WorkQueue(Queue[T]):
 
         Raises:
             FrameTooLarge: It is over the limit; nothing was sent.
-            PeerCrashed: The server is gone; whether it has the job, nobody knows.
+            PeerCrashed: The server is gone; the job may have been accepted.
             ValueError: The queue has no such option or value.
 
         Cancellation:
@@ -247,7 +250,7 @@ class WorkQueue(Queue[T]):
 
     def _balance(self) -> None:
         """Have as many jobs here or on their way as tasks wait for, and the prefetch."""
-        if self._ending is not None:
+        if self.ending is not None:
             return
         wanted = self._taking + (self._prefetch if self._has_taken else 0)
         while len(self._given) > wanted:  # for somebody who was cancelled
@@ -261,9 +264,13 @@ class WorkQueue(Queue[T]):
 
     async def _settle(self, job: int, reason: str | None) -> None:
         number = next(self._numbers)
-        settled = await self._request(
-            protocol.Done(number, job) if reason is None else protocol.Fail(number, job, reason)
-        )
+        said = protocol.Done(number, job) if reason is None else protocol.Fail(number, job, reason)
+        try:
+            settled = await self._request(said)
+        except EndOfStream as error:
+            raise PeerCrashed(
+                f"{self.address}: the server was closed before it heard what became of job {job}"
+            ) from error
         if not settled.held:
             raise DeadlineExceeded(
                 f"{self.address}: job {job} is not this worker's any more: its lease ran out"
@@ -272,19 +279,36 @@ class WorkQueue(Queue[T]):
     # The server
 
     async def _request(self, message: Any) -> Any:
-        if self._ending is not None:
-            raise self._ending
+        if self.ending is not None:
+            raise self.ending
         request = self._requests[message.id] = _Request()
         try:
-            await self._channel.send(message)
-            while request.answer is None and self._ending is None:
+            await self._send(message)
+            while request.answer is None and self.ending is None:
                 await request.ready
         finally:
             self._requests.pop(message.id, None)
         if request.answer is None:
-            assert self._ending is not None, "woken for a reason"
-            raise self._ending
+            raise self._unanswered(message)
         return request.answer
+
+    def _unanswered(self, message: Any) -> BaseException:
+        assert self.ending is not None, "woken for a reason"
+        if isinstance(self.ending, ClosedError):
+            return self.ending
+        what = type(message).__name__.lower()
+        lost = PeerCrashed(
+            f"{self.address}: the server ended before it answered;"
+            f" the {what} may have been accepted"
+        )
+        lost.__cause__ = self.ending
+        return lost
+
+    async def _send(self, message: Any) -> None:
+        try:
+            await self._channel.send(message)
+        except PeerCrashed as error:  # the reader sees the same, maybe later
+            self._end(error)
 
     async def _read(self) -> None:
         try:
@@ -310,8 +334,8 @@ class WorkQueue(Queue[T]):
             request.wake()
 
     def _end(self, error: BaseException) -> None:
-        if self._ending is None:
-            self._ending = error
+        if self.ending is None:
+            self.ending = error
             for request in self._requests.values():
                 request.wake()
             self._takers.end(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import errno
 import itertools
 import logging
@@ -104,17 +105,34 @@ class _Link:
     def __init__(self, channel: Channel[Any], when_ended: Callable[[], object]) -> None:
         self.channel = channel
         self.ending: BaseException | None = None
+        self.is_checked = True
         self._questions: dict[int, _Question] = {}
         self._numbers = itertools.count(1)
         self._when_ended = when_ended
         # Its owner is the mailbox, which closes this.
         self._reading = asyncio.get_running_loop().create_task(self._read())
 
+    async def send(self, body: bytes) -> None:
+        self.is_checked = False
+        await self.channel.send(post.Letter(0, body))
+
+    async def deliver(self, body: bytes) -> None:
+        """Send, and wait until it lies in the mailbox."""
+        await self._ask(lambda number: post.Registered(number, body))
+
     async def ask(self, body: bytes) -> bytes:
+        return await self._ask(lambda number: post.Letter(number, body))
+
+    async def check(self) -> None:
+        """Wait until all that was sent lies in the mailbox."""
+        await self._ask(post.Check)
+
+    async def _ask(self, ask: Callable[[int], post.Message]) -> bytes:
         number = next(self._numbers)
         question = self._questions[number] = _Question()
         try:
-            await self.channel.send(post.Letter(number, body))
+            if self.ending is None:
+                await self.channel.send(ask(number))
             if question.body is None and self.ending is None:
                 await question.ready
         finally:
@@ -160,12 +178,15 @@ class Mailbox(AsyncResource, Generic[T]):
     receives. Any number of tasks may send, ask and receive.
     """
 
-    def __init__(self, name: str, listener: Listener[Any], coding: Coding[T], size: int) -> None:
+    def __init__(
+        self, name: str, listener: Listener[Any], coding: Coding[T], size: int, linger_s: float
+    ) -> None:
         self.name = name
         """The name of this mailbox."""
         self._listener = listener
         self._coding = coding
         self._size = size
+        self._linger_s = linger_s
         self._ending: BaseException | None = None
         self._messages: collections.deque[Message[T]] = collections.deque()
         self._receivers = Line()
@@ -175,20 +196,27 @@ class Mailbox(AsyncResource, Generic[T]):
         # Its owner is this object: `aclose` ends it and waits for it.
         self._serving = asyncio.get_running_loop().create_task(listener.serve(self._serve_one))
 
-    async def send(self, to: str, obj: T) -> None:
+    async def send(self, to: str, obj: T, *, confirmed: bool = False) -> None:
         """Send an object to the mailbox of that name, waiting for room.
 
+        Args:
+            to: The name.
+            obj: What the codec can write.
+            confirmed: Whether to wait until it lies in the mailbox. It costs a round trip, and more
+                while the mailbox is full; without it the message is on its way.
+
         Raises:
-            ConnectError: There is no such mailbox.
+            ConnectError: There is no such mailbox, or it was closed.
             PeerCrashed: Its owner died; whether it has the message, nobody knows.
             AccessDenied: It does not believe that this is mailbox ``name``.
 
         Cancellation:
-            As `Channel.send`: the message is sent whole, or not at all.
+            As `Channel.send`: the message is sent whole, or not at all. With ``confirmed`` it may
+            have arrived.
         """
         body = self._coding.encode(obj)
         link = await self._link_to(to)
-        await link.channel.send(post.Letter(0, body))
+        await (link.deliver(body) if confirmed else link.send(body))
 
     async def ask(self, to: str, obj: T) -> T:
         """Send an object, and wait for what the owner of the mailbox replies.
@@ -222,16 +250,32 @@ class Mailbox(AsyncResource, Generic[T]):
         return message
 
     async def aclose(self) -> None:
-        """Give the name up; messages that nobody received are gone. Idempotent."""
-        if self._ending is None:
-            self._ending = ClosedError(f"this side closed the mailbox {self.name}")
-            self._receivers.end(self._ending)
-            self._deliverers.end(self._ending)
-        await self._listener.aclose()
-        self._serving.cancel()
-        await asyncio.wait([self._serving])
-        for link in list(self._links.values()):
-            await link.aclose()
+        """Give the name up; messages that nobody received are gone. Idempotent.
+
+        What was sent gets at most ``limits.linger_s`` seconds to reach the mailboxes of others:
+        they ask for the name that it comes from, so it is given up only then.
+
+        Cancellation:
+            Closes at once; what was sent and not received may be lost.
+        """
+        try:
+            if self._ending is None:
+                self._ending = ClosedError(f"this side closed the mailbox {self.name}")
+                self._receivers.end(self._ending)
+                self._deliverers.end(self._ending)
+                await self._linger()
+        finally:
+            await self._listener.aclose()
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+            for link in list(self._links.values()):
+                await link.aclose()
+
+    async def _linger(self) -> None:
+        checks = [link.check() for link in self._links.values() if not link.is_checked]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._linger_s):
+                await asyncio.gather(*checks, return_exceptions=True)
 
     def __aiter__(self) -> Self:
         return self
@@ -258,6 +302,10 @@ class Mailbox(AsyncResource, Generic[T]):
     # In
 
     async def _serve_one(self, channel: Channel[Any]) -> None:
+        with contextlib.suppress(ClosedError):  # by `aclose`: senders see a clean end
+            await self._take_in(channel)
+
+    async def _take_in(self, channel: Channel[Any]) -> None:
         credentials = channel.peer
         assert credentials is not None, "a Unix socket knows its peer"
         introduction = await channel.receive()
@@ -265,10 +313,17 @@ class Mailbox(AsyncResource, Generic[T]):
             raise ProtocolError("a mailbox introduces itself first")
         sender = check_name(introduction.name)
         await self._verify(sender, credentials)
-        async for letter in channel:
-            if not isinstance(letter, post.Letter):
-                raise ProtocolError(f"a sender does not say {type(letter).__name__}")
-            await self._deliver(sender, credentials, letter, channel)
+        async for message in channel:
+            match message:
+                case post.Letter():
+                    await self._deliver(sender, credentials, message, channel)
+                case post.Registered():
+                    await self._deliver(sender, credentials, message, channel)
+                    await channel.send(post.Reply(message.id, b""))
+                case post.Check():
+                    await channel.send(post.Reply(message.id, b""))
+                case _:
+                    raise ProtocolError(f"a sender does not say {type(message).__name__}")
 
     async def _verify(self, sender: str, credentials: PeerCredentials) -> None:
         """Ask the kernel who owns the name that a sender claims.
@@ -287,7 +342,11 @@ class Mailbox(AsyncResource, Generic[T]):
             )
 
     async def _deliver(
-        self, sender: str, credentials: PeerCredentials, letter: post.Letter, channel: Channel[Any]
+        self,
+        sender: str,
+        credentials: PeerCredentials,
+        letter: post.Letter | post.Registered,
+        channel: Channel[Any],
     ) -> None:
         async def reply(obj: Any) -> None:
             await channel.send(post.Reply(letter.id, self._coding.encode(obj)))
@@ -297,7 +356,8 @@ class Mailbox(AsyncResource, Generic[T]):
         except DecodeError as error:
             log.warning("mailbox %s: a message from %s: %s", self.name, sender, error)
             return
-        message = Message(sender, value, credentials, reply if letter.id else None)
+        is_question = isinstance(letter, post.Letter) and letter.id != 0
+        message = Message(sender, value, credentials, reply if is_question else None)
         await self._deliverers.until(lambda: self._try_deliver(message))
 
     def _try_deliver(self, message: Message[T]) -> bool | None:
@@ -345,11 +405,12 @@ def mailbox(
     check_name(name, part="mailbox name")
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size:,}")
-    coding = Coding[Any](codec, limits or Limits())
+    known = limits or Limits()
+    coding = Coding[Any](codec, known)
 
     async def open_() -> Mailbox[Any]:
         open_runtime_dir(_FOLDER).close()
-        listener = await listen(_address(name), codec=post, limits=limits)
-        return Mailbox(name, listener, coding, size)
+        listener = await listen(_address(name), codec=post, limits=known)
+        return Mailbox(name, listener, coding, size, known.linger_s)
 
     return Opening(open_)

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from types import CoroutineType
 from typing import Any
 
@@ -29,7 +29,7 @@ from aioipc.errors import (
     WouldBlock,
 )
 from aioipc.kernel.credentials import same_user
-from aioipc.native._tasks import News, Steps
+from aioipc.native._calls import News, Steps
 from aioipc.rpc._call import CallInfo, begin
 from aioipc.rpc._faults import fault_of, refusal, unsendable
 from aioipc.rpc._hub import Hub
@@ -57,36 +57,31 @@ class Callee:
         self._handlers = handlers
         self._running: set[CallInfo] = set()
         self._idle: asyncio.Future[None] | None = None
-        self._is_closing = False
         peer = connection.channel.peer
         remote = Capability.REMOTE in connection.channel.capabilities
         self._is_trusted = not remote and (peer is None or same_user(peer))
 
     # Answering
 
-    def answer(self, message: Call) -> Steps | None:
-        """Run a method, as far as it goes without waiting.
+    def answer(self, message: Call) -> Coroutine[Any, Any, None] | Steps | None:
+        """Run a method, whatever there is to it, as far as it goes without waiting.
 
         Returns:
-            What it still has to do, in this task: if that was the reader, another one has to read.
+            As `Hub.answer`.
         """
-        call = self._admit(message)
-        if call is None:
-            return None
+        call = self.admit(message)
+        return None if call is None else self.run(call)
+
+    def run(self, call: CallInfo) -> Steps | None:
+        """As `answer`, once the call was taken in."""
         steps = begin(self._run(call), call)
         if steps is not None:
-            self._waits(call)
+            self.waits(call)
         return steps
 
-    async def answer_aside(self, message: Call) -> None:
-        """Run a method in this task, which does not read."""
-        steps = self.answer(message)
-        if steps is not None:
-            await steps
-
-    def _admit(self, message: Call) -> CallInfo | None:
+    def admit(self, message: Call) -> CallInfo | None:
         """Take in a call; None if it was refused."""
-        call = CallInfo(message, self._connection)
+        call = CallInfo.of(message, self._connection)
         try:
             self._session.admit(call)
         except QuotaExceeded as error:
@@ -96,7 +91,7 @@ class Callee:
             if isinstance(message.args, Enclosed):
                 message.args.close()  # now, because whoever keeps the error keeps its frames
             raise
-        if self._is_closing:
+        if self._connection.is_closing:
             closing = RemoteCancelled(f"{call.method} was not called: the far side is closing")
             self._finish(call, refusal(message.id, closing))
             return None
@@ -104,7 +99,7 @@ class Callee:
             call.deadline_s = self._connection.loop.time() + message.remaining_ns / 1e9
         return call
 
-    def _waits(self, call: CallInfo) -> None:
+    def waits(self, call: CallInfo) -> None:
         """A method waits: the running task is its own from here on."""
         call.task = asyncio.current_task()
         self._running.add(call)
@@ -116,9 +111,8 @@ class Callee:
         if call.task is not None:
             call.task.cancel()
 
-    async def _run(self, call: CallInfo) -> None:  # noqa: C901 - the usual way has one room
+    async def _run(self, call: CallInfo) -> None:
         """Run the method of a call and send its outcome."""
-        message = call.message
         try:
             method, function, args = self._look_up(call)
         except (MethodNotFound, BadArguments) as error:
@@ -127,6 +121,16 @@ class Callee:
         try:
             result = method.invoke(function, args)
             del args  # memory that came with them may go back before the outcome
+        except Exception as error:  # noqa: BLE001 - it goes to the caller
+            last = self._verdict(call, method, error)
+        else:
+            await self.rest(call, method, result)
+            return
+        self._finish(call, last)
+
+    async def rest(self, call: CallInfo, method: Method, result: Any) -> None:
+        """Wait for what a method gave, if need be, and send it."""
+        try:
             if method.is_streaming:
                 await self._stream(call, method, result)
                 result = None
@@ -134,27 +138,22 @@ class Callee:
                 result = await result
             if method.is_notification:
                 result = None
-        except asyncio.CancelledError:
-            last = self._cancelled(call)
-            if last is None:
-                raise
-        except Exception as error:  # noqa: BLE001 - it goes to the caller
-            last = self._failed(call, method, error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it goes to the caller
+            last = self._verdict(call, method, error)
         else:
             if method.packs:
                 await self._return_packed(call, method, result)
                 return
-            self._done(call)
-            outcome = Return(message.id, result)
+            self.done(call)
+            outcome = Return(call.message.id, result)
             try:
                 self._channel.send_nowait(outcome)
             except IPCError as error:
-                await self._not_sent(outcome, error, method)
+                await self.not_sent(outcome, error, method)
             return
         # Not above: should this fail, the channel keeps why, and by it what was being handled,
         # and by that the frames of the method with all that it was passed.
-        if last is not None:
-            self._finish(call, last)
+        self._finish(call, last)
 
     def _look_up(self, call: CallInfo) -> tuple[Method, Callable[..., Any], Any]:
         """The method, what implements it, and the arguments; its span begins.
@@ -181,13 +180,10 @@ class Callee:
 
     async def _return_packed(self, call: CallInfo, method: Method, result: Any) -> None:
         """Send a result that may hold arrays or descriptors, or that came of such arguments."""
-        parcels = self._connection.parcels
         try:
-            parcel = await parcels.pack(result)
-        except asyncio.CancelledError:
-            last = self._cancelled(call)
-            if last is None:
-                raise
+            parcel = await self._connection.parcels.pack(result)
+        except asyncio.CancelledError as error:
+            last = self._verdict(call, method, error)
         except (EncodeError, ResourceExhausted) as error:
             # As text: a record that is kept would keep what is in the frames of the error.
             log.warning("%s: the result of %s: %s", self._channel.address, method, str(error))
@@ -198,15 +194,14 @@ class Callee:
         self._finish(call, last)
 
     async def _send_packed(self, call: CallInfo, method: Method, parcel: Parcel) -> None:
-        parcels = self._connection.parcels
         with parcel:
-            self._done(call)
-            parcels.tell_gone()
+            self.done(call)
+            self._connection.parcels.tell_gone()
             outcome = Return(call.message.id, parcel.packed)
             try:
                 self._channel.send_nowait(outcome, fds=parcel.files)
             except IPCError as error:
-                await self._not_sent(outcome, error, method, fds=parcel.files)
+                await self.not_sent(outcome, error, method, fds=parcel.files)
             parcel.sent()
 
     async def _stream(self, call: CallInfo, method: Method, result: Any) -> None:
@@ -242,7 +237,7 @@ class Callee:
 
     # Outcomes
 
-    def _done(self, call: CallInfo, outcome: object = None) -> None:
+    def done(self, call: CallInfo, outcome: object = None) -> None:
         """The method has ended: forget about it."""
         if call.span is not None:
             end_span(call.span, outcome)
@@ -252,10 +247,13 @@ class Callee:
                 call.timer.cancel()
             call.task = None  # which has the call in its context: a cycle
         self._session.finish(call)
+        self._finished()
+
+    def _finished(self) -> None:
         if self._idle is not None and not self._session.served and not self._idle.done():
             self._idle.set_result(None)
 
-    async def _not_sent(
+    async def not_sent(
         self, outcome: Return, error: IPCError, method: Method, *, fds: Sequence[HasFileno] = ()
     ) -> None:
         """Wait for room, or say why it cannot be sent; if the caller is gone, who reads finds."""
@@ -270,39 +268,51 @@ class Callee:
             log.warning("%s: the result of %s: %s", self._channel.address, method, error)
             self._connection.tell(unsendable(outcome.id, error, method))
 
-    def _finish(self, call: CallInfo, last: Raise) -> None:
-        self._done(call, last)
-        self._connection.tell(last)
+    def _finish(self, call: CallInfo, last: Raise | None) -> None:
+        """Say what came of a call; nothing if nobody is there to be told."""
+        self.done(call, last)
+        if last is not None:
+            self._connection.tell(last)
 
-    def _cancelled(self, call: CallInfo) -> Raise | None:
-        """The method was cancelled: what to say of it; None if that is meant for this whole task.
-
-        Then the call is done.
-        """
+    def _cancelled(self, call: CallInfo) -> Exception | None:
+        """Why the method was cancelled; None if that is meant for this whole task."""
         task = asyncio.current_task()
         assert task is not None, "methods run in tasks"
         if call.is_late:
             error: Exception = DeadlineExceeded(f"{call.method} was cancelled at its deadline")
         elif call.is_cancelled:
             error = RemoteCancelled(f"{call.method} was cancelled by its caller")
-        elif self._is_closing:
+        elif self._connection.is_closing:
             error = RemoteCancelled(f"{call.method} was cancelled: this side is closing")
         elif task.cancelling():
-            self._done(call)
+            self.done(call)
             return None
         else:
             error = RemoteCancelled(f"{call.method} was cancelled")
         while task.cancelling():
             task.uncancel()
-        return refusal(call.message.id, error)
+        return error
 
-    def _failed(self, call: CallInfo, method: Method, error: Exception) -> Raise | None:
-        """The method raised: what to say of it; None if nobody is there to be told.
+    def failed(self, call: CallInfo, method: Method, error: BaseException) -> None:
+        """The method raised.
 
-        Then the call is done.
+        Raises:
+            BaseException: What is meant for this whole task, or the process.
         """
+        self._finish(call, self._verdict(call, method, error))
+
+    def _verdict(self, call: CallInfo, method: Method, error: BaseException) -> Raise | None:
+        """What to say when the method raised; None if nobody is there to be told.
+
+        Raises:
+            BaseException: What is meant for this whole task, or the process.
+        """
+        if not isinstance(error, Exception):
+            why = self._cancelled(call) if isinstance(error, asyncio.CancelledError) else None
+            if why is None:
+                raise error
+            return refusal(call.message.id, why)
         if self._is_lost(error):
-            self._done(call, error)
             return None
         if call.upload is not None and error is call.upload.refused:
             return refusal(call.message.id, error)
@@ -347,17 +357,18 @@ class Callee:
         Args:
             grace_s: How long, in seconds.
         """
-        self._is_closing = True
+        self._connection.is_closing = True
         if not self._session.served:
             return
         self._idle = self._connection.loop.create_future()
+        self._connection.on_finished = self._finished
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._idle
 
     def cancel_all(self) -> None:
         """Cancel what still runs."""
-        self._is_closing = True
+        self._connection.is_closing = True
         for call in list(self._running):
             if call.task is not None:
                 call.task.cancel()

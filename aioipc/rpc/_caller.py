@@ -8,7 +8,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterable, Awaitable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from aioipc.abc import HasFileno
 from aioipc.errors import (
@@ -21,9 +21,9 @@ from aioipc.errors import (
     PeerCrashed,
 )
 from aioipc.loop.deadline import remaining_s
+from aioipc.native._calls import CallRecord, News
 from aioipc.native._core import Send
-from aioipc.native._tasks import News
-from aioipc.rpc._call import metadata_to_send
+from aioipc.rpc._call import metadata_sent
 from aioipc.rpc._faults import raised
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method
@@ -51,36 +51,29 @@ class CallObserver(Protocol):
         """One call or more are no longer open."""
 
 
-class OwnCall(Outgoing):
+class OwnCall(CallRecord, Outgoing):
     """A call of this side, and what is known about its outcome."""
 
-    items: Items | None = None
-    last: Return | Raise | None = None
-    error: BaseException | None = None
-    waiter: News | None = None
+    items: Items | None
+    last: Return | Raise | None
+    span: Span | None
+    caller: Caller
+    method: Method
     room_waiter: News | None = None
     feeding: asyncio.Task[None] | None = None
-    span: Span | None = None
 
-    def __init__(self, caller: Caller, method: Method) -> None:
-        self.caller = caller
-        self.method = method
+    @classmethod
+    def of(cls, caller: Caller, method: Method) -> Self:
+        """A call of any method; that of a plain one needs no more than the first lines."""
+        call = cls()
+        call.caller = caller
+        call.method = method
         if method.is_streaming:
-            self.is_streaming = True
-            self.items = Items()
+            call.is_streaming = True
+            call.items = Items()
         if method.upload is not None:
-            self.is_uploading = True
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the outcome is known."""
-        return self.last is not None or self.error is not None
-
-    def has_news(self) -> bool:
-        """Whether there is something that whoever waits for this call wants."""
-        if self.last is not None or self.error is not None:
-            return True
-        return self.items is not None and bool(self.items.arrived)
+            call.is_uploading = True
+        return call
 
     def result(self) -> Any:
         """The result of a call that is done; None of one that gave a stream.
@@ -107,7 +100,7 @@ class OwnCall(Outgoing):
         connection = self.caller.connection
         # Who sends a stream cannot be woken from reading when that fails.
         if self.feeding is None and not connection.is_read:
-            return connection.lead(self.has_news)
+            return connection.lead(self)
         self.waiter = waiter = News(connection.loop)
         connection.follow()
         return waiter
@@ -149,6 +142,8 @@ class Caller:
 
     def __init__(self, connection: Hub) -> None:
         self.connection = connection
+        self.call = connection.ask
+        """Call a method and wait for its result: see `CallCore.ask`."""
         self.observer: CallObserver | None = None
         self._channel = connection.channel
         self._loop = connection.loop
@@ -156,47 +151,55 @@ class Caller:
         self._max_calls = connection.channel.limits.max_calls
         self._slots: collections.deque[News] = collections.deque()
 
-    async def call(self, method: Method, args: tuple[Any, ...]) -> Any:
-        """Call a method and wait for its result.
+    def watch(self, observer: CallObserver) -> None:
+        """Tell somebody when calls end."""
+        self.observer = observer
+        self.connection.on_freed = self._freed
 
-        Args:
-            method: What the far side declares.
-            args: All arguments, in the order of the declaration.
+    # What the native part asks for, where a call does not go straight
+
+    def needs_care(self) -> bool:
+        """Whether a call has a deadline, or a span."""
+        return active_tracing() is not None or remaining_s(self._loop) < _LONGEST_S
+
+    async def call_with_care(self, method: Method, args: tuple[Any, ...]) -> Any:
+        """As `CallCore.ask`, whatever there is to it."""
+        return await self.outcome(await self.open(method, args))
+
+    async def call_late(self, call: OwnCall, sending: Send) -> Any:
+        """The rest of a call that there was no room for, or not enough."""
+        await self._send(call, sending)
+        return await self.outcome(call)
+
+    def give_up(self, call: OwnCall) -> None:
+        """Nobody waits for a call any more that was made."""
+        call.abandon()
+        call.cancel()
+
+    def withdraw(self, call: OwnCall, error: BaseException) -> None:
+        """A call was not sent after all.
 
         Raises:
-            RPCError: The call failed; its kinds say how.
-            DeadlineExceeded: The deadline passed on the far side.
-            PeerCrashed: The far side is gone. The method may have run.
-            ClosedError: This side closed the connection.
-
-        Cancellation:
-            Cancels the method on the far side.
+            BadArguments: The arguments cannot be encoded.
         """
-        if not method.is_plain:
-            return await self.outcome(await self.open(method, args))
-        # `open` and `outcome` in one: their coroutines would take as long as the rest of a call.
-        left_s = remaining_s(self._loop)
-        if left_s <= 0 or len(self._session.calls) >= self._max_calls:
-            left_s = await self._wait_for_turn(method)
-        sending: Send | None
-        call, sending = self._begin(method, args, left_s)
-        try:
-            await sending
-            sending = None
-            while call.last is None and call.error is None:
-                await call.news()
-        except BaseException as error:
-            self._interrupted(call, sending, error)
-            raise
-        if type(call.last) is Raise:
-            await self._note_deadline(call.last)
-        return call.result()
+        self._session.withdraw(call)
+        end_span(call.span, error)
+        self._freed()
+        if isinstance(error, EncodeError):
+            raise BadArguments(f"{call.method}: {error.__cause__ or error}") from error
+
+    def concluded(self, call: OwnCall) -> None:
+        """A call has its outcome, and there is more to it than that."""
+        call.is_uploading = False
+        end_span(call.span, call.last)
+
+    # Calls of any kind
 
     async def outcome(self, call: OwnCall) -> Any:
         """Wait for the result of a call that was made.
 
         Raises:
-            As `call`.
+            As `CallCore.ask`.
 
         Cancellation:
             Cancels the method on the far side.
@@ -204,8 +207,8 @@ class Caller:
         try:
             while not call.is_done:
                 await call.news()
-        except BaseException as error:
-            self._interrupted(call, None, error)
+        except BaseException:
+            self.give_up(call)
             raise
         finally:
             if call.feeding is not None:
@@ -256,8 +259,8 @@ class Caller:
         if method.packs_args:
             call = await self._open_packed(method, sent)
         else:
-            left_s = await self._wait_for_turn(method)
-            call = await self._sent(*self._begin(method, sent, left_s))
+            call, sending = self._begin(method, sent, await self._wait_for_turn(method))
+            await self._send(call, sending)
         if method.upload is not None:
             call.feeding = self.connection.start(self._feed(call, args[method.upload]))
         return call
@@ -275,7 +278,7 @@ class Caller:
             left_s = await self._wait_for_turn(method)
             call, sending = self._begin(method, parcel.packed, left_s, fds=parcel.files)
             try:
-                await self._sent(call, sending)
+                await self._send(call, sending)
             except AddressError:
                 if parcels.carries:
                     raise
@@ -298,13 +301,16 @@ class Caller:
                 return f"argument {name!r}: "
         return ""
 
-    async def _sent(self, call: OwnCall, sending: Send) -> OwnCall:
+    async def _send(self, call: OwnCall, sending: Send) -> None:
+        """Send a call; who is interrupted tells the far side, if it was told of the call."""
         try:
             await sending
         except BaseException as error:
-            self._interrupted(call, sending, error)
+            if sending.is_accepted:
+                self.give_up(call)
+            else:
+                self.withdraw(call, error)
             raise
-        return call
 
     async def _wait_for_turn(self, method: Method) -> float:
         """Wait until the peer takes another call; how many seconds that one may take.
@@ -327,8 +333,8 @@ class Caller:
         """A call, and the operation that sends it once it is awaited."""
         if self.connection.ending is not None:
             self._check_open(method)
-        call = OwnCall(self, method)
-        metadata = metadata_to_send()
+        call = OwnCall.of(self, method)
+        metadata = metadata_sent.get()
         if (tracing := active_tracing()) is not None:
             call.span, metadata = tracing.begin_call(method, metadata)
         number = self._session.open(call)
@@ -338,44 +344,11 @@ class Caller:
         message = Call(number, method.name, args, remaining_ns, metadata)
         return call, self._channel.send(message, fds=fds)
 
-    def _interrupted(self, call: OwnCall, sending: Send | None, error: BaseException) -> None:
-        """The caller leaves: tell the far side, unless it was not told of the call.
-
-        Args:
-            call: The call.
-            sending: What sends it, if that was not finished.
-            error: What interrupted it.
-
-        Raises:
-            BadArguments: The arguments cannot be encoded.
-        """
-        call.abandon()
-        if sending is None or sending.is_accepted:
-            call.cancel()
-            return
-        self._session.withdraw(call)
-        end_span(call.span, error)
-        self._freed()
-        if isinstance(error, EncodeError):
-            raise BadArguments(f"{call.method}: {error.__cause__ or error}") from error
-
     async def aclose(self) -> None:
         """Close the connection."""
         await self.connection.aclose()
 
     # What comes back
-
-    def conclude(self, message: Return | Raise) -> None:
-        """Take in the outcome of a call of this side."""
-        call = self._session.conclude(message)
-        if call is not None:  # else it was given up
-            call.last = message
-            call.is_uploading = False
-            if call.span is not None:
-                end_span(call.span, message)
-            if call.waiter is not None:
-                self.connection.wake(call.waiter)
-        self._freed()
 
     def take(self, call: OwnCall, message: Answer) -> None:
         """Take in what else the peer says about a call of this side."""
@@ -420,6 +393,7 @@ class Caller:
     async def _wait_for_slot(self) -> None:
         free = News(self._loop)
         self._slots.append(free)
+        self.connection.on_freed = self._freed
         self.connection.follow()
         try:
             await free

@@ -25,6 +25,7 @@ from aioipc.wire.rpc import Code, Raise
 __all__ = ["fault_of", "raised", "refusal", "unsendable"]
 
 MOST_TEXT: Final = 1024
+_OURS: Final = (__package__, "aioipc.native")
 _MOST_TRACEBACK: Final = 16 * 1024
 _CODES: Final = (
     (MethodNotFound, Code.NOT_FOUND),
@@ -77,7 +78,7 @@ def fault_of(number: int, error: Exception, method: Method, *, trusted: bool) ->
 def _traceback_of(error: Exception) -> str:
     """From where the method begins; how it came to be called is our business."""
     step = error.__traceback__
-    while step is not None and step.tb_frame.f_globals.get("__package__") == __package__:
+    while step is not None and step.tb_frame.f_globals.get("__package__") in _OURS:
         step = step.tb_next
     lines = traceback.format_exception(type(error), error, step)
     return "".join(lines)[-_MOST_TRACEBACK:]

@@ -95,7 +95,7 @@ class Method:
         raises: The declared exceptions, by name.
         is_idempotent: Whether it may run twice.
         is_positional: Whether all parameters can be passed by position.
-        is_plain: Whether its arguments go into one message as they are.
+        is_plain: Whether a call has arguments by position, a result, and nothing else.
         doc: Its docstring.
     """
 
@@ -116,15 +116,16 @@ class Method:
         self.count = len(self.names)
         self.types = tuple(_plain(each.annotation) for each in parameters.values())
         self.upload = self._find_upload()
-        self.packs_args = any(map(is_packed, self._sent_types(self.count)))
-        self.packs_result = is_packed(self._result)
-        self.packs_upload = self.upload is not None and is_packed(self._item)
-        self.packs = self.packs_args or self.packs_result
-        self.is_plain = self.upload is None and not self.packs_args
         self._keywords = tuple(
             each.name for each in parameters.values() if each.kind is each.KEYWORD_ONLY
         )
         self.is_positional = not self._keywords
+        self.packs_args = any(map(is_packed, self._sent_types(self.count)))
+        self.packs_result = is_packed(self._result)
+        self.packs_upload = self.upload is not None and is_packed(self._item)
+        self.packs = self.packs_args or self.packs_result
+        is_one_answer = self.shape is Shape.CALL and self.upload is None
+        self.is_plain = self.is_positional and is_one_answer and not self.packs
         self._defaults = tuple(each.default for each in parameters.values())
         self._least = sum(each is inspect.Parameter.empty for each in self._defaults)
 
@@ -209,12 +210,13 @@ class Method:
             RemoteError: The far side broke the declaration.
         """
         try:
-            return self._decode_result(raw)
+            return self.result_decoder(raw)
         except (msgspec.DecodeError, ValueError) as error:
             raise RemoteError(f"{self} gave what it does not declare: {error}") from error
 
     @functools.cached_property
-    def _decode_result(self) -> Callable[[Any], Any]:
+    def result_decoder(self) -> Callable[[Any], Any]:
+        """Decodes a result, and says no more than that it does not fit."""
         return unpacker(self._result) if self.packs_result else decoder(self._result)
 
     # The called side
@@ -226,7 +228,7 @@ class Method:
             BadArguments: They do not fit; the message has the parameter's name.
         """
         try:
-            return self._decode_args(raw)
+            return self.args_decoder(raw)
         except (msgspec.DecodeError, ValueError) as error:
             count = _length(raw)
             if count is None or count >= self.count:
@@ -236,7 +238,8 @@ class Method:
         return self._decode_fewer(raw, count)
 
     @functools.cached_property
-    def _decode_args(self) -> Callable[[Any], Any]:
+    def args_decoder(self) -> Callable[[Any], Any]:
+        """Decodes all arguments into a tuple, and says no more than that they do not fit."""
         return self._decoder_of(self.count)
 
     def _decoder_of(self, count: int) -> Callable[[Any], Any]:

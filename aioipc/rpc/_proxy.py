@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioipc.rpc._interface import Method, Shape, describe
@@ -22,7 +22,7 @@ class Calls(Protocol):
 
     @property
     def connection(self) -> Any: ...
-    async def call(self, method: Method, args: tuple[Any, ...]) -> Any: ...
+    def call(self, method: Method, args: tuple[Any, ...]) -> Awaitable[Any]: ...
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None: ...
     def stream(self, method: Method, args: tuple[Any, ...]) -> ResultStream[Any]: ...
     async def aclose(self) -> None: ...
@@ -81,10 +81,10 @@ def _dressed(method: Method, function: Callable[..., Any]) -> Callable[..., Any]
 def _call(method: Method) -> Callable[..., Any]:
     count = method.count if method.is_positional else -1
 
-    def call(self: Proxy, /, *args: Any, **kwargs: Any) -> Any:
+    async def call(self: Proxy, /, *args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) != count:
             args = method.bind(args, kwargs)
-        return self._calls.call(method, args)
+        return await self._calls.call(method, args)
 
     return _dressed(method, call)
 
@@ -97,8 +97,8 @@ def _stream(method: Method) -> Callable[..., Any]:
 
 
 def _notification(method: Method) -> Callable[..., Any]:
-    def notify(self: Proxy, /, *args: Any, **kwargs: Any) -> Any:
-        return self._calls.notify(method, method.bind(args, kwargs))
+    async def notify(self: Proxy, /, *args: Any, **kwargs: Any) -> Any:
+        await self._calls.notify(method, method.bind(args, kwargs))
 
     return _dressed(method, notify)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.workload import Workload
+from benchmarks.workloads.arrays import Arrays
 from benchmarks.workloads.calls import Calls
 from benchmarks.workloads.codec import Codec
 from benchmarks.workloads.connection_memory import ConnectionMemory
@@ -10,6 +11,7 @@ from benchmarks.workloads.counts import Counts
 from benchmarks.workloads.cpu_at_rate import CpuAtRate
 from benchmarks.workloads.fan_in import FanIn
 from benchmarks.workloads.idle import Idle
+from benchmarks.workloads.locks import Locks
 from benchmarks.workloads.loop_lag import LoopLag
 from benchmarks.workloads.one_way import OneWay
 from benchmarks.workloads.pub_sub import PubSub
@@ -27,4 +29,6 @@ WORKLOADS: list[Workload] = [
     CpuAtRate(),
     ConnectionMemory(),
     Counts(),
+    Locks(),
+    Arrays(),
 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from tests.ring.build import BROADCAST, Mutation
-from tests.ring.checks import Check, Options
+from tests.verify.build import BROADCAST, Mutation
+from tests.verify.checks import Check, Options
+from tests.verify.kinds import bugs_of, lost_wakeups
 
 NEAR_2_64 = 0xFFFFFFFFFFFFFFC0
 
@@ -22,6 +24,7 @@ OVERRUNS: Options = {"records": 100_000, "holding": 1, "lag": 50, "start": NEAR_
 
 def bugs() -> Iterator[Check]:
     """A check for each bug."""
+    yield from _wrong_orders()
     yield from _overruns()
     yield from _lost_wakeups()
     yield from _races()
@@ -29,14 +32,52 @@ def bugs() -> Iterator[Check]:
     yield from _lies_believed()
 
 
-# --- what is written over ------------------------------------------------------------------------
+# --- steps in the wrong order, or left out -------------------------------------------------------
 
-_OVERRUN = {
-    "copy-not-checked": Mutation(
-        """    if (!cast_is_whole(reader, record->position))
+_COPY_NOT_CHECKED = Mutation(
+    """    if (!cast_is_whole(reader, record->position))
         return false;
     reader->cursor =""",
-        "    reader->cursor =",
+    "    reader->cursor =",
+)
+_ONLY_ONE_WOKEN = Mutation(
+    "                answer = CAST_WAKE;\n",
+    "                answer = CAST_WAKE;\n                return answer;\n",
+)
+_WRONG_ORDERS = {
+    "publish-looks-first": Mutation(
+        """        RING_STORE(&writer->shared->tail, writer->cursor);
+        writer->published = writer->cursor;
+        AIOIPC_CRASHPOINT(publish_stored);
+    }
+    CastAnswer answer = cast_take_sleepers(writer, writer->fresh, bells);
+""",
+        """    }
+    CastAnswer answer = cast_take_sleepers(writer, writer->fresh, bells);
+    AIOIPC_CRASHPOINT(publish_stored);
+    RING_STORE(&writer->shared->tail, writer->cursor);
+    writer->published = writer->cursor;
+""",
+    ),
+    "flag-taken-without-a-bell": Mutation(
+        "                bells[word] |= (uint64_t)1 << bit;\n", ""
+    ),
+    "retire-looks-first": Mutation(
+        """    RING_STORE(&page->cursor, reader->cursor);
+    reader->retired = reader->cursor;
+    AIOIPC_CRASHPOINT(retire_stored);
+    uint64_t wanted = RING_LOAD(&page->wanted);
+""",
+        """    uint64_t wanted = RING_LOAD(&page->wanted);
+    AIOIPC_CRASHPOINT(retire_stored);
+    RING_STORE(&page->cursor, reader->cursor);
+    reader->retired = reader->cursor;
+""",
+    ),
+    "arm-does-not-retire": Mutation(
+        "    if (cast_retire(reader) == CAST_WAKE)\n        return CAST_WAKE;\n"
+        "    AIOIPC_CRASHPOINT(arm_begun);\n",
+        "",
     ),
     "header-not-checked": Mutation(
         """    if (!cast_is_whole(reader, reader->cursor))
@@ -49,10 +90,6 @@ _OVERRUN = {
         "if (tag != RING_PAD && (writer->blocker", "if (0 && (writer->blocker"
     ),
     "one-count": Mutation("page->passed[floor & 1]", "page->passed[0]"),
-    "counted-from-the-beginning": Mutation(
-        "    reader->taken = passed;\n", "    reader->taken = 0;\n"
-    ),
-    "lost-ones-not-counted": Mutation("    reader->taken = passed;\n", ""),
     "taken-not-counted": Mutation("    reader->taken++;\n", ""),
     "retired-before-copying": Mutation(
         "    *record = (CastRecord){reader->cursor, at + 1",
@@ -63,66 +100,48 @@ _OVERRUN = {
 }
 
 
+def _wrong_orders() -> Iterator[Check]:
+    kind = Check(
+        "cast-bug",
+        "interleave.c",
+        "some interleaving goes wrong",
+        {"records": 4, "works": 6, "seed": 1},
+        symptom="sleeps for ever|other bytes|length|lost|took|ends at|knows|fault",
+        subject=BROADCAST,
+    )
+    yield from bugs_of(kind, _WRONG_ORDERS)
+    overrun = {**kind.options, "records": 2, "prefill": 1, "holding": 0}
+    yield from bugs_of(replace(kind, options=overrun), {"copy-not-checked": _COPY_NOT_CHECKED})
+    two = {**kind.options, "records": 1, "readers": 2, "max_bytes": 0}
+    yield from bugs_of(replace(kind, options=two), {"only-one-is-woken": _ONLY_ONE_WOKEN})
+
+
+# --- what is written over ------------------------------------------------------------------------
+
+_OVERRUN = {
+    "counted-from-the-beginning": Mutation(
+        "    reader->taken = passed;\n", "    reader->taken = 0;\n"
+    ),
+    "lost-ones-not-counted": Mutation("    reader->taken = passed;\n", ""),
+}
+
+
 def _overruns() -> Iterator[Check]:
-    for name, mutation in _OVERRUN.items():
-        yield Check(
-            f"cast-bug-{name}",
-            "threads.c",
-            "other bytes, another length, or one message too many or too few",
-            {**OVERRUNS, "delay_one_in": 50} if "early" in mutation.new else OVERRUNS,
-            mutation=mutation,
-            symptom="other bytes|length|lost|took|ends before|fault",
-            subject=BROADCAST,
-        )
+    kind = Check(
+        "cast-bug",
+        "threads.c",
+        "other bytes, another length, or one message too many or too few",
+        OVERRUNS,
+        symptom="other bytes|length|lost|took|ends before|fault",
+        subject=BROADCAST,
+    )
+    return bugs_of(kind, _OVERRUN)
 
 
 # --- lost wake-ups -------------------------------------------------------------------------------
 
 _SILENT = {
-    "publish-looks-first": (
-        "empty",
-        Mutation(
-            """        RING_STORE(&writer->shared->tail, writer->cursor);
-        writer->published = writer->cursor;
-        AIOIPC_CRASHPOINT(publish_stored);
-    }
-    CastAnswer answer = cast_take_sleepers(writer, writer->fresh, bells);
-""",
-            """    }
-    CastAnswer answer = cast_take_sleepers(writer, writer->fresh, bells);
-    AIOIPC_CRASHPOINT(publish_stored);
-    RING_STORE(&writer->shared->tail, writer->cursor);
-    writer->published = writer->cursor;
-""",
-        ),
-    ),
     "arm-does-not-look": ("empty", Mutation("    if (cast_readable(reader)) {", "    if (0) {")),
-    "only-one-is-woken": (
-        "empty",
-        Mutation(
-            "                answer = CAST_WAKE;\n",
-            "                answer = CAST_WAKE;\n                return answer;\n",
-        ),
-    ),
-    "flag-taken-without-a-bell": (
-        "empty",
-        Mutation("                bells[word] |= (uint64_t)1 << bit;\n", ""),
-    ),
-    "retire-looks-first": (
-        "full",
-        Mutation(
-            """    RING_STORE(&page->cursor, reader->cursor);
-    reader->retired = reader->cursor;
-    AIOIPC_CRASHPOINT(retire_stored);
-    uint64_t wanted = RING_LOAD(&page->wanted);
-""",
-            """    uint64_t wanted = RING_LOAD(&page->wanted);
-    AIOIPC_CRASHPOINT(retire_stored);
-    RING_STORE(&page->cursor, reader->cursor);
-    reader->retired = reader->cursor;
-""",
-        ),
-    ),
     "wait-does-not-look": (
         "full",
         Mutation(
@@ -132,28 +151,13 @@ _SILENT = {
             "    return CAST_SLEEP;",
         ),
     ),
-    "arm-does-not-retire": (
-        "empty",
-        Mutation(
-            "    if (cast_retire(reader) == CAST_WAKE)\n        return CAST_WAKE;\n"
-            "    AIOIPC_CRASHPOINT(arm_begun);\n",
-            "",
-        ),
-    ),
 }
 
 
 def _lost_wakeups() -> Iterator[Check]:
-    for name, (hunt, mutation) in _SILENT.items():
-        yield Check(
-            f"cast-bug-{name}",
-            "threads.c",
-            "the sleeper's tripwire reports it, or the writer's, who waits for it",
-            {**HUNTS[hunt], "records": 1_000_000, "delay_one_in": 50, "patience_ms": 100},
-            mutation=mutation,
-            symptom="lost wake-up|nobody takes",
-            subject=BROADCAST,
-        )
+    claim = "the sleeper's tripwire reports it, or the writer's, who waits for it"
+    kind = Check("cast-bug", claim=claim, symptom="lost wake-up|nobody takes", subject=BROADCAST)
+    return lost_wakeups(kind, HUNTS, _SILENT)
 
 
 # --- races ---------------------------------------------------------------------------------------
@@ -170,17 +174,16 @@ def _races() -> Iterator[Check]:
             "        *(volatile uint64_t *)&writer->shared->tail = writer->cursor;",
         ),
     }
-    for name, mutation in plain.items():
-        yield Check(
-            f"cast-bug-{name}",
-            "threads.c",
-            "ThreadSanitizer reports it",
-            {"records": 50_000, "lag": 200},
-            sanitizer="thread",
-            mutation=mutation,
-            symptom="data race",
-            subject=BROADCAST,
-        )
+    kind = Check(
+        "cast-bug",
+        "threads.c",
+        "ThreadSanitizer reports it",
+        {"records": 50_000, "lag": 200},
+        sanitizer="thread",
+        symptom="data race",
+        subject=BROADCAST,
+    )
+    return bugs_of(kind, plain)
 
 
 # --- death ---------------------------------------------------------------------------------------
@@ -231,14 +234,13 @@ _UNCHECKED = {
 
 
 def _lies_believed() -> Iterator[Check]:
-    for name, mutation in _UNCHECKED.items():
-        yield Check(
-            f"cast-bug-{name}",
-            "fuzz.c",
-            "a lie gets through",
-            {"what": "writer", "rounds": 20_000},
-            sanitizer="address",
-            mutation=mutation,
-            symptom="FAILED|AddressSanitizer",
-            subject=BROADCAST,
-        )
+    kind = Check(
+        "cast-bug",
+        "fuzz.c",
+        "a lie gets through",
+        {"what": "writer", "rounds": 20_000},
+        sanitizer="address",
+        symptom="FAILED|AddressSanitizer",
+        subject=BROADCAST,
+    )
+    return bugs_of(kind, _UNCHECKED)

@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import partial
 
 from tests.broadcast.bugs import HUNTS, NEAR_2_64, OVERRUNS, bugs
-from tests.ring.build import BROADCAST
-from tests.ring.checks import Check as AnyCheck
+from tests.verify.build import BROADCAST
+from tests.verify.checks import Check as AnyCheck
+from tests.verify.kinds import crashpoints, hunts, step_kills
 
 Check = partial(AnyCheck, subject=BROADCAST)
+
+# --- every interleaving ------------------------------------------------------------------------
+
+# How many states there are depends on the seed, so it is a fixed one.
+_INTERLEAVINGS = (
+    Check(
+        "cast-interleave",
+        "interleave.c",
+        "every interleaving of broadcast.h itself, nobody dies: all arrives, no sleeper is left",
+        {"records": 3, "works": 8, "seed": 1},
+        {"records": 4, "works": 10},
+    ),
+    Check(
+        "cast-interleave-overruns",
+        "interleave.c",
+        "the same with a ring that is nearly full, so that a reader is overrun",
+        {"records": 2, "works": 8, "prefill": 1, "holding": 0, "seed": 1},
+        {"records": 3},
+        at_least={"overruns": 10_000},
+    ),
+    Check(
+        "cast-interleave-kills",
+        "interleave.c",
+        "the same with both sides killed anywhere",
+        {"records": 2, "works": 2, "prefill": 1, "kill_writer": 1, "kill_reader": 1, "seed": 1},
+        {"works": 10},
+        at_least={"overruns": 1_000},
+    ),
+    Check(
+        "cast-interleave-two",
+        "interleave.c",
+        "the same with two readers",
+        {"records": 1, "works": 4, "readers": 2, "max_bytes": 0, "seed": 1},
+        {"records": 2, "works": 3},
+    ),
+)
 
 # --- threads ------------------------------------------------------------------------------------
 
@@ -53,14 +89,14 @@ def _threads() -> Iterator[AnyCheck]:
         OVERRUNS,
         {"records": 10_000_000},
     )
-    for name, changes in HUNTS.items():
-        yield Check(
-            f"cast-hunt-{name}",
-            "threads.c",
-            f"no lost wake-up, {name}, with delays of up to 50 µs between any two steps",
-            {"records": 20_000, "delay_one_in": 100, **changes},
-            {"records": 1_000_000, "delay_one_in": 5_000},
-        )
+    yield from hunts(
+        Check(
+            "cast-hunt",
+            options={"records": 20_000, "delay_one_in": 100},
+            full={"records": 1_000_000, "delay_one_in": 5_000},
+        ),
+        HUNTS,
+    )
 
 
 # --- hostile memory -----------------------------------------------------------------------------
@@ -96,13 +132,8 @@ def _lies() -> Iterator[AnyCheck]:
 # --- death --------------------------------------------------------------------------------------
 
 
-def crashpoints() -> tuple[list[str], list[str]]:
-    """The steps that broadcast.h names, of the writer and of a reader."""
-    writer, reader = BROADCAST.header.read_text().split("/* === reader ===")
-    pattern = r"AIOIPC_CRASHPOINT\((\w+)\);"
-    # The header knows no bells; the harness names the moments before and after one.
-    bells = ["bell", "bell_rung"]
-    return re.findall(pattern, writer) + bells, re.findall(pattern, reader) + bells
+STEPS = crashpoints(BROADCAST, "/* === reader ===")
+"""Of the writer and of a reader."""
 
 
 def _kills() -> Iterator[AnyCheck]:
@@ -122,16 +153,8 @@ def _kills() -> Iterator[AnyCheck]:
         {"kills": 1000},
         at_least={"kills": 300},
     )
-    for victim, steps in zip(("writer", "reader"), crashpoints(), strict=True):
-        for step in steps:
-            yield Check(
-                f"cast-kill-{victim}-at-{step}",
-                "kill.c",
-                f"{victim} killed at {step}",
-                {"victim": victim, "at": step, "kills": 5},
-                {"kills": 200},
-                at_least={"kills": 200},
-            )
+    steps = dict(zip(("writer", "reader"), STEPS, strict=True))
+    yield from step_kills("cast-", BROADCAST, steps, full_kills=200)
 
 
-CHECKS = (*_threads(), *_lies(), *_kills(), *bugs())
+CHECKS = (*_INTERLEAVINGS, *_threads(), *_lies(), *_kills(), *bugs())

@@ -10,12 +10,11 @@
    replays with first=ROUND rounds=1, up to the timing. */
 
 #include "sides.h"
+#include "death.h"
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
@@ -35,35 +34,6 @@ static Notebook *notebook;
 static int writer_bell, reader_bells[READERS];
 static int lifelines[READERS];  /* the writer's ends; -1: it is known to be gone */
 static int writer_lifeline;     /* a reader's end */
-static uint64_t round_number;
-
-/* --- the end of the victim ------------------------------------------------------------------- */
-
-static const char *deadly_step;  /* in the victim only */
-static uint64_t passes_left;
-
-static void crashpoint(const char *id)
-{
-    if (deadly_step == NULL || strcmp(id, deadly_step) != 0 || passes_left-- > 0)
-        return;
-    raise(SIGKILL);
-}
-
-static void die(const char *step, uint64_t within_us, Dice *dice)
-{
-    if (strcmp(step, "random") != 0) {
-        passes_left = below(dice, (uint64_t)1 << below(dice, 8));
-        deadly_step = step;
-        return;
-    }
-    uint64_t delay = 1 + below(dice, within_us * 1000);
-    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
-    struct timespec first = {(time_t)(delay / 1000000000), (long)(delay % 1000000000)};
-    struct itimerspec when = {.it_value = first};
-    timer_t timer;
-    CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
-    CHECK(timer_settime(timer, 0, &when, NULL) == 0);
-}
 
 /* --- bells and notes ------------------------------------------------------------------------- */
 
@@ -113,7 +83,7 @@ static int hear_bell(int sleeper, bool (*has_work)(const void *side), const void
 {
     int heard = sleeper == WRITER ? hear_as_writer() : hear_as_reader(sleeper);
     if (heard == -2)
-        fail("round %llu: %d sleeps, %s", (unsigned long long)round_number, sleeper,
+        fail("%d sleeps, %s", sleeper,
              has_work(side) ? "and has work" : "and nobody says anything");
     return heard;
 }
@@ -144,7 +114,7 @@ static bool goes_on(void)
 
 static CastWriter writer;
 static CastPage *pages[READERS];
-static uint64_t records, lost, reached;
+static uint64_t records, lost;
 
 static void *map(size_t bytes, int protection, int fd)
 {
@@ -172,14 +142,7 @@ static void be_reader(int me, int fd)
     static Taker taker;
     attach(&taker, &work, me, map(cast_memory_bytes(work.geometry), PROT_READ, fd), pages[me]);
     bool is_closed = take_all(&taker);
-    uint64_t published = atomic_load(&notebook->published);
-    if (taker.number < next_for(&work, published, me) && taker.number < published)
-        fail("round %llu: reader %d knows of messages up to %llu, of %llu acknowledged",
-             (unsigned long long)round_number, me, (unsigned long long)taker.number,
-             (unsigned long long)published);
-    if (is_closed && taker.number != next_for(&work, published, me))
-        fail("round %llu: reader %d ends at %llu, not %llu", (unsigned long long)round_number, me,
-             (unsigned long long)taker.number, (unsigned long long)published);
+    check_taken(&taker, atomic_load(&notebook->published), is_closed);
     records += taker.taken;
     lost += taker.lost;
 }
@@ -208,13 +171,6 @@ static int status_of(pid_t child)
     int status;
     CHECK(waitpid(child, &status, 0) == child);
     return status;
-}
-
-static void note_end(int status)
-{
-    bool was_killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
-    CHECK(was_killed || (WIFEXITED(status) && WEXITSTATUS(status) == 0));
-    reached += was_killed;
 }
 
 /* This process is the writer. */
@@ -273,8 +229,11 @@ static void prepare(uint64_t seed, bool victim_is_writer, bool at_random, Dice *
     work.holding = victim_is_writer ? below(dice, 2) : 2 | below(dice, 2);
 }
 
-static void one_round(bool victim_is_writer, const char *step, uint64_t within_us, uint64_t seed)
+static void one_round(uint64_t seed)
 {
+    bool victim_is_writer = strcmp(option_word("victim", "writer"), "writer") == 0;
+    const char *step = option_word("at", "random");
+    uint64_t within_us = option("within_us", 20000);
     Dice dice = {seed};
     prepare(seed, victim_is_writer, strcmp(step, "random") == 0, &dice);
     int fd = make_ring();
@@ -299,20 +258,12 @@ static void one_round(bool victim_is_writer, const char *step, uint64_t within_u
 int main(int count, char **words)
 {
     read_options(count, words);
-    bool victim_is_writer = strcmp(option_word("victim", "writer"), "writer") == 0;
-    const char *step = option_word("at", "random");
-    uint64_t begun = now_ns(), first = option("first", 0), kills = option("kills", 100);
-    uint64_t seed = option("seed", 1), most = option("rounds", 50 * kills);
+    uint64_t begun = now_ns();
     notebook = map(sizeof *notebook, PROT_READ | PROT_WRITE, -1);
-    for (round_number = first; reached < kills && round_number < first + most; round_number++)
-        one_round(victim_is_writer, step, option("within_us", 20000),
-                  mix(seed) + mix(round_number));
-    if (reached < kills && first == 0)
-        fail("only %llu of %llu kills in %llu rounds", (unsigned long long)reached,
-             (unsigned long long)kills, (unsigned long long)most);
+    uint64_t rounds = kill_often(one_round);
     printf("{\"rounds\": %llu, \"kills\": %llu, \"records\": %llu, \"lost\": %llu, "
            "\"seconds\": %.2f}\n",
-           (unsigned long long)(round_number - first), (unsigned long long)reached,
+           (unsigned long long)rounds, (unsigned long long)kills_reached,
            (unsigned long long)records, (unsigned long long)lost,
            (double)(now_ns() - begun) / 1e9);
     return 0;

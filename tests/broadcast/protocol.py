@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
 
-from tests.ring.explorer import (
+from tests.verify.explorer import (
     Memory,
     Order,
     Program,
@@ -24,42 +24,25 @@ from tests.ring.explorer import (
     system_call,
     wait,
 )
-from tests.ring.protocol import Steps
+from tests.verify.waiting import Steps, WaitingDesign, arm, take_sleeper
 
 
 @dataclass(frozen=True)
-class Design:
+class Design(WaitingDesign):
     """How the protocol is done. The defaults are broadcast.h's; the rest is known to be wrong.
 
     Only `flag_left_set`, `retires_each`, `waits_without_publishing` and, by itself, a weaker
     `floor`, `passed` or `data` are other ways to get it right, as far as stores alone can show.
     """
 
-    tail: Order = Order.SEQ_CST
     floor: Order = Order.SEQ_CST
     data: Order = Order.RELEASE
     passed: Order = Order.SEQ_CST
     cursor: Order = Order.SEQ_CST
     sleeps: Order = Order.SEQ_CST
     wanted: Order = Order.SEQ_CST
-    closed: Order = Order.SEQ_CST
-    flag_left_set: bool = False
-    retires_each: bool = False
-    bell_before_swap: bool = False
-    bell_read_after_arming: bool = False
-    arms_without_looking: bool = False
-    waits_without_looking: bool = False
-    arms_without_retiring: bool = False
-    waits_without_publishing: bool = False
-    closes_without_bell: bool = False
-    closed_read_before_arming: bool = False
-    ends_without_looking: bool = False
-    closes_before_publishing: bool = False
-    publishes_before_copying: bool = False
-    retires_before_copying: bool = False
     wakes_before_publishing: bool = False
     wakes_only_the_first: bool = False
-    no_drain_after_death: bool = False
     keeps_the_dead: bool = False
     holders_ignored: bool = False
     floor_after_data: bool = False
@@ -237,15 +220,11 @@ def publish(design: Design, load_: Load, begin: int, end: int, left: int) -> Ste
 
 def wake_sleepers(design: Design, load_: Load, whom: int) -> Steps:
     for reader in range(len(load_.holds)):
-        if not whom >> reader & 1 or not (yield load(f"sleeps{reader}")):
+        if not whom >> reader & 1:
             continue
-        if design.bell_before_swap:
-            yield system_call(f"bell{reader}", 1)
-            yield swap(f"sleeps{reader}", 0)
-        elif (yield swap(f"sleeps{reader}", 0)):
-            yield system_call(f"bell{reader}", 1)
-            if design.wakes_only_the_first:
-                return
+        woken = yield from take_sleeper(design, f"sleeps{reader}", f"bell{reader}")
+        if woken and design.wakes_only_the_first:
+            return
 
 
 def wait_room(design: Design, load_: Load, blocker: int, blocked: int, left: int) -> Steps:
@@ -282,7 +261,7 @@ def reader(design: Design, load_: Load, me: int) -> Program:
         if retired != cursor and not design.arms_without_retiring:
             yield from retire(design, me, cursor)
             retired = cursor
-        answer = yield from arm(design, me, cursor)
+        answer = yield from arm(design, f"sleeps{me}", design.sleeps, cursor)
         if answer == "end":
             return ("end", taken)
         if answer == "retry":
@@ -374,26 +353,6 @@ def retire(design: Design, me: int, cursor: int) -> Steps:
     wanted = yield load(f"wanted{me}")
     if wanted and cursor >= wanted and (yield swap(f"wanted{me}", 0)):
         yield system_call("bell_w", 1)
-
-
-def arm(design: Design, me: int, cursor: int) -> Steps:
-    closed = 0
-    if design.closed_read_before_arming:
-        closed = yield load("closed")
-    yield store(f"sleeps{me}", 1, design.sleeps)
-    if design.arms_without_looking:
-        return "sleep"
-    if (yield load("tail")) != cursor:
-        if not design.flag_left_set:
-            yield store(f"sleeps{me}", 0, design.sleeps)
-        return "retry"
-    if not design.closed_read_before_arming:
-        closed = yield load("closed")
-    if not closed:
-        return "sleep"
-    if design.ends_without_looking:
-        return "end"
-    return "end" if (yield load("tail")) == cursor else "retry"
 
 
 # --- the scene -----------------------------------------------------------------------------------

@@ -10,7 +10,9 @@
 #include <sched.h>
 
 #define MAX_READERS 64
+#ifndef MAX_BYTES
 #define MAX_BYTES 4096
+#endif
 #define WRITER (-1)
 
 /* Wake a reader, or the writer. */
@@ -296,6 +298,20 @@ static bool take_all(Taker *taker)
         else
             CHECK(answer == CAST_RETRY);
     }
+}
+
+/* What a reader knows at its end: everything that was acknowledged, and of a closed stream nothing
+   more. */
+__attribute__((unused))
+static void check_taken(const Taker *taker, uint64_t published, bool is_closed)
+{
+    uint64_t due = next_for(taker->work, published, taker->me);
+    if (taker->number < due && taker->number < published)
+        fail("reader %d knows of messages up to %llu, of %llu acknowledged", taker->me,
+             (unsigned long long)taker->number, (unsigned long long)published);
+    if (is_closed && taker->number != due)
+        fail("reader %d ends at %llu, not %llu", taker->me, (unsigned long long)taker->number,
+             (unsigned long long)published);
 }
 
 __attribute__((unused))

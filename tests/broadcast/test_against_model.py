@@ -19,8 +19,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.ring.build import BROADCAST, Unavailable, program
 from tests.scale import patience_s, scaled
+from tests.verify.build import BROADCAST, Unavailable, program
 
 MASK = 2**64 - 1
 READERS = 4

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.broadcast.catalogue import CHECKS, crashpoints
-from tests.ring.build import BROADCAST
-from tests.ring.checks import Check, passes
+from tests.broadcast.catalogue import CHECKS, STEPS
 from tests.scale import patience_s
+from tests.verify.build import BROADCAST
+from tests.verify.checks import Check, passes
 
 pytestmark = pytest.mark.timeout(patience_s(60))
 
@@ -22,7 +22,7 @@ def test_program(check: Check) -> None:
 
 
 def test_every_step_has_a_name_of_its_own() -> None:
-    for steps in crashpoints():
+    for steps in STEPS:
         assert len(set(steps)) == len(steps)
         assert len(steps) >= 8
 

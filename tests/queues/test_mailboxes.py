@@ -34,6 +34,53 @@ async def test_send_and_receive() -> None:
         assert (await b.receive()).sender == "b"
 
 
+async def test_closing_loses_nothing_on_its_way() -> None:
+    """The owner asks the kernel who has the sender's name, which must not be gone by then."""
+    async with queues.mailbox("owner", size=5) as owner:
+        async with queues.mailbox("brief") as brief:
+            for number in range(5):
+                await brief.send("owner", number)
+        assert [(await owner.receive()).value for _ in range(5)] == list(range(5))
+
+
+async def test_closing_waits_for_a_full_mailbox_no_longer_than_it_may() -> None:
+    async with queues.mailbox("owner", size=1) as owner:
+        async with queues.mailbox("brief", limits=aioipc.Limits(linger_s=0.05)) as brief:
+            await brief.send("owner", 1)
+            await brief.send("owner", 2)
+        assert (await owner.receive()).value == 1
+
+
+async def test_a_cancelled_close_is_at_once() -> None:
+    async with queues.mailbox("owner", size=1) as owner:
+        brief = await queues.mailbox("brief")
+        await brief.send("owner", 1)
+        await brief.send("owner", 2)
+        closing = asyncio.ensure_future(brief.aclose())
+        await steps(3)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert (await owner.receive()).value == 1
+
+
+async def test_a_confirmed_message_lies_in_the_mailbox(caplog: pytest.LogCaptureFixture) -> None:
+    async with queues.mailbox("a") as a, queues.mailbox("b", size=1) as b:
+        await a.send("b", 1, confirmed=True)
+        assert len(b._messages) == 1
+        sending = asyncio.ensure_future(a.send("b", 2, confirmed=True))
+        await steps(50)
+        assert not sending.done()
+        assert (await b.receive()).value == 1
+        await sending
+        sending = asyncio.ensure_future(a.send("b", 3, confirmed=True))
+        await steps(50)
+        await b.aclose()
+        with pytest.raises(aioipc.ConnectError, match="the mailbox was closed"):
+            await sending
+        assert not caplog.records
+
+
 @pytest.mark.leaves_names
 async def test_between_processes(peers: Peers) -> None:
     async with queues.mailbox("parent") as box:

@@ -399,6 +399,98 @@ async def test_a_journal_that_cannot_be_written_ends_the_server(tmp_path: Path) 
             await server.wait()
 
 
+# Servers that come and go
+
+
+@contextlib.asynccontextmanager
+async def lasting(address: str, **options: Any) -> AsyncIterator[queues.ReconnectingQueue[Any]]:
+    async with queues.open(address, reconnect=True, **options) as queue:
+        assert isinstance(queue, queues.ReconnectingQueue)
+        yield queue
+
+
+async def test_producers_and_workers_outlive_a_server(tmp_path: Path) -> None:
+    address, journal = f"unix:{tmp_path}/jobs", tmp_path / "jobs.db"
+    server = await queues.serve(address, journal=journal)
+    async with lasting(address) as producer, lasting(address) as worker:
+        await producer.put("kept")
+        job = await worker.take()
+        await server.aclose()
+        with pytest.raises(aioipc.PeerCrashed):
+            await job.ack()
+        puts = [asyncio.ensure_future(producer.put(number)) for number in range(5)]
+        taking = asyncio.ensure_future(worker.take())
+        await steps(20)
+        assert not any(put.done() for put in puts)
+        async with queues.serve(address, journal=journal):
+            await asyncio.gather(*puts)
+            again = await taking
+            assert (again.value, again.attempt) == ("kept", 2)
+            await again.ack()
+            assert sorted([await worker.get() for _ in range(5)]) == list(range(5))
+            assert (await producer.statistics()).counters["accepted"] == 5
+            assert await producer.dead_jobs() == []
+            assert not await producer.revive(1)
+            assert not await producer.drop_dead(1)
+
+
+async def test_a_put_that_nobody_answered_may_have_been_accepted(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/jobs"
+    server = await queues.serve(address, policy=queues.Policy(max_jobs=1))
+    async with lasting(address) as producer, lasting(address) as looker:
+        await producer.put("first")
+        put = asyncio.ensure_future(producer.put("second"))
+        async with asyncio.timeout(PATIENCE_S):
+            while not (await looker.statistics()).counters["waiting"]:
+                pass
+        await server.aclose()
+        with pytest.raises(aioipc.PeerCrashed, match="the put may have been accepted"):
+            await put
+        async with queues.serve(address):
+            await producer.put("third")
+            assert await looker.get() == "third"
+
+
+async def test_closing_while_nobody_serves(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/jobs"
+    server = await queues.serve(address)
+    queue = await queues.open(address, reconnect=True)
+    await server.aclose()
+    getting = asyncio.ensure_future(queue.get())
+    putting = asyncio.ensure_future(queue.put(1))
+    await steps(20)
+    await queue.aclose()
+    for waiting in (getting, putting):
+        with pytest.raises(aioipc.ClosedError):
+            await waiting
+    await queue.aclose()
+    with pytest.raises(aioipc.ClosedError):
+        await queue.put(2)
+
+
+async def test_whoever_gives_up_lets_others_connect(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/jobs"
+    server = await queues.serve(address)
+    async with lasting(address) as queue:
+        await server.aclose()
+        getting = [asyncio.ensure_future(queue.get()) for _ in range(3)]
+        await steps(20)
+        getting[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await getting[0]
+        async with queues.serve(address), queues.open(address) as producer:
+            await producer.put("a")
+            await producer.put("b")
+            assert sorted(await asyncio.gather(*getting[1:])) == ["a", "b"]
+
+
+async def test_what_reconnecting_is_not_for() -> None:
+    with pytest.raises(ValueError, match="the kernel keeps this queue, so there is no reconnect="):
+        _ = queues.open("mq:/none", reconnect=True)
+    with pytest.raises(aioipc.ConnectError):
+        await queues.open("unix:nobody", reconnect=True)
+
+
 # Chaos
 
 LEAST_TOLD = 20_000
@@ -424,29 +516,41 @@ def tell(*words):
 
 PRODUCER = f"""
 {TELL}
+lasts = bool(int(sys.argv[4]))
 number = 0
 while True:
     try:
-        async with aioipc.queues.open(sys.argv[1]) as queue:
+        async with aioipc.queues.open(sys.argv[1], reconnect=lasts) as queue:
             while True:
                 number += 1
                 job = f"{{os.getpid()}}-{{number}}"
-                await queue.put(job, priority=number % 3)
-                tell("accepted", job)
+                try:
+                    await queue.put(job, priority=number % 3)
+                except aioipc.PeerCrashed:
+                    if not lasts:
+                        raise
+                else:
+                    tell("accepted", job)
     except (aioipc.IPCError, OSError):
         await asyncio.sleep(0.01)
 """
 
 WORKER = f"""
 {TELL}
+prefetch, lasts = map(int, sys.argv[4:])
 while True:
     try:
-        async with aioipc.queues.open(sys.argv[1], prefetch=int(sys.argv[4])) as queue:
+        async with aioipc.queues.open(sys.argv[1], prefetch=prefetch, reconnect=lasts) as queue:
             while True:
                 job = await queue.take()
                 tell("taken", job.value, job.attempt)
-                await job.ack()
-                tell("done", job.value)
+                try:
+                    await job.ack()
+                except aioipc.PeerCrashed:
+                    if not lasts:
+                        raise
+                else:
+                    tell("done", job.value)
     except (aioipc.IPCError, OSError):
         await asyncio.sleep(0.01)
 """
@@ -456,7 +560,7 @@ while True:
 @pytest.mark.leaves_names
 @pytest.mark.timeout(patience_s(60))
 async def test_chaos(peers: Peers, tmp_path: Path, chance: random.Random) -> None:
-    """Producers, workers and the server are killed at random under load."""
+    """Producers, workers and the server are killed at random under load; some reconnect."""
     address = f"unix:chaos-{os.getpid()}"
     told = tmp_path / "history"
     told.touch()
@@ -466,11 +570,11 @@ async def test_chaos(peers: Peers, tmp_path: Path, chance: random.Random) -> Non
     )
     starts: list[Callable[[], int]] = [
         servers.start,
-        producers.start,
-        producers.start,
-        functools.partial(workers.start, 0),
-        functools.partial(workers.start, 0),
-        functools.partial(workers.start, 3),
+        functools.partial(producers.start, 0),
+        functools.partial(producers.start, 1),
+        functools.partial(workers.start, 0, 0),
+        functools.partial(workers.start, 0, 1),
+        functools.partial(workers.start, 3, 1),
     ]
     running = [start() for start in starts]
     kills = 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.ring.build import Mutation
-from tests.ring.checks import Check, Options
+from tests.verify.build import Mutation
+from tests.verify.checks import Check, Options
+from tests.verify.kinds import bugs_of, lost_wakeups
 
 NEAR_2_32 = 0xFFFFFFC0
 
@@ -116,16 +117,15 @@ _RELAXED = {
 
 
 def _races() -> Iterator[Check]:
-    for name, mutation in _RELAXED.items():
-        yield Check(
-            f"bug-{name}",
-            "threads.c",
-            "ThreadSanitizer reports it",
-            {**_COPIES, "max_bytes": 64, "spin": 10_000},
-            sanitizer="thread",
-            mutation=mutation,
-            symptom="data race",
-        )
+    kind = Check(
+        "bug",
+        "threads.c",
+        "ThreadSanitizer reports it",
+        {**_COPIES, "max_bytes": 64, "spin": 10_000},
+        sanitizer="thread",
+        symptom="data race",
+    )
+    return bugs_of(kind, _RELAXED)
 
 
 # --- somebody is not woken ----------------------------------------------------------------------
@@ -148,15 +148,9 @@ _SILENT = {
 
 
 def _lost_wakeups() -> Iterator[Check]:
-    for name, (hunt, mutation) in _SILENT.items():
-        yield Check(
-            f"bug-{name}",
-            "threads.c",
-            "the sleeper's tripwire reports it",
-            {**HUNTS[hunt], "records": 1_000_000, "delay_one_in": 50, "patience_ms": 100},
-            mutation=mutation,
-            symptom="lost wake-up",
-        )
+    claim = "the sleeper's tripwire reports it"
+    kind = Check("bug", claim=claim, symptom="lost wake-up")
+    return lost_wakeups(kind, HUNTS, _SILENT)
 
 
 # --- hostile memory is believed -----------------------------------------------------------------
@@ -184,16 +178,15 @@ def _lies_believed() -> Iterator[Check]:
         mutation=_FETCHED_TWICE,
         symptom="FAILED|AddressSanitizer",
     )
-    for name, mutation in _UNCHECKED.items():
-        yield Check(
-            f"bug-{name}",
-            "fuzz.c",
-            "a lie gets through",
-            {"what": "headers", "rounds": 5_000_000},
-            sanitizer="address",
-            mutation=mutation,
-            symptom="FAILED|AddressSanitizer",
-        )
+    kind = Check(
+        "bug",
+        "fuzz.c",
+        "a lie gets through",
+        {"what": "headers", "rounds": 5_000_000},
+        sanitizer="address",
+        symptom="FAILED|AddressSanitizer",
+    )
+    yield from bugs_of(kind, _UNCHECKED)
 
 
 # --- records come into being too early, or end too early ----------------------------------------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from tests.ring.bugs import HUNTS, NEAR_2_32, bugs
-from tests.ring.build import HEADER
-from tests.ring.checks import Check
+from tests.verify.build import RING
+from tests.verify.checks import Check
+from tests.verify.kinds import crashpoints, hunts, step_kills
 
 NEAR_2_64 = 0xFFFFFFFFFFFFFFC0
 
@@ -56,14 +56,14 @@ def _threads() -> Iterator[Check]:
             {"mode": mode, "records": 300_000, "start": NEAR_2_32},
             {"records": 3_400_000},
         )
-    for name, changes in HUNTS.items():
-        yield Check(
-            f"hunt-{name}",
-            "threads.c",
-            f"no lost wake-up, {name}, with delays of up to 50 µs between any two steps",
-            {"records": 20_000, "delay_one_in": 100, **changes},
-            {"records": 5_000_000, "delay_one_in": 20_000},
-        )
+    yield from hunts(
+        Check(
+            "hunt",
+            options={"records": 20_000, "delay_one_in": 100},
+            full={"records": 5_000_000, "delay_one_in": 20_000},
+        ),
+        HUNTS,
+    )
 
 
 # --- hostile memory -----------------------------------------------------------------------------
@@ -91,13 +91,8 @@ _FUZZ = (
 # --- death --------------------------------------------------------------------------------------
 
 
-def crashpoints() -> tuple[list[str], list[str]]:
-    """The steps that ring.h names, of the producer and of the consumer."""
-    producer, consumer = HEADER.read_text().split("/* === consumer ===")
-    pattern = r"AIOIPC_CRASHPOINT\((\w+)\);"
-    # The header knows no bells; the harness names the moments before and after one.
-    bells = ["bell", "bell_rung"]
-    return re.findall(pattern, producer) + bells, re.findall(pattern, consumer) + bells
+STEPS = crashpoints(RING, "/* === consumer ===")
+"""Of the producer and of the consumer."""
 
 
 def _kills() -> Iterator[Check]:
@@ -117,16 +112,8 @@ def _kills() -> Iterator[Check]:
         {"kills": 1000},
         at_least={"kills": 300},
     )
-    for victim, steps in zip(("producer", "consumer"), crashpoints(), strict=True):
-        for step in steps:
-            yield Check(
-                f"kill-{victim}-at-{step}",
-                "kill.c",
-                f"{victim} killed at {step}",
-                {"victim": victim, "at": step, "kills": 5},
-                {"kills": 20},
-                at_least={"kills": 20},
-            )
+    steps = dict(zip(("producer", "consumer"), STEPS, strict=True))
+    yield from step_kills("", RING, steps, full_kills=20)
 
 
 CHECKS = (

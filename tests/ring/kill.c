@@ -9,11 +9,10 @@
    at=random or the name of a step. A round replays with first=ROUND rounds=1, up to the timing. */
 
 #include "sides.h"
+#include "death.h"
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 
 #define PATIENCE_MS 10000
 
@@ -26,30 +25,6 @@ static Work work;
 static Notebook *notebook;
 static int bells[2];     /* eventfds, as transports use them */
 static int lifeline;     /* its EOF says that the other process is gone */
-static uint64_t round_number;
-
-/* --- the end of the victim ------------------------------------------------------------------- */
-
-static const char *deadly_step;  /* in the victim only */
-static uint64_t passes_left;
-
-static void crashpoint(const char *id)
-{
-    if (deadly_step == NULL || strcmp(id, deadly_step) != 0 || passes_left-- > 0)
-        return;
-    raise(SIGKILL);
-}
-
-static void die_within_us(uint64_t microseconds, Dice *dice)
-{
-    uint64_t delay = 1 + below(dice, microseconds * 1000);
-    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
-    struct timespec first = {(time_t)(delay / 1000000000), (long)(delay % 1000000000)};
-    struct itimerspec when = {.it_value = first};
-    timer_t timer;
-    CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
-    CHECK(timer_settime(timer, 0, &when, NULL) == 0);
-}
 
 /* --- bells and notes ------------------------------------------------------------------------- */
 
@@ -66,7 +41,7 @@ static bool hear_bell(Who sleeper, bool (*has_work)(const void *side), const voi
     struct pollfd events[] = {{bells[sleeper], POLLIN, 0}, {lifeline, POLLIN, 0}};
     uint64_t rung;
     if (poll(events, 2, PATIENCE_MS) == 0)
-        fail("round %llu: the %s sleeps, %s", (unsigned long long)round_number,
+        fail("the %s sleeps, %s",
              sleeper == PRODUCER ? "producer" : "consumer",
              has_work(side) ? "and has work" : "and its peer is silent");
     if (events[0].revents != 0)
@@ -80,7 +55,7 @@ static void note_retired(uint64_t messages) { atomic_store(&notebook->retired, m
 
 /* --- what the survivor checks ---------------------------------------------------------------- */
 
-static uint64_t records, unconsumed_records, unacknowledged, reached;
+static uint64_t records, unconsumed_records, unacknowledged;
 
 /* Everything in [head, tail), whole and in order, and nothing else. */
 static void check_unconsumed(RingProducer *producer, uint64_t published)
@@ -95,8 +70,7 @@ static void check_unconsumed(RingProducer *producer, uint64_t published)
     CHECK(answer == RING_EMPTY);
     number = published - count;
     if (number > atomic_load(&notebook->handled) || number < atomic_load(&notebook->retired))
-        fail("round %llu: %llu of %llu unconsumed, but %llu handled and %llu retired",
-             (unsigned long long)round_number, (unsigned long long)count,
+        fail("%llu of %llu unconsumed, but %llu handled and %llu retired", (unsigned long long)count,
              (unsigned long long)published, (unsigned long long)notebook->handled,
              (unsigned long long)notebook->retired);
     CHECK(ring_unconsumed(producer, &left));
@@ -112,7 +86,7 @@ static void check_prefix(uint64_t taken, bool victim_finished)
 {
     uint64_t acknowledged = atomic_load(&notebook->published);
     if (taken < acknowledged || (victim_finished && taken != work.count))
-        fail("round %llu: %llu messages of %llu acknowledged", (unsigned long long)round_number,
+        fail("%llu messages of %llu acknowledged",
              (unsigned long long)taken, (unsigned long long)acknowledged);
     unacknowledged += taken - acknowledged;
     records += taken;
@@ -141,12 +115,7 @@ static void be_victim(Who victim, int fd, const char *step, uint64_t within_us, 
     RingShared *shared = mmap(NULL, ring_memory_bytes(work.capacity), PROT_READ | PROT_WRITE,
                               MAP_SHARED, fd, 0);
     CHECK(shared != MAP_FAILED);
-    if (strcmp(step, "random") == 0)
-        die_within_us(within_us, dice);
-    else {
-        passes_left = below(dice, (uint64_t)1 << below(dice, 8));
-        deadly_step = step;
-    }
+    die(step, within_us, dice);
     if (victim == PRODUCER)
         produce(&work, &producer, shared);
     else
@@ -167,8 +136,11 @@ static void prepare(uint64_t seed, Who victim, bool at_random, Dice *dice)
     work.send_mode = (Mode)below(dice, victim == PRODUCER ? 3 : 2);
 }
 
-static void one_round(Who victim, const char *step, uint64_t within_us, uint64_t seed)
+static void one_round(uint64_t seed)
 {
+    Who victim = strcmp(option_word("victim", "producer"), "producer") == 0 ? PRODUCER : CONSUMER;
+    const char *step = option_word("at", "random");
+    uint64_t within_us = option("within_us", 20000);
     static RingProducer producer;
     static RingConsumer consumer;
     int ends[2], status, fd;
@@ -202,9 +174,7 @@ static void one_round(Who victim, const char *step, uint64_t within_us, uint64_t
         CHECK(waitpid(child, &status, 0) == child);
         check_unconsumed(&producer, published);
     }
-    bool was_killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
-    CHECK(was_killed || (WIFEXITED(status) && WEXITSTATUS(status) == 0));
-    reached += was_killed;
+    note_end(status);
     munmap(shared, ring_memory_bytes(work.capacity));
     close(fd);
     close(lifeline);
@@ -215,21 +185,14 @@ static void one_round(Who victim, const char *step, uint64_t within_us, uint64_t
 int main(int count, char **words)
 {
     read_options(count, words);
-    Who victim = strcmp(option_word("victim", "producer"), "producer") == 0 ? PRODUCER : CONSUMER;
-    const char *step = option_word("at", "random");
-    uint64_t begun = now_ns(), first = option("first", 0), kills = option("kills", 100);
-    uint64_t seed = option("seed", 1), most = option("rounds", 50 * kills);
+    uint64_t begun = now_ns();
     notebook = mmap(NULL, sizeof *notebook, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
                     -1, 0);
     CHECK(notebook != MAP_FAILED);
-    for (round_number = first; reached < kills && round_number < first + most; round_number++)
-        one_round(victim, step, option("within_us", 20000), mix(seed) + mix(round_number));
-    if (reached < kills && first == 0)
-        fail("only %llu of %llu kills in %llu rounds", (unsigned long long)reached,
-             (unsigned long long)kills, (unsigned long long)most);
+    uint64_t rounds = kill_often(one_round);
     printf("{\"rounds\": %llu, \"kills\": %llu, \"records\": %llu, \"unconsumed\": %llu, "
            "\"unacknowledged\": %llu, \"seconds\": %.2f}\n",
-           (unsigned long long)(round_number - first), (unsigned long long)reached,
+           (unsigned long long)rounds, (unsigned long long)kills_reached,
            (unsigned long long)records, (unsigned long long)unconsumed_records,
            (unsigned long long)unacknowledged, (double)(now_ns() - begun) / 1e9);
     return 0;

@@ -7,14 +7,12 @@ nothing about its length: both sides know the sizes.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from tests.ring.explorer import (
+from tests.verify.explorer import (
     Memory,
-    Operation,
     Order,
     Program,
     Scene,
@@ -25,37 +23,16 @@ from tests.ring.explorer import (
     system_call,
     wait,
 )
-
-Steps = Generator[Operation, Any, Any]
+from tests.verify.waiting import Steps, WaitingDesign, arm, take_sleeper
 
 
 @dataclass(frozen=True)
-class Design:
-    """How the protocol is done. The defaults are ring.h's; the rest is known to be wrong.
+class Design(WaitingDesign):
+    """How the protocol is done. The defaults are ring.h's; the rest is known to be wrong."""
 
-    Only `flag_left_set` and `retires_each` are other ways to get it right.
-    """
-
-    tail: Order = Order.SEQ_CST
     head: Order = Order.SEQ_CST
     c_wait: Order = Order.SEQ_CST
     p_wait: Order = Order.SEQ_CST
-    closed: Order = Order.SEQ_CST
-    flag_left_set: bool = False
-    retires_each: bool = False
-    bell_before_swap: bool = False
-    bell_read_after_arming: bool = False
-    arms_without_looking: bool = False
-    waits_without_looking: bool = False
-    arms_without_retiring: bool = False
-    waits_without_publishing: bool = False
-    closes_without_bell: bool = False
-    closed_read_before_arming: bool = False
-    ends_without_looking: bool = False
-    closes_before_publishing: bool = False
-    publishes_before_copying: bool = False
-    retires_before_copying: bool = False
-    no_drain_after_death: bool = False
     death_seen_after_drain: bool = False
     wants_more_than_there_is: bool = False
 
@@ -136,16 +113,7 @@ def find_room(design: Design, load_: Load, cursor: int, published: int, size: in
 
 def publish(design: Design, cursor: int) -> Steps:
     yield store("tail", cursor, design.tail)
-    yield from take_consumer(design)
-
-
-def take_consumer(design: Design) -> Steps:
-    if (yield load("c_wait")):
-        if design.bell_before_swap:
-            yield system_call("bell_c", 1)
-            yield swap("c_wait", 0)
-        elif (yield swap("c_wait", 0)):
-            yield system_call("bell_c", 1)
+    yield from take_sleeper(design, "c_wait", "bell_c")
 
 
 def wait_space(design: Design, load_: Load, cursor: int, size: int) -> Steps:
@@ -164,7 +132,7 @@ def wait_space(design: Design, load_: Load, cursor: int, size: int) -> Steps:
 def close(design: Design) -> Steps:
     yield store("closed", 1, design.closed)
     if not design.closes_without_bell:
-        yield from take_consumer(design)
+        yield from take_sleeper(design, "c_wait", "bell_c")
 
 
 # --- consumer ----------------------------------------------------------------------------------
@@ -180,7 +148,7 @@ def consumer(design: Design, load_: Load) -> Program:
         if retired != cursor and not design.arms_without_retiring:
             yield from retire(design, load_, cursor, tail_seen)
             retired = cursor
-        answer = yield from arm(design, cursor)
+        answer = yield from arm(design, "c_wait", design.c_wait, cursor)
         if answer == "end":
             return "end"
         if answer == "retry":
@@ -242,26 +210,6 @@ def retire(design: Design, load_: Load, cursor: int, tail_seen: int) -> Steps:
         wanted = min(wanted, load_.capacity)
     if (wanted and load_.capacity - (tail_seen - cursor) >= wanted) and (yield swap("p_wait", 0)):
         yield system_call("bell_p", 1)
-
-
-def arm(design: Design, cursor: int) -> Steps:
-    closed = 0
-    if design.closed_read_before_arming:
-        closed = yield load("closed")
-    yield store("c_wait", 1, design.c_wait)
-    if design.arms_without_looking:
-        return "sleep"
-    if (yield load("tail")) != cursor:
-        if not design.flag_left_set:
-            yield store("c_wait", 0, design.c_wait)
-        return "retry"
-    if not design.closed_read_before_arming:
-        closed = yield load("closed")
-    if not closed:
-        return "sleep"
-    if design.ends_without_looking:
-        return "end"
-    return "end" if (yield load("tail")) == cursor else "retry"
 
 
 # --- the scene ----------------------------------------------------------------------------------

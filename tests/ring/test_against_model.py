@@ -23,8 +23,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.ring.build import HEADER, Unavailable, program
 from tests.scale import patience_s, scaled
+from tests.verify.build import HEADER, Unavailable, program
 
 HEADER_BYTES = 8
 MAX_LEASES = 64

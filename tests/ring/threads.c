@@ -6,46 +6,19 @@
    there is something to do, a wake-up was lost. */
 
 #include "sides.h"
-#include <linux/futex.h>
+#include "delays.h"
 #include <pthread.h>
-#include <sys/syscall.h>
 
 static Work work;
 static RingShared *shared;
-static uint64_t delay_one_in, patience_ms;
-static _Thread_local Dice delays;
-static _Atomic uint64_t bells, sleeps;
 static _Atomic uint32_t rung[2];
 
-/* Stretch what lies between two steps, sometimes. */
-static void crashpoint(const char *id)
-{
-    (void)id;
-    if (delay_one_in == 0 || below(&delays, delay_one_in) != 0)
-        return;
-    uint64_t until = now_ns() + below(&delays, 50000);
-    while (now_ns() < until)
-        ;
-}
+static void ring_bell(Who sleeper) { strike(&rung[sleeper]); }
 
-static void ring_bell(Who sleeper)
-{
-    atomic_fetch_add_explicit(&bells, 1, memory_order_relaxed);
-    atomic_store_explicit(&rung[sleeper], 1, memory_order_relaxed);
-    syscall(SYS_futex, &rung[sleeper], FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-}
-
-/* Twice, because the other thread may just not have come to its bell. */
 static bool hear_bell(Who sleeper, bool (*has_work)(const void *side), const void *side)
 {
-    struct timespec patience = {(time_t)(patience_ms / 1000), (long)(patience_ms % 1000 * 1000000)};
-    int silences = 0;
-    atomic_fetch_add_explicit(&sleeps, 1, memory_order_relaxed);
-    while (atomic_exchange_explicit(&rung[sleeper], 0, memory_order_relaxed) == 0) {
-        long woken = syscall(SYS_futex, &rung[sleeper], FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0);
-        if (woken != 0 && errno == ETIMEDOUT && has_work(side) && ++silences == 2)
-            fail("lost wake-up of the %s", sleeper == PRODUCER ? "producer" : "consumer");
-    }
+    if (!await_strike(&rung[sleeper], has_work, side))
+        fail("lost wake-up of the %s", sleeper == PRODUCER ? "producer" : "consumer");
     return true;
 }
 

@@ -6,7 +6,17 @@ import signal
 
 import click
 
-from aioipc.cli.commands import calls, demo, housekeeping, messages, processes, queues, topics
+from aioipc.cli.commands import (
+    calls,
+    demo,
+    housekeeping,
+    mailboxes,
+    messages,
+    processes,
+    queues,
+    topics,
+    watching,
+)
 from aioipc.cli.commands.common import STATUSES
 from aioipc.cli.problems import OK, SIGNALLED, USAGE, MessageError, UsageProblem, tell
 from aioipc.errors import AddressError
@@ -67,12 +77,14 @@ for _command in (
     calls.call,
     calls.serve,
     queues.queue,
+    mailboxes.mailbox,
     topics.pub,
     topics.sub,
     processes.lock,
     processes.run,
     housekeeping.ls,
     housekeeping.clean,
+    watching.top,
     demo.demo,
 ):
     aioipc.add_command(_command)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from aioipc import codecs
 from aioipc.address import Address
+from aioipc.cli.notation import Notation
 from aioipc.cli.problems import UsageProblem
 from aioipc.wire.framing import FRAMERS
 
@@ -17,9 +19,13 @@ __all__ = [
     "STATUSES",
     "address_of",
     "codec_option",
-    "complete",
+    "count_option",
     "json_option",
     "notation_options",
+    "number_option",
+    "once_option",
+    "parsed",
+    "seconds_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,7 +56,7 @@ _NOT_IN_A_SHELL = {
 }
 
 
-def complete(words: Iterable[str]) -> Callable[..., list[str]]:
+def _complete(words: Iterable[str]) -> Callable[..., list[str]]:
     """What completes a word in a shell to one of these."""
     known = tuple(words)
 
@@ -60,31 +66,81 @@ def complete(words: Iterable[str]) -> Callable[..., list[str]]:
     return complete
 
 
-codec_option = click.option(
-    "--codec",
-    metavar="NAME",
-    shell_complete=complete(codecs.BUILT_IN),
-    help="msgpack, json, text, raw or pickle, as the peer does. Default: msgpack, as "
-    "in Python; text with the framings lines and headers, raw with none.",
-)
-framing_option = click.option(
-    "--framing",
-    metavar="NAME",
-    shell_complete=complete(("length", *FRAMERS)),
-    help="length (the default) between programs that use aioipc; lines, headers or "
-    "none to talk to others.",
-)
+def codec_option_with(more: str = "") -> Callable[[F], F]:
+    """The option ``--codec``, whose help says more."""
+    return click.option(
+        "--codec",
+        metavar="NAME",
+        shell_complete=_complete(codecs.BUILT_IN),
+        help=f"msgpack (the default), json, text, raw or pickle, as the other side does.{more}",
+    )
+
+
+def number_option(
+    name: str, about: str, *, default: int | None = None, least: int = 1
+) -> Callable[[F], F]:
+    """An option that takes a whole number."""
+    return click.option(
+        name,
+        type=click.IntRange(least),
+        default=default,
+        show_default=default is not None,
+        metavar="N",
+        help=about,
+    )
+
+
+def seconds_option(
+    name: str,
+    about: str,
+    *,
+    default: float | None = None,
+    least: float = 0,
+    short: str | None = None,
+) -> Callable[[F], F]:
+    """An option that takes a time in seconds."""
+    return click.option(
+        *([short] if short else []),
+        name,
+        type=click.FloatRange(least),
+        default=default,
+        show_default=bool(default),
+        metavar="SECONDS",
+        help=about,
+    )
+
+
+codec_option = codec_option_with()
 json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
     help="Messages are written as JSON, here: objects, numbers, quoted text.",
 )
+count_option = number_option("--count", "End after N messages.")
+once_option = click.option("--once", is_flag=True, help="End after one message: --count 1.")
 
 
 def notation_options(command: F) -> F:
     """Add what listen and send have in common."""
-    return codec_option(framing_option(json_option(command)))
+    codec = codec_option_with(" With the framings lines and headers text, with none raw.")
+    framing = click.option(
+        "--framing",
+        metavar="NAME",
+        shell_complete=_complete(("length", *FRAMERS)),
+        help="length (the default) between programs that use aioipc; lines, headers or "
+        "none to talk to others.",
+    )
+    return codec(framing(json_option(command)))
+
+
+def parsed(texts: Sequence[str], notation: Notation) -> list[object] | None:
+    """The messages that stand on the command line; None if there are none.
+
+    Raises:
+        MessageError: One is not in the notation.
+    """
+    return [notation.parse(os.fsencode(text)) for text in texts] or None
 
 
 def address_of(text: str) -> Address:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 
 import click
 
 from aioipc.address import Address
-from aioipc.cli.commands.common import ADDRESSES, STATUSES, address_of, notation_options
+from aioipc.cli.commands.common import (
+    ADDRESSES,
+    STATUSES,
+    address_of,
+    count_option,
+    notation_options,
+    once_option,
+    parsed,
+    seconds_option,
+)
 from aioipc.cli.listening import Listening, receive_messages
 from aioipc.cli.notation import Notation
 from aioipc.cli.problems import UsageProblem
@@ -20,8 +29,8 @@ __all__ = ["listen", "send"]
 @click.command(epilog=f"{ADDRESSES}\n{STATUSES}")
 @click.argument("address")
 @click.option("--echo", is_flag=True, help="Send each message back as well.")
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after N messages.")
-@click.option("--once", is_flag=True, help="End after one message: --count 1.")
+@count_option
+@once_option
 @notation_options
 def listen(
     address: str,
@@ -56,13 +65,7 @@ def listen(
     metavar="N|all",
     help="Print N replies, or all until the peer ends (the default with exec:).",
 )
-@click.option(
-    "--wait-listener",
-    type=click.FloatRange(0),
-    default=0.0,
-    metavar="SECONDS",
-    help="Keep trying for so long while nobody listens.",
-)
+@seconds_option("--wait-listener", "Keep trying for so long while nobody listens.", default=0)
 @notation_options
 def send(
     address: str,
@@ -85,11 +88,12 @@ def send(
     wanted = Sending(
         where,
         notation,
-        [notation.parse(os.fsencode(text)) for text in message] or None,
+        parsed(message, notation),
         _replies(where, wait_reply, replies),
         wait_listener,
     )
-    return run_session(send_messages(wanted), address, notation.options)
+    remedy = f"aioipc listen {shlex.quote(address)}{notation.options}"
+    return run_session(send_messages(wanted), address, remedy)
 
 
 def _replies(address: Address, wait_reply: bool, replies: str | None) -> Replies | int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from aioipc.cli.commands.common import STATUSES
+from aioipc.cli.commands.common import STATUSES, number_option, seconds_option
 from aioipc.cli.locking import Locking, run_locked
 from aioipc.cli.session import run_session
 
@@ -15,9 +15,7 @@ __all__ = ["lock", "run"]
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("-n", "--nonblock", is_flag=True, help="Do not wait: the same as --timeout 0.")
-@click.option(
-    "-w", "--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Wait no longer than this."
-)
+@seconds_option("--timeout", "Wait no longer than this.", short="-w")
 @click.option(
     "-E",
     "--conflict-exit-code",
@@ -46,21 +44,11 @@ def lock(
 
 @click.command(epilog=STATUSES)
 @click.argument("target", metavar="MODULE:FUNCTION")
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="How many processes.",
-)
-@click.option(
+@number_option("--workers", "How many processes.", default=1)
+@seconds_option(
     "--grace",
-    type=click.FloatRange(0),
+    "How long each may take to end after it was told to, before it is killed.",
     default=5.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long each may take to end after it was told to, before it is killed.",
 )
 @click.option(
     "--restart",

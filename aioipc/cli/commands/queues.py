@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from aioipc import codecs
-from aioipc.cli.commands.common import STATUSES, address_of, complete
+from aioipc.cli.commands.common import (
+    STATUSES,
+    address_of,
+    codec_option,
+    json_option,
+    number_option,
+    parsed,
+    seconds_option,
+)
 from aioipc.cli.notation import Notation
 from aioipc.cli.problems import UsageProblem
 from aioipc.cli.session import run_session
@@ -30,30 +36,15 @@ def queue() -> None:
 
 def _queue_options(command: F) -> F:
     """Add what put and get have in common."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Messages are written as JSON, here."),
-        click.option(
-            "--codec",
-            metavar="NAME",
-            shell_complete=complete(codecs.BUILT_IN),
-            help="msgpack (the default), json, text, raw or pickle, as the others do.",
-        ),
-        click.option("--create", is_flag=True, help="Make the queue if it is not there."),
-    ):
-        command = option(command)
-    return command
+    create = click.option("--create", is_flag=True, help="Make the queue if it is not there.")
+    return create(codec_option(json_option(command)))
 
 
 @queue.command(epilog=STATUSES)
 @click.argument("address")
 @click.argument("message", nargs=-1)
 @click.option("--priority", type=int, default=0, metavar="N", help="More urgent ones come first.")
-@click.option(
-    "--ttl",
-    type=click.FloatRange(0.001),
-    metavar="SECONDS",
-    help="How long it may wait.",
-)
+@seconds_option("--ttl", "How long it may wait.", least=0.001)
 @_queue_options
 def put(
     address: str,
@@ -69,14 +60,14 @@ def put(
     from aioipc.cli.queueing import Putting, put_jobs  # noqa: PLC0415 - only this needs queues
 
     notation = Notation.of(codec, None, as_json=as_json)
-    messages = [notation.parse(os.fsencode(text)) for text in message] or None
+    messages = parsed(message, notation)
     wanted = Putting(address_of(address), notation, messages, priority, ttl, create)
     return run_session(put_jobs(wanted), address)
 
 
 @queue.command(epilog=STATUSES)
 @click.argument("address")
-@click.option("--count", type=click.IntRange(1), metavar="N", help="Take N messages, not one.")
+@number_option("--count", "Take N messages, not one.")
 @click.option("--all", "is_endless", is_flag=True, help="Take messages until the queue ends.")
 @_queue_options
 def get(
@@ -119,9 +110,9 @@ def stat(address: str) -> int:
     help="Remember accepted jobs in FILE, for when this process is killed.",
 )
 @click.option("--fsync", is_flag=True, help="Accept a job when it is on the disk.")
-@click.option("--max-jobs", type=click.IntRange(1), default=10_000, show_default=True)
-@click.option("--max-attempts", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--lease", type=click.FloatRange(0.001), metavar="SECONDS", help="Of each job.")
+@number_option("--max-jobs", "How many jobs it holds; then producers wait.", default=10_000)
+@number_option("--max-attempts", "How often a job is given out.", default=5)
+@seconds_option("--lease", "How long a worker may have a job.", least=0.001)
 def serve_queue(
     address: str,
     *,

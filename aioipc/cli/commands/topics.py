@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
-from aioipc.cli.commands.common import ADDRESSES, STATUSES, address_of, codec_option, json_option
+from aioipc.cli.commands.common import (
+    ADDRESSES,
+    STATUSES,
+    address_of,
+    codec_option,
+    count_option,
+    json_option,
+    number_option,
+    parsed,
+    seconds_option,
+)
 from aioipc.cli.notation import Notation
 from aioipc.cli.session import run_session
 from aioipc.wire.pubsub import WhenFull
@@ -18,21 +26,8 @@ __all__ = ["pub", "sub"]
 @click.argument("address")
 @click.argument("topic")
 @click.argument("value", nargs=-1)
-@click.option(
-    "--subscribers",
-    type=click.IntRange(0),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Wait for N subscribers first.",
-)
-@click.option(
-    "--retain",
-    type=click.IntRange(0),
-    default=0,
-    metavar="N",
-    help="Give the last N values to who subscribes later.",
-)
+@number_option("--subscribers", "Wait for N subscribers first.", default=1, least=0)
+@number_option("--retain", "Give the last N values to who subscribes later.", default=0, least=0)
 @codec_option
 @json_option
 def pub(
@@ -55,8 +50,9 @@ def pub(
     )
 
     notation = Notation.of(codec, None, as_json=as_json)
-    values = [notation.parse(os.fsencode(text)) for text in value] or None
-    wanted = Publishing(address_of(address), topic, notation, values, subscribers, retain)
+    wanted = Publishing(
+        address_of(address), topic, notation, parsed(value, notation), subscribers, retain
+    )
     return run_session(publish_values(wanted), address)
 
 
@@ -70,22 +66,9 @@ def pub(
     show_default=True,
     help="What happens to messages when whoever reads the output does not keep up.",
 )
-@click.option(
-    "--queue",
-    type=click.IntRange(1),
-    default=1000,
-    show_default=True,
-    metavar="N",
-    help="How many messages may wait.",
-)
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after N messages.")
-@click.option(
-    "--wait-publisher",
-    type=click.FloatRange(0),
-    default=0.0,
-    metavar="SECONDS",
-    help="Keep trying for so long while nobody publishes.",
-)
+@number_option("--queue", "How many messages may wait.", default=1000)
+@count_option
+@seconds_option("--wait-publisher", "Keep trying for so long while nobody publishes.", default=0)
 @codec_option
 @json_option
 def sub(

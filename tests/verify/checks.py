@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.ring.build import RING, Mutation, Subject, Unavailable, program
 from tests.scale import SCALE
+from tests.verify.build import RING, Mutation, Subject, Unavailable, program
 
 Options = Mapping[str, int | str]
 
@@ -41,8 +41,8 @@ class Check:
     """
 
     name: str
-    source: str
-    claim: str
+    source: str = ""
+    claim: str = ""
     options: Options = field(default_factory=dict)
     full: Options = field(default_factory=dict)
     sanitizer: str = ""
@@ -98,7 +98,7 @@ def run(check: Check, *, full: bool = False, **changes: int | str) -> Outcome:
         done = None
     problem = _judge(check, status, said)
     if problem:
-        problem += f"\n{said}\nreplay: python -m tests.ring {check.name} {' '.join(words)}"
+        problem += f"\n{said}\nreplay: python -m tests.verify {check.name} {' '.join(words)}"
     figures = json.loads(done.stdout) if done is not None and done.stdout else {}
     return Outcome(problem, figures)
 

@@ -29,7 +29,7 @@ class Subject:
     header: Path
 
 
-RING = Subject(HERE, _NATIVE / "ring.h")
+RING = Subject(HERE.parent / "ring", _NATIVE / "ring.h")
 BROADCAST = Subject(HERE.parent / "broadcast", _NATIVE / "broadcast.h")
 HEADER = RING.header
 

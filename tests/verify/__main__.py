@@ -1,8 +1,8 @@
-"""Verify the rings in full: ``make verify``, or ``python -m tests.ring``.
+"""Verify the rings in full: ``make verify``, or ``python -m tests.verify``.
 
-    python -m tests.ring                         everything, within ten minutes
-    python -m tests.ring --short                 as the test suite does it
-    python -m tests.ring kill-producer seed=7    one check, with other options
+    python -m tests.verify                         everything, within ten minutes
+    python -m tests.verify --short                 as the test suite does it
+    python -m tests.verify kill-producer seed=7    one check, with other options
 
 Exits with 1 if anything failed, or was not available.
 """
@@ -19,9 +19,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.broadcast.catalogue import CHECKS as BROADCAST_CHECKS
-from tests.ring.build import BROADCAST, RING, Subject, Unavailable, compiler
 from tests.ring.catalogue import CHECKS as RING_CHECKS
-from tests.ring.checks import Check, Outcome, run
+from tests.verify.build import BROADCAST, RING, Subject, Unavailable, compiler
+from tests.verify.checks import Check, Outcome, run
 
 CHECKS = (*RING_CHECKS, *BROADCAST_CHECKS)
 _PROTOCOL = ("test_protocol.py", "every interleaving of the protocol; every bug found")

@@ -1,0 +1,104 @@
+"""One connection after the other, for clients that outlive their server."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, Protocol, TypeVar
+
+from aioipc.errors import ClosedError, ConnectError, PeerCrashed
+
+__all__ = ["Renewable", "Renewal"]
+
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 5.0
+
+
+class Renewable(Protocol):
+    """What can end, and be made anew."""
+
+    @property
+    def ending(self) -> BaseException | None:
+        """Why it is of no more use; None while it is."""
+
+    async def aclose(self) -> None:
+        """Close it. Idempotent."""
+
+
+R = TypeVar("R", bound=Renewable)
+
+
+class Renewal(Generic[R]):
+    """Keeps one connection, and makes another when it has ended and somebody needs it.
+
+    Args:
+        open_: Makes a connection.
+        first: The first one.
+
+    Raises:
+        ImportError: stamina, which spreads the attempts, is not installed.
+    """
+
+    def __init__(self, open_: Callable[[], Awaitable[R]], first: R) -> None:
+        # An extra: who does not reconnect does not need it.
+        import stamina  # noqa: PLC0415
+
+        self._attempts = functools.partial(
+            stamina.retry_context,
+            on=(ConnectError, PeerCrashed),
+            attempts=None,
+            timeout=None,
+            wait_initial=_FIRST_PAUSE_S,
+            wait_max=_LONGEST_PAUSE_S,
+            wait_jitter=_FIRST_PAUSE_S,
+        )
+        self._open = open_
+        self._lock = asyncio.Lock()
+        self._trying: asyncio.Timeout | None = None
+        self._is_closed = False
+        self.current = first
+        """The present connection, or the last one."""
+
+    async def get(self) -> R:
+        """The present connection, or another one once there is one.
+
+        Raises:
+            ClosedError: This side closed it.
+
+        Cancellation:
+            Safe: somebody else makes the connection.
+        """
+        if self.current.ending is None:
+            return self.current
+        async with self._lock:
+            if self._is_closed:
+                raise self._closed()
+            if self.current.ending is not None:
+                await self.current.aclose()
+                await self._renew()
+        return self.current
+
+    async def _renew(self) -> None:
+        try:
+            async with asyncio.timeout(None) as self._trying:
+                async for attempt in self._attempts():
+                    with attempt:
+                        self.current = await self._open()
+        except TimeoutError:
+            if self._is_closed:
+                raise self._closed() from None
+            raise
+        finally:
+            self._trying = None
+
+    async def aclose(self) -> None:
+        """Close the connection for good; who waits for another gets ClosedError. Idempotent."""
+        self._is_closed = True
+        if self._trying is not None:
+            self._trying.reschedule(0)
+        async with self._lock:
+            await self.current.aclose()
+
+    def _closed(self) -> ClosedError:
+        return ClosedError("this side closed the connection")
