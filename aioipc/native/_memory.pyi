@@ -10,8 +10,8 @@ class Mapping:
         *,
         writable: bool = True,
         populate: bool = True,
-        inherited: bool = False,
         private: bool = False,
+        inherited: bool = False,
     ) -> None: ...
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...

@@ -38,8 +38,8 @@ cdef class Mapping:
         writable: Whether to write to it.
         populate: Whether up to 16 MiB are mapped page by page at once, not at the first touch;
             not if it is private, where that would copy each page.
-        inherited: Whether forked children have it, too.
         private: Whether what is written stays here.
+        inherited: Whether forked children have it, too.
 
     Raises:
         OSError: The kernel refused.
@@ -52,8 +52,8 @@ cdef class Mapping:
         *,
         bint writable=True,
         bint populate=True,
-        bint inherited=False,
         bint private=False,
+        bint inherited=False,
     ):
         cdef int protection = PROT_READ | (PROT_WRITE if writable else 0)
         cdef int flags = MAP_PRIVATE if private else MAP_SHARED

@@ -22,6 +22,7 @@ from aioipc.errors import (
     IPCError,
     MethodNotFound,
     PeerCrashed,
+    ProtocolError,
     QuotaExceeded,
     RemoteCancelled,
     ResourceExhausted,
@@ -33,6 +34,7 @@ from aioipc.rpc._call import CallInfo, begin
 from aioipc.rpc._faults import fault_of, refusal, unsendable
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method
+from aioipc.rpc._packing import Enclosed, Parcel
 from aioipc.rpc._streams import Upload
 from aioipc.rpc._tracing import active_tracing, end_span
 from aioipc.wire.rpc import Answer, Call, Cancel, Code, Item, Raise, Return
@@ -85,6 +87,10 @@ class Callee:
         except QuotaExceeded as error:
             self._connection.tell(refusal(message.id, error))
             return None
+        except ProtocolError:
+            if isinstance(message.args, Enclosed):
+                message.args.close()  # now, because whoever keeps the error keeps its frames
+            raise
         if self._connection.is_closing:
             closing = RemoteCancelled(f"{call.method} was not called: the far side is closing")
             self._finish(call, refusal(message.id, closing))
@@ -116,9 +122,11 @@ class Callee:
             result = method.invoke(function, args)
             del args  # memory that came with them may go back before the outcome
         except Exception as error:  # noqa: BLE001 - it goes to the caller
-            self.failed(call, method, error)
+            last = self._verdict(call, method, error)
         else:
             await self.rest(call, method, result)
+            return
+        self._finish(call, last)
 
     async def rest(self, call: CallInfo, method: Method, result: Any) -> None:
         """Wait for what a method gave, if need be, and send it."""
@@ -131,7 +139,7 @@ class Callee:
             if method.is_notification:
                 result = None
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it goes to the caller
-            self.failed(call, method, error)
+            last = self._verdict(call, method, error)
         else:
             if method.packs:
                 await self._return_packed(call, method, result)
@@ -142,6 +150,10 @@ class Callee:
                 self._channel.send_nowait(outcome)
             except IPCError as error:
                 await self.not_sent(outcome, error, method)
+            return
+        # Not above: should this fail, the channel keeps why, and by it what was being handled,
+        # and by that the frames of the method with all that it was passed.
+        self._finish(call, last)
 
     def _look_up(self, call: CallInfo) -> tuple[Method, Callable[..., Any], Any]:
         """The method, what implements it, and the arguments; its span begins.
@@ -168,21 +180,23 @@ class Callee:
 
     async def _return_packed(self, call: CallInfo, method: Method, result: Any) -> None:
         """Send a result that may hold arrays or descriptors, or that came of such arguments."""
-        parcels = self._connection.parcels
         try:
-            parcel = await parcels.pack(result)
-        except asyncio.CancelledError:
-            if not self._cancelled(call):
-                raise
-            return
+            parcel = await self._connection.parcels.pack(result)
+        except asyncio.CancelledError as error:
+            last = self._verdict(call, method, error)
         except (EncodeError, ResourceExhausted) as error:
             # As text: a record that is kept would keep what is in the frames of the error.
             log.warning("%s: the result of %s: %s", self._channel.address, method, str(error))
-            self._finish(call, unsendable(call.message.id, error, method))
+            last = unsendable(call.message.id, error, method)
+        else:
+            await self._send_packed(call, method, parcel)
             return
+        self._finish(call, last)
+
+    async def _send_packed(self, call: CallInfo, method: Method, parcel: Parcel) -> None:
         with parcel:
             self.done(call)
-            parcels.tell_gone()
+            self._connection.parcels.tell_gone()
             outcome = Return(call.message.id, parcel.packed)
             try:
                 self._channel.send_nowait(outcome, fds=parcel.files)
@@ -231,6 +245,7 @@ class Callee:
             self._running.discard(call)
             if call.timer is not None:
                 call.timer.cancel()
+            call.task = None  # which has the call in its context: a cycle
         self._session.finish(call)
         self._finished()
 
@@ -253,12 +268,14 @@ class Callee:
             log.warning("%s: the result of %s: %s", self._channel.address, method, error)
             self._connection.tell(unsendable(outcome.id, error, method))
 
-    def _finish(self, call: CallInfo, last: Raise) -> None:
+    def _finish(self, call: CallInfo, last: Raise | None) -> None:
+        """Say what came of a call; nothing if nobody is there to be told."""
         self.done(call, last)
-        self._connection.tell(last)
+        if last is not None:
+            self._connection.tell(last)
 
-    def _cancelled(self, call: CallInfo) -> bool:
-        """The method was cancelled; False if that is meant for this whole task."""
+    def _cancelled(self, call: CallInfo) -> Exception | None:
+        """Why the method was cancelled; None if that is meant for this whole task."""
         task = asyncio.current_task()
         assert task is not None, "methods run in tasks"
         if call.is_late:
@@ -269,13 +286,12 @@ class Callee:
             error = RemoteCancelled(f"{call.method} was cancelled: this side is closing")
         elif task.cancelling():
             self.done(call)
-            return False
+            return None
         else:
             error = RemoteCancelled(f"{call.method} was cancelled")
         while task.cancelling():
             task.uncancel()
-        self._refuse(call, error)
-        return True
+        return error
 
     def failed(self, call: CallInfo, method: Method, error: BaseException) -> None:
         """The method raised.
@@ -283,19 +299,27 @@ class Callee:
         Raises:
             BaseException: What is meant for this whole task, or the process.
         """
-        message = call.message
+        self._finish(call, self._verdict(call, method, error))
+
+    def _verdict(self, call: CallInfo, method: Method, error: BaseException) -> Raise | None:
+        """What to say when the method raised; None if nobody is there to be told.
+
+        Raises:
+            BaseException: What is meant for this whole task, or the process.
+        """
         if not isinstance(error, Exception):
-            if not isinstance(error, asyncio.CancelledError) or not self._cancelled(call):
+            why = self._cancelled(call) if isinstance(error, asyncio.CancelledError) else None
+            if why is None:
                 raise error
-        elif self._is_lost(error):
-            self.done(call, error)  # nobody is there to be told
-        elif call.upload is not None and error is call.upload.refused:
-            self._refuse(call, error)
-        else:
-            fault = fault_of(message.id, error, method, trusted=self._is_trusted)
-            if fault.code == Code.RAISED:
-                log.error("%s: %s failed", self._channel.address, method, exc_info=error)
-            self._finish(call, fault)
+            return refusal(call.message.id, why)
+        if self._is_lost(error):
+            return None
+        if call.upload is not None and error is call.upload.refused:
+            return refusal(call.message.id, error)
+        fault = fault_of(call.message.id, error, method, trusted=self._is_trusted)
+        if fault.code == Code.RAISED:
+            log.error("%s: %s failed", self._channel.address, method, exc_info=error)
+        return fault
 
     def _is_lost(self, error: Exception) -> bool:
         """Whether it says no more than that the caller is gone."""

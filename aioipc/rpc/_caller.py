@@ -168,7 +168,8 @@ class Caller:
 
     async def call_late(self, call: OwnCall, sending: Send) -> Any:
         """The rest of a call that there was no room for, or not enough."""
-        return await self.outcome(await self._send(call, sending))
+        await self._send(call, sending)
+        return await self.outcome(call)
 
     def give_up(self, call: OwnCall) -> None:
         """Nobody waits for a call any more that was made."""
@@ -258,8 +259,8 @@ class Caller:
         if method.packs_args:
             call = await self._open_packed(method, sent)
         else:
-            left_s = await self._wait_for_turn(method)
-            call = await self._send(*self._begin(method, sent, left_s))
+            call, sending = self._begin(method, sent, await self._wait_for_turn(method))
+            await self._send(call, sending)
         if method.upload is not None:
             call.feeding = self.connection.start(self._feed(call, args[method.upload]))
         return call
@@ -277,7 +278,7 @@ class Caller:
             left_s = await self._wait_for_turn(method)
             call, sending = self._begin(method, parcel.packed, left_s, fds=parcel.files)
             try:
-                _ = await self._send(call, sending)
+                await self._send(call, sending)
             except AddressError:
                 if parcels.carries:
                     raise
@@ -300,7 +301,7 @@ class Caller:
                 return f"argument {name!r}: "
         return ""
 
-    async def _send(self, call: OwnCall, sending: Send) -> OwnCall:
+    async def _send(self, call: OwnCall, sending: Send) -> None:
         """Send a call; who is interrupted tells the far side, if it was told of the call."""
         try:
             await sending
@@ -310,7 +311,6 @@ class Caller:
             else:
                 self.withdraw(call, error)
             raise
-        return call
 
     async def _wait_for_turn(self, method: Method) -> float:
         """Wait until the peer takes another call; how many seconds that one may take.

@@ -107,45 +107,53 @@ class Connection(CallCore, AsyncResource):
         try:
             while self._serves or self.waiting:
                 message = await receive()
-                if type(message) is Call:
-                    rest = self.answer(message)
-                    if rest is not None:
-                        self.read_on()
-                        await rest
-                        return
-                else:
-                    self.take(message)
+                call = message if type(message) is Call else self._taken(message)
+                if call is None:
+                    continue
+                rest = self.answer(call)
+                if rest is not None:
+                    self.read_on()
+                    await rest
+                    return
             self.is_read = False
         except Exception as error:  # noqa: BLE001 - each call raises it
             self.end(error)
 
-    def take_other(self, message: Call | Answer | Freed | Enclosed) -> None:
+    def take_other(self, message: Message | Enclosed) -> None:
         """Take in what is no outcome where nobody can wait."""
         if isinstance(message, Call):
             _ = self.start(self._answer_aside(message))
         elif isinstance(message, Enclosed):
-            self._take_enclosed(message.emptied())
+            if (asked := self._taken(message)) is not None:
+                _ = self.start(self._answer_aside(asked))
         elif isinstance(message, Freed):
             self.parcels.came_back(message)
         else:
-            call = self.session.receive(message)
-            if isinstance(call, OwnCall):
-                self.caller.take(call, message)
-            elif call is not None:
-                self.callee.take(call, message)
+            self._take_about(message)
 
-    async def _answer_aside(self, message: Call) -> None:
-        """Run a method in this task, which does not read."""
-        rest = self.answer(message)
-        if rest is not None:
-            await rest
+    def _take_about(self, message: Answer) -> None:
+        """Take in what is said about a call."""
+        call = self.session.receive(message)
+        if isinstance(call, OwnCall):
+            self.caller.take(call, message)
+        elif call is not None:
+            self.callee.take(call, message)
 
-    def _take_enclosed(self, enclosed: Enclosed) -> None:
+    def _taken(self, message: Message | Enclosed) -> Call | None:
+        """Take in what is no call as such; one that came with descriptors is to be answered."""
+        if not isinstance(message, Enclosed):
+            self.take(message)
+            return None
+        enclosed = message.emptied()
         try:
-            self.take(self._opened(enclosed))
+            opened = self._opened(enclosed)
+            if isinstance(opened, Call):
+                return opened
+            self.take(opened)
         except BaseException:
             enclosed.close()  # now, because whoever keeps the error keeps its frames
             raise
+        return None
 
     def _opened(self, enclosed: Enclosed) -> Message:
         """A message that came with descriptors, which belong to its value.
@@ -154,7 +162,9 @@ class Connection(CallCore, AsyncResource):
             ProtocolError: It takes none.
         """
         message: Message = enclosed.value
-        if isinstance(message, Call) and self._may_enclose(message):
+        if isinstance(message, Call) and message.method not in self._handlers:
+            enclosed.close()  # it will be refused
+        elif isinstance(message, Call) and self._packs(message.method, "packs_args"):
             message.args = self.parcels.enclosed(enclosed, message.args)
         elif isinstance(message, (Return, Item)) and self._may_enclose(message):
             message.value = self.parcels.enclosed(enclosed, message.value)
@@ -165,19 +175,23 @@ class Connection(CallCore, AsyncResource):
             )
         return message
 
-    def _may_enclose(self, message: Call | Return | Item) -> bool:
+    def _may_enclose(self, message: Return | Item) -> bool:
         """Whether descriptors may come with it, or it is to be refused for another reason."""
-        if isinstance(message, Call):
-            return self._packs(message.method, "packs_args")
         own = self.session.calls.get(message.id)
         if own is not None:
-            return own.method.packs_result
+            return bool(own.method.packs_result)
         served = self.session.served.get(message.id)
         return served is None or self._packs(served.method, "packs_upload")
 
     def _packs(self, name: str, what: str) -> bool:
-        handler = self._handlers.get(name)
-        return handler is None or bool(getattr(handler[0], what))
+        method, _ = self._handlers[name]
+        return bool(getattr(method, what))
+
+    async def _answer_aside(self, message: Call) -> None:
+        """Run a method in this task, which does not read."""
+        rest = self.answer(message)
+        if rest is not None:
+            await rest
 
     # Writing
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any, Self
 
 from aioipc.abc import HasFileno
 from aioipc.errors import from_os_error
-from aioipc.kernel.owned import OwnedFd, duplicate
+from aioipc.kernel.owned import Closing, OwnedFd, duplicate
 
 __all__ = ["Descriptor"]
 
 
-class Descriptor:
+class Descriptor(Closing):
     """An open file that travels with a call: a socket, a pipe, whatever has a descriptor.
 
     A parameter or a result declared as one takes it. Each side has a descriptor of its own for
@@ -78,17 +77,6 @@ class Descriptor:
     def _check_open(self) -> None:
         if self.fileno() < 0:
             raise ValueError("this descriptor is closed, or was given away")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Descriptor fd={self.fileno()}>"

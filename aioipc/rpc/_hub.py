@@ -21,8 +21,6 @@ T = TypeVar("T")
 class Hub(Protocol):
     """One connection, as the calling and the called side see it."""
 
-    parcels: Parcels
-
     @property
     def channel(self) -> Channel[Message]: ...
     @property
@@ -32,6 +30,7 @@ class Hub(Protocol):
     @property
     def session(self) -> Session[Any, Any]: ...
 
+    parcels: Parcels
     ending: BaseException | None
     """Why no other call can be made; None while they can."""
 

@@ -116,20 +116,16 @@ class Method:
         self.count = len(self.names)
         self.types = tuple(_plain(each.annotation) for each in parameters.values())
         self.upload = self._find_upload()
-        self.packs_args = any(map(is_packed, self._sent_types(self.count)))
-        self.packs_result = is_packed(self._result)
-        self.packs_upload = self.upload is not None and is_packed(self._item)
-        self.packs = self.packs_args or self.packs_result
         self._keywords = tuple(
             each.name for each in parameters.values() if each.kind is each.KEYWORD_ONLY
         )
         self.is_positional = not self._keywords
-        self.is_plain = (
-            self.is_positional
-            and self.shape is Shape.CALL
-            and self.upload is None
-            and not self.packs
-        )
+        self.packs_args = any(map(is_packed, self._sent_types(self.count)))
+        self.packs_result = is_packed(self._result)
+        self.packs_upload = self.upload is not None and is_packed(self._item)
+        self.packs = self.packs_args or self.packs_result
+        is_one_answer = self.shape is Shape.CALL and self.upload is None
+        self.is_plain = self.is_positional and is_one_answer and not self.packs
         self._defaults = tuple(each.default for each in parameters.values())
         self._least = sum(each is inspect.Parameter.empty for each in self._defaults)
 

@@ -72,6 +72,7 @@ class Desk(Protocol):
     def numbers(self, to: int) -> AsyncIterator[int]: ...
     async def add(self, numbers: AsyncIterable[int]) -> int: ...
     async def anything(self, value: Any, file: Descriptor | None = None) -> str: ...
+    async def log(self, file: Descriptor, lines: AsyncIterable[str]) -> int: ...
 
 
 class Clerk:
@@ -150,3 +151,6 @@ class Clerk:
 
     def anything(self, value: Any, file: Descriptor | None = None) -> str:
         return type(value).__name__
+
+    async def log(self, file: Descriptor, lines: AsyncIterable[str]) -> int:
+        return sum([os.write(file.fileno(), line.encode()) async for line in lines])

@@ -89,6 +89,27 @@ async def test_streams_of_descriptors(address: str) -> None:
 
 
 @CARRYING
+async def test_what_follows_a_call_with_a_descriptor_finds_it(address: str, pipe: Pipe) -> None:
+    """The items of its stream, and that it is given up, come right behind it."""
+
+    async def lines() -> AsyncIterator[str]:
+        for number in range(9):
+            yield str(number)
+
+    async with served(address) as (desk, _):
+        with Descriptor(pipe.writer) as file:
+            assert await desk.log(file, lines()) == 9
+            assert os.read(pipe.reader, 99) == b"012345678"
+            await asyncio.gather(*(desk.write(file, str(number)) for number in range(9)))
+            assert os.read(pipe.reader, 99) == b"012345678", "calls begin in their order"
+            for _ in range(20):
+                task = asyncio.ensure_future(desk.sleep(file))
+                await asyncio.sleep(0)
+                task.cancel()
+            assert await desk.plain(1) == 1
+
+
+@CARRYING
 async def test_a_stream_that_is_left_closes_what_came(address: str) -> None:
     async with served(address) as (desk, _):
         await desk.plain(1)
@@ -129,6 +150,20 @@ async def test_a_call_that_is_cancelled_closes_what_came(address: str, pipe: Pip
         del task
         await desk.plain(1)
         await until(pipe.is_closed)
+
+
+@CARRYING
+async def test_a_caller_that_is_gone_leaves_nothing_open(address: str, pipe: Pipe) -> None:
+    clerk = Clerk()
+    async with rpc.serve(address, clerk, interface=Desk) as server:
+        async with rpc.connect(server.address, Desk) as desk:
+            with Descriptor(pipe.writer) as file:
+                task = asyncio.ensure_future(desk.sleep(file))
+                await clerk.sleeping.wait()
+        with pytest.raises(aioipc.ClosedError):
+            await task
+        # What was cancelled hangs in a cycle with its task.
+        await until(lambda: gc.collect() >= 0 and pipe.is_closed())
 
 
 @CARRYING

@@ -69,6 +69,7 @@ BREACHES = {
     "fewer than arguments": (Call(1, "write", packed(passed(1), "")), 1),
     "one used twice": (Call(1, "file_away", packed(TWICE)), 1),
     "an index below 0": (Call(1, "write", packed(passed(-1), "")), 1),
+    "a call that is out of order": (Call(2, "write", packed(passed(0), "")), 1),
     "a cancel": (Cancel(1), 1),
     "a credit": (Credit(1, 1), 1),
     "an end": (End(1), 1),
