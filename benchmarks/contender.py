@@ -17,6 +17,8 @@ subscribe      client   subscribes ``plan.clients`` times, receives everything; 
 answer         server   serves `calls.Sums` until all calls were made
 call           client   ``plan.callers`` tasks call ``add`` over one connection; returns a Flow
 watch          client   iterates over ``count``, a stream of results; returns a Flow
+shuttle        server   puts everything into a queue and takes it out again; returns a Flow
+stand_by       client   waits until it may go
 ============== ======== ====================================================================
 
 Each adapter writes its hot loops out, as an expert in that library would: a shared layer would
@@ -51,6 +53,8 @@ Role = Literal[
     "answer",
     "call",
     "watch",
+    "shuttle",
+    "stand_by",
 ]
 Carries = Literal["bytes", "dict"]
 Family = Literal["reference", "aioipc", "peer"]
