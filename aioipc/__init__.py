@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+codecs.offer("arrays", f"{__name__}.memory.codec")
+
 __all__ = [
     "AccessDenied",
     "Address",

@@ -8,13 +8,13 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Coroutine, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from aioipc._opening import Opening
 from aioipc.abc import PeerCredentials
 from aioipc.channel import Channel, ChannelStatistics
 from aioipc.errors import ClosedError, EndOfStream
+from aioipc.kernel.owned import Closing
 
 __all__ = ["BlockingChannel", "blocking"]
 
@@ -28,7 +28,7 @@ _LOOK_S = 1.0
 """How often who waits for the loop of another thread looks whether that is still there."""
 
 
-class BlockingChannel(Generic[T]):
+class BlockingChannel(Closing, Generic[T]):
     """A `Channel` whose operations block the thread that calls them, for at most so long.
 
     Made by `blocking`. It is a context manager, and an iterator that ends when the peer finishes.
@@ -161,17 +161,6 @@ class BlockingChannel(Generic[T]):
             except EndOfStream:
                 return
             yield obj
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Blocking{repr(self.channel)[1:]}"

@@ -27,6 +27,7 @@ __all__ = [
     "Losses",
     "MessageTransport",
     "Parts",
+    "Passable",
     "PeerCredentials",
     "Poll",
     "PortTransport",
@@ -132,6 +133,32 @@ class SharedBuffer(Protocol):
 
     def fileno(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+class Passable(Protocol):
+    """An object that travels by its descriptor, as an argument or a result of a call.
+
+    A parameter annotated with such a class takes it: `aioipc.rpc.Descriptor`,
+    `aioipc.memory.SharedMemory`, `aioipc.memory.SharedArray`, or a class of your own.
+    """
+
+    def passed(self) -> tuple[HasFileno, Any] | None:
+        """What travels: a file, and plain values that say more about it.
+
+        The file stays this object's. None if it has none that could travel.
+        """
+
+    @classmethod
+    def from_passed(cls, fd: int, facts: Any) -> Any:
+        """Make the object of the other side.
+
+        Args:
+            fd: The descriptor that came, to be closed by the new object, also if this raises.
+            facts: The plain values, from a peer that may not mean well.
+
+        Raises:
+            ValueError: It is not such an object; so does ProtocolError say.
+        """
 
 
 Allow = Callable[[PeerCredentials], bool]
@@ -280,6 +307,10 @@ class Codec(Protocol[T]):
     both functions have one more argument. ``encode(obj, fds)`` adds to the list ``fds`` what has
     a ``fileno()`` and is to travel, or is given None where nothing can; ``decode(buffer, take)``
     calls ``take(n)`` for the next ``n`` descriptors that came, which are then its own.
+
+    One that wants to know what came with an object, but not to decode it by that, has
+    ``attach(obj, fds)``. It is called for messages that brought descriptors, which are then its
+    own, and gives what is received in the place of the object.
 
     One whose ``decode`` takes any buffer, and returns what does not refer to it, may say
     ``in_place = True``: it is then given long messages where they lie, as memoryviews of memory

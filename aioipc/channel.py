@@ -23,6 +23,7 @@ from aioipc.abc import (
     Sender,
 )
 from aioipc.errors import AddressError, ClosedError, EndOfStream, ForkError, IPCError, PeerCrashed
+from aioipc.kernel.statistics import Kind, open_row
 from aioipc.limits import Limits
 from aioipc.loop.waiting import pacer_of, wait_writable
 from aioipc.native._core import AdaptedPort, ChannelCore, iterated_natively
@@ -84,7 +85,8 @@ class ChannelStatistics:
     Counts of messages, of bytes without headers, of system calls, of waits that suspended a
     task, and of polls and how many of them found something. Over shared memory the system calls
     are the bells that were heard and rung; ``bells_saved`` are batches that needed none, and
-    ``lost_wakeups``, counted with ``AIOIPC_DEBUG=1`` only, has to be 0.
+    ``lost_wakeups``, counted with ``AIOIPC_DEBUG=1`` only, has to be 0. ``senders_waiting`` is
+    how many sends wait for room now.
     """
 
     messages_sent: int
@@ -100,6 +102,7 @@ class ChannelStatistics:
     bells_rung: int
     bells_saved: int
     lost_wakeups: int
+    senders_waiting: int
 
 
 class _State(enum.Enum):
@@ -144,6 +147,9 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         self._write_ended = False
         self._when_closed: list[Callable[[Channel[T]], object]] = []
         self._lingering: asyncio.Timeout | None = None
+        row = open_row(Kind.CHANNEL, self.address, self.peer.pid if self.peer else 0)
+        if row is not None:
+            port.share(row)
 
     # Facts
 
@@ -367,6 +373,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
 
     def _release(self) -> None:
         self._state = _State.CLOSED
+        self.port.unshare()
         self.port.close()
         callbacks, self._when_closed = self._when_closed, []
         for callback in callbacks:

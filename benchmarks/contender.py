@@ -19,6 +19,11 @@ call           client   ``plan.callers`` tasks call ``add`` over one connection;
 watch          client   iterates over ``count``, a stream of results; returns a Flow
 shuttle        server   puts everything into a queue and takes it out again; returns a Flow
 stand_by       client   waits until it may go
+keep           server   makes what a lock needs, and leaves it to the client
+lock           client   acquires and releases it, alone; returns the latencies
+lend, borrow   both     take turns at a lock; return how long after the other they had it
+take           server   looks at each array that it gets, and says so
+hand           client   passes an array over, again and again; returns the latencies
 ============== ======== ====================================================================
 
 Each adapter writes its hot loops out, as an expert in that library would: a shared layer would
@@ -55,8 +60,14 @@ Role = Literal[
     "watch",
     "shuttle",
     "stand_by",
+    "keep",
+    "lock",
+    "lend",
+    "borrow",
+    "take",
+    "hand",
 ]
-Carries = Literal["bytes", "dict"]
+Carries = Literal["bytes", "dict", "lock", "array"]
 Family = Literal["reference", "aioipc", "peer"]
 Buffer = bytes | bytearray | memoryview
 Wiring = tuple[Any, Any]
@@ -83,7 +94,8 @@ class Plan:
         warmup: Messages per connection before the clock starts.
         clients: Connections, all held by the client process.
         interval_ns: Time between two messages of a paced role.
-        carries: Whether a message is bytes, or a dict with three fields for a codec.
+        carries: Whether a message is bytes, or a dict with three fields for a codec. Locks and
+            arrays are no messages.
         callers: Tasks that call over the same connection, ``messages`` calls each.
     """
 

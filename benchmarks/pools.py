@@ -4,9 +4,11 @@ Every pool has two workers that answer small calls. In "calls/s" each call is aw
 up to 128 at a time; "map/s" is each one's own map with its defaults, which puts calls into batches
 where it can: multiprocessing.Pool a fixed part of all items, whose results come together; aioipc
 as many as take 2 ms, whose results come one by one. Contenders take turns, and the best round of
-each counts: neighbours only ever make a round slower. "64 MiB" is a call with so many bytes as its
-argument, "open 4" is the time until a pool of four has answered its first call; "cancel" is how
-long it takes to get rid of a call that sleeps without awaiting, and to have the next one answered.
+each counts: neighbours only ever make a round slower. "64 MiB" is a call with an array of numpy of
+that size as its argument, and "and back" one that also returns such an array; the median of a few,
+after one to warm up. "open 4" is the time until a pool of four has answered its first call, and
+"cancel" how long it takes to get rid of a call that sleeps without awaiting, and to have the next
+one answered.
 Where that cannot be done at all there is a dash.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import multiprocessing
+import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +25,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -32,11 +37,13 @@ SPAWN = multiprocessing.get_context("spawn")
 SLEEP_S = 60.0
 AHEAD = 64
 LARGE_BYTES = 64 * 1024 * 1024
+LARGE_CALLS = 5
 
 
 class Service(Protocol):
     async def answer(self, number: int) -> int: ...
-    async def size(self, data: bytes) -> int: ...
+    async def size(self, data: NDArray[np.uint8]) -> int: ...
+    async def inverted(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
     async def sleep(self, seconds: float) -> None: ...
 
 
@@ -44,8 +51,11 @@ class Answers:
     def answer(self, number: int) -> int:
         return number + 1
 
-    def size(self, data: bytes) -> int:
-        return len(data)
+    def size(self, data: NDArray[np.uint8]) -> int:
+        return measure(data)
+
+    def inverted(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return invert(data)
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -55,12 +65,20 @@ def answer(number: int) -> int:
     return number + 1
 
 
-def measure(data: bytes) -> int:
-    return len(data)
+def measure(data: NDArray[np.uint8]) -> int:
+    return data.nbytes + int(data[-1])
 
 
-async def measure_later(data: bytes) -> int:
-    return len(data)
+def invert(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return ~data
+
+
+async def measure_later(data: NDArray[np.uint8]) -> int:
+    return measure(data)
+
+
+async def invert_later(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return invert(data)
 
 
 async def answer_later(number: int) -> int:
@@ -76,13 +94,15 @@ class Opened:
         each: Makes many, each by itself.
         map: Makes many, by the map of the library with its defaults.
         size: Makes one with a large argument.
+        inverted: Makes one with a large argument and a large result.
         sleep: Makes one that is then cancelled.
     """
 
     one: Callable[[int], Awaitable[int]]
     each: Callable[[int], Awaitable[list[int]]]
     map: Callable[[int], Awaitable[list[int]]]
-    size: Callable[[bytes], Awaitable[int]]
+    size: Callable[[Any], Awaitable[int]]
+    inverted: Callable[[Any], Awaitable[Any]]
     sleep: Callable[[float], Awaitable[None]] | None = None
 
 
@@ -98,13 +118,13 @@ async def aioipc_pool(size: int, at_once: int = 1) -> AsyncIterator[Opened]:
         size=size,
         calls_per_worker=at_once,
         cancel_grace_s=0.05,
-        limits=aioipc.Limits(max_message_bytes=2 * LARGE_BYTES),
     ) as service:
         yield Opened(
             service.answer,
             each_of(lambda number: service.answer(number)),  # noqa: PLW0108 - no method of a pool
             lambda count: process.map(service.answer, range(count)),
             service.size,
+            service.inverted,
             service.sleep,
         )
 
@@ -123,11 +143,14 @@ async def of_executor(executor: Any) -> AsyncIterator[Opened]:
     async def many(count: int) -> list[int]:
         return await asyncio.to_thread(lambda: list(executor.map(answer, range(count))))
 
-    def large(data: bytes) -> Any:
+    def large(data: Any) -> Any:
         return loop.run_in_executor(executor, measure, data)
 
+    def both(data: Any) -> Any:
+        return loop.run_in_executor(executor, invert, data)
+
     try:
-        yield Opened(one, each_of(one), many, large)
+        yield Opened(one, each_of(one), many, large, both)
     finally:
         executor.shutdown()
 
@@ -154,6 +177,7 @@ async def multiprocessing_pool(size: int) -> AsyncIterator[Opened]:
             lambda count: asyncio.to_thread(each, count),
             lambda count: asyncio.to_thread(pool.map, answer, range(count)),
             lambda data: asyncio.to_thread(pool.apply, measure, (data,)),
+            lambda data: asyncio.to_thread(pool.apply, invert, (data,)),
         )
 
 
@@ -170,11 +194,14 @@ async def aiomultiprocess_pool(size: int) -> AsyncIterator[Opened]:
         async def many(count: int) -> list[int]:
             return list(await pool.map(answer_later, range(count)))
 
-        async def large(data: bytes) -> int:
+        async def large(data: Any) -> int:
             found: int = await pool.apply(measure_later, (data,))
             return found
 
-        yield Opened(one, each_of(one), many, large)
+        async def both(data: Any) -> Any:
+            return await pool.apply(invert_later, (data,))
+
+        yield Opened(one, each_of(one), many, large, both)
 
 
 CONTENDERS: dict[str, Callable[[int], Any]] = {
@@ -203,14 +230,27 @@ async def rate_of(make: Callable[[int], Awaitable[list[int]]], count: int) -> fl
     return count / took_s
 
 
-async def large_s(contender: Callable[[int], Any]) -> float:
-    data = bytes(LARGE_BYTES)
+async def large_s(contender: Callable[[int], Any]) -> tuple[float, float]:
+    data = np.full(LARGE_BYTES, 1, np.uint8)
     async with contender(1) as opened:
-        await opened.size(data)
+
+        async def there() -> bool:
+            return await opened.size(data) == LARGE_BYTES + 1
+
+        async def and_back() -> bool:
+            return bool((await opened.inverted(data))[-1] == 254)
+
+        return await median_s(there), await median_s(and_back)
+
+
+async def median_s(call: Callable[[], Awaitable[bool]]) -> float:
+    took_s = []
+    for _ in range(1 + LARGE_CALLS):
         began = time.perf_counter()
-        if await opened.size(data) != LARGE_BYTES:
-            raise AssertionError("a contender lost a part of its argument")
-        return time.perf_counter() - began
+        if not await call():
+            raise AssertionError("a contender lost a part of an array")
+        took_s.append(time.perf_counter() - began)
+    return statistics.median(took_s[1:])
 
 
 async def opening_s(contender: Callable[[int], Any]) -> float:
@@ -241,7 +281,7 @@ def main(calls: int, rounds: int) -> None:
     """Measure pools of processes beside each other."""
     rates: dict[str, list[tuple[float, float]]] = {}
     openings: dict[str, list[float]] = {}
-    larges: dict[str, list[float]] = {}
+    larges: dict[str, list[tuple[float, float]]] = {}
     cancels: dict[str, float | None] = {}
     for _ in range(rounds):
         for name, contender in CONTENDERS.items():
@@ -253,13 +293,13 @@ def main(calls: int, rounds: int) -> None:
                     cancels[name] = aioipc.run(cancelling_s(contender))
             except ImportError as error:
                 Console(stderr=True).print(f"{name} is not here: {error}")
-    table = Table("pool", "calls/s", "map/s", "64 MiB", "open 4", "cancel")
+    table = Table("pool", "calls/s", "map/s", "64 MiB", "and back", "open 4", "cancel")
     for name in filter(rates.get, rates):
         cancel_s = cancels.get(name)
         table.add_row(
             name,
             *(f"{max(rate):,.0f}" for rate in zip(*rates[name], strict=True)),
-            f"{min(larges[name]):.2f} s",
+            *(f"{1000 * min(large):,.1f} ms" for large in zip(*larges[name], strict=True)),
             f"{min(openings[name]):.2f} s",
             "-" if cancel_s is None else f"{cancel_s:.2f} s",
         )

@@ -20,6 +20,16 @@ MEMCPY_LIMIT = "memcpy limit (C)"
 PLACED = "shm in place"
 GRPC = "grpc.aio"
 ICEORYX2 = "iceoryx2 (busy polling, zero copy)"
+LOCK_LIMIT = "lock limit (C)"
+LOCK_ALONE = "acquire and release, alone"
+LOCK_HAND_OVER = "hand-over to who waits"
+AWAITED_LOCKS = (
+    "multiprocessing Lock (executor)",
+    "posix_ipc (executor)",
+    "portalocker (executor)",
+    "filelock (its AsyncFileLock)",
+)
+ARRAY_PEERS = ("multiprocessing shared_memory (blocking)", "multiprocessing Queue (blocking)")
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,8 @@ def every_target() -> Iterator[Target]:
     yield from _large_messages()
     yield from _calls()
     yield from _kernel_queues()
+    yield from _locks()
+    yield from _arrays()
     yield from _manners()
 
 
@@ -245,6 +257,34 @@ def _rate(
             "messages_per_second",
             reference,
         )
+
+
+def _locks() -> Iterator[Target]:
+    """Alone faster than every lock of others that can be awaited; handed over nearly as in C."""
+    for loop in LOOPS:
+        lock = f"aioipc Lock ({loop})"
+        for peer in AWAITED_LOCKS:
+            text = f"lock alone: time against {peer}"
+            yield Target(text, "locks", LOCK_ALONE, lock, "≤", 1.0, "p50_us", peer)
+        text = "lock hand-over: time against the same in C"
+        yield Target(text, "locks", LOCK_HAND_OVER, lock, "≤", 3.0, "p50_us", LOCK_LIMIT)
+
+
+def _arrays() -> Iterator[Target]:
+    for loop in LOOPS:
+        for scheme in ("shm", "unix"):
+            for case in ("1 MiB", "16 MiB", "256 MiB"):
+                for peer in ARRAY_PEERS:
+                    yield Target(
+                        f"array of {case} over {scheme}: time against {peer}",
+                        "arrays",
+                        case,
+                        f"aioipc {scheme} SharedArray ({loop})",
+                        "≤",
+                        1.0,
+                        "p50_us",
+                        peer,
+                    )
 
 
 def _manners() -> Iterator[Target]:

@@ -45,12 +45,14 @@ class Peer:
         *,
         pass_fds: Sequence[int] = (),
         env: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
         **options: Any,
     ) -> None:
+        """Start it; ``within`` is the command that runs it, as ``nice`` does."""
         options.setdefault("stdin", subprocess.PIPE)
         options.setdefault("stdout", subprocess.PIPE)
         self.process: subprocess.Popen[bytes] = subprocess.Popen(
-            [sys.executable, *command],
+            [*within, sys.executable, *command],
             pass_fds=pass_fds,
             env={**os.environ, **(env or {})},
             bufsize=0,

@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 import uvloop
 
+from aioipc.kernel.statistics import Kind, open_row
 from aioipc.testing.plugin import aioipc_address, private_runtime_dir
 from aioipc.testing.residue import NAME_LEFT, Snapshot, residue, tasks_left
 from tests.children import Peers
@@ -113,7 +114,9 @@ def _no_task_left(runner: asyncio.Runner) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_loops() -> None:
-    """Let the loops open now what they keep for the life of the process."""
+    """Let the loops and the library open now what they keep for the life of the process."""
+    if row := open_row(Kind.CHANNEL, "nothing"):
+        row.close()
     for factory in LOOPS.values():
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(asyncio.sleep(0))

@@ -14,10 +14,12 @@ import pytest
 
 import aioipc
 from aioipc import ByteStream, Channel, Limits, PeerCrashed
-from aioipc.abc import ByteTransport
+from aioipc.abc import ByteTransport, MessageTransport
 from aioipc.address import Address
 from aioipc.testing import (
     CHANNEL_RULES,
+    MESSAGE_RULES,
+    ONE_WAY_MESSAGE_RULES,
     ONE_WAY_RULES,
     STREAM_RULES,
     TRANSPORT_RULES,
@@ -27,6 +29,8 @@ from aioipc.testing import (
     faulty_transports,
 )
 from aioipc.transports import family_of
+from aioipc.transports._framed import FramedTransport
+from aioipc.wire.framing import HeadersFramer
 from tests.certificates import client_context, server_context
 from tests.links import DUPLEX, SMALL_RING, link_over
 
@@ -137,6 +141,50 @@ async def test_a_byte_transport(rule: Any, kind: str) -> None:
         return ends
 
     await rule(pair)
+
+
+# Message transports
+
+
+@named(MESSAGE_RULES)
+@pytest.mark.parametrize("kind", ["memory", "pipe", "unix"])
+async def test_a_message_transport(rule: Any, kind: str) -> None:
+    @contextlib.asynccontextmanager
+    async def ends() -> AsyncIterator[tuple[MessageTransport, MessageTransport]]:
+        streams = family_of(Address(kind, ""), able_to="pair").pair(limits=LIMITS)
+        pair = [FramedTransport(stream, HeadersFramer(10_000)) for stream in streams]
+        try:
+            yield pair[0], pair[1]
+        finally:
+            for end in pair:
+                end.close()
+
+    await rule(ends)
+
+
+@named(ONE_WAY_MESSAGE_RULES)
+@pytest.mark.parametrize("scheme", ["mq", "sysv", "udp", "unix+dgram"])
+async def test_a_one_way_message_transport(
+    rule: Any, scheme: str, aioipc_address: Callable[[str], str]
+) -> None:
+    if scheme == "udp" and rule.__name__ == "a_full_one_accepts_nothing":
+        pytest.skip("udp: drops what is too much")
+    address = OWN_NAMES[scheme]() if scheme in OWN_NAMES else aioipc_address(scheme)
+    family = family_of(Address.parse(address), able_to="listen")
+
+    @contextlib.asynccontextmanager
+    async def ends() -> AsyncIterator[tuple[MessageTransport, MessageTransport]]:
+        acceptor = await family.listen(Address.parse(address), limits=LIMITS, allow=None)
+        right = acceptor.try_accept()
+        where = Address.parse(acceptor.address)
+        left = await family.connect(where, limits=LIMITS, allow=None)
+        try:
+            yield left, right
+        finally:
+            left.close()
+            right.close()
+
+    await rule(ends)
 
 
 # Faults

@@ -111,6 +111,15 @@ def test_nobody_inside_imports_the_face(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids(MODULES))
+def test_nobody_reaches_into_another_pattern(path: Path) -> None:
+    """What patterns have for each other, and for the tools, is no private module."""
+    own = path.relative_to(PACKAGE).parts[0]
+    for name in imports(path):
+        reached = re.match(r"aioipc\.(rpc|pubsub|queues|sync|memory|process)\._", name)
+        assert not reached or reached[1] == own, f"{name} is private"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids(MODULES))
 def test_descriptors_are_touched_on_floors_2_to_4_only(path: Path) -> None:
     if path.relative_to(PACKAGE).parts[0] in FD_FLOORS:
         return

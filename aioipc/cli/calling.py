@@ -20,11 +20,12 @@ from aioipc.connect import connect
 from aioipc.kernel.descriptors import plug_holes
 from aioipc.rpc import CODEC, Connection, Server, closing
 from aioipc.rpc import serve as serve_object
-from aioipc.rpc._interface import Method, Shape
-from aioipc.rpc._remote import (
+from aioipc.rpc.parts import (
+    Method,
     RemoteInterface,
     RemoteMethod,
     RemoteParameter,
+    Shape,
     ask_interface,
     method_of,
 )

@@ -1,7 +1,7 @@
 """Codecs: how an object becomes one message and back.
 
 A codec is a module, or any object, with ``name``, ``format``, ``encode`` and ``decode`` (see
-`aioipc.abc.Codec`); each of the modules beside this one is one. They load when first asked for.
+`aioipc.abc.Codec`). Those that the table names load when first asked for.
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 if TYPE_CHECKING:
     from aioipc.abc import Codec
 
-__all__ = ["BUILT_IN", "ENTRY_POINTS", "get", "is_trusted_only", "typed"]
+__all__ = ["BUILT_IN", "ENTRY_POINTS", "get", "is_trusted_only", "offer", "typed"]
 
-BUILT_IN = ("arrays", "json", "msgpack", "pickle", "raw", "text")
-"""The codecs that can be asked for by name; a new one is its module and its row here."""
+BUILT_IN: dict[str, str] = {
+    name: f"{__name__}.{name}" for name in ("json", "msgpack", "pickle", "raw", "text")
+}
+"""The codecs that can be asked for by name, and their modules; a new one has its row here.
+
+Those that need a floor above this one are offered from there, by aioipc/__init__.py, which every
+import of a part of the package runs first.
+"""
 
 ENTRY_POINTS = "aioipc.codecs"
 """The entry point group in which other packages offer codecs."""
@@ -32,7 +38,7 @@ def get(codec: str | Codec[T]) -> Codec[Any]:
     """
     if not isinstance(codec, str):
         return _checked(codec)
-    return _checked(_load(codec)) if codec in BUILT_IN else _installed(codec)
+    return _checked(_load(BUILT_IN[codec])) if codec in BUILT_IN else _installed(codec)
 
 
 @overload
@@ -48,7 +54,18 @@ def typed(type_: Any) -> Codec[Any]:
         type_: Anything that msgspec can decode into: a Struct, a dataclass, ``list[int]``,
             a union of Structs with tags.
     """
-    return _load("_typed").Typed(type_)  # type: ignore[no-any-return]
+    return _load(f"{__name__}._typed").Typed(type_)  # type: ignore[no-any-return]
+
+
+def offer(name: str, module: str) -> None:
+    """Let a codec be asked for by its name.
+
+    Args:
+        name: That, which belongs to nobody yet.
+        module: What keeps the contract. It is loaded when the codec is first asked for.
+    """
+    assert name not in BUILT_IN, f"there is a codec {name!r}"
+    BUILT_IN[name] = module
 
 
 def is_trusted_only(codec: Codec[Any]) -> bool:
@@ -58,12 +75,12 @@ def is_trusted_only(codec: Codec[Any]) -> bool:
 
 def __getattr__(name: str) -> Any:
     if name in BUILT_IN:
-        return _load(name)
+        return _load(BUILT_IN[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _load(module: str) -> Any:
-    return importlib.import_module(f"{__name__}.{module}")
+    return importlib.import_module(module)
 
 
 def _installed(name: str) -> Codec[Any]:

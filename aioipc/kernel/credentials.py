@@ -10,12 +10,14 @@ import struct
 from collections.abc import Iterable
 
 from aioipc.abc import Allow, PeerCredentials
+from aioipc.address import Address
 
 __all__ = [
     "credentials_in",
     "is_allowed",
     "peer_credentials",
     "peer_pidfd",
+    "refuse_allow",
     "same_user",
     "same_user_or_root",
 ]
@@ -85,6 +87,18 @@ def is_allowed(allow: Allow, peer: PeerCredentials, address: str) -> bool:
     except Exception:  # whatever it is, it is no yes
         log.exception("%s: allow= failed for %s", address, peer)
         return False
+
+
+def refuse_allow(address: Address, allow: Allow | None) -> None:
+    """Say that there are no credentials, because a scheme has none.
+
+    Raises:
+        ValueError: ``allow`` was given.
+    """
+    if allow is not None:
+        raise ValueError(
+            f"{address}: {address.scheme}: does not know the peer's user, so allow= cannot be asked"
+        )
 
 
 def credentials_in(ancillary: Iterable[tuple[int, int, bytes]]) -> PeerCredentials | None:

@@ -69,9 +69,17 @@ class Directory(OwnedFd):
         try:
             return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.fileno())
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise denied(f"{self.join(name)} is a symlink") from None
-            raise
+            raise self.explained(error, name) from None
+
+    def explained(self, error: OSError, name: str) -> OSError:
+        """What to raise in the place of what open(2) said about a name, with ``O_NOFOLLOW``."""
+        if error.errno == errno.ELOOP:
+            return denied(f"{self.join(name)} is a symlink")
+        return error
+
+    def is_current(self) -> bool:
+        """Whether it is open and still has a name."""
+        return self._fd >= 0 and os.fstat(self._fd).st_nlink > 0
 
     def names(self) -> list[str]:
         """What is there, in no order."""
@@ -122,14 +130,18 @@ def open_private(path: str, *, create: bool, below: Directory | None = None) -> 
     """
     start = None if below is None else below.fileno()
     full = path if below is None else below.join(path)
-    if create:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700, dir_fd=start)
-    try:
-        fd = os.open(path, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=start)
-    except NotADirectoryError:  # what O_DIRECTORY | O_NOFOLLOW says of a symlink, too
-        raise denied(f"{full} is not a directory") from None
-    return _checked(fd, full, _check_private)
+    while True:
+        try:
+            fd = os.open(path, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=start)
+        except NotADirectoryError:  # what O_DIRECTORY | O_NOFOLLOW says of a symlink, too
+            raise denied(f"{full} is not a directory") from None
+        except FileNotFoundError:
+            if not create:
+                raise
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700, dir_fd=start)
+        else:
+            return _checked(fd, full, _check_private)
 
 
 def open_trusted(path: str, *, any_owner: bool = False) -> Directory:

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import os
 import stat
-from typing import Self
 
 from aioipc.errors import AddressError, ConnectError, ResourceExhausted
 from aioipc.kernel.directory import (
@@ -24,7 +23,7 @@ from aioipc.kernel.directory import (
 )
 from aioipc.kernel.inotify import Inotify, Mask
 from aioipc.kernel.lockfile import try_lock, unlock
-from aioipc.kernel.owned import OwnedFd, above_stdio, outlive
+from aioipc.kernel.owned import Closing, OwnedFd, above_stdio, outlive
 
 __all__ = ["FifoReader", "PendingWriter", "open_reader", "open_writer"]
 
@@ -104,7 +103,7 @@ class FifoReader(OwnedFd):
         self._directory.close()
 
 
-class PendingWriter:
+class PendingWriter(Closing):
     """A writing end that waits for its reader. Readable when it is worth trying again."""
 
     __slots__ = ("_directory", "_fifo", "_name", "_news", "_single")
@@ -135,12 +134,6 @@ class PendingWriter:
         self._news.close()
         self._directory.close()
         self._forget()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self.close()
 
     def _look(self) -> None:
         """See what is at the path, and watch it.

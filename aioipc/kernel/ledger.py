@@ -13,7 +13,6 @@ import functools
 import os
 import stat
 import struct
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,12 +20,12 @@ from aioipc.errors import AddressError
 from aioipc.kernel.directory import Directory, denied, identity_of
 from aioipc.kernel.lockfile import try_lock, unlock
 from aioipc.kernel.owned import OwnedFd
+from aioipc.native._locks import NOTE_BYTES, is_linked, read_note, write_note
 
-__all__ = ["Ledger", "Note", "State", "note_of_ours", "open_ledger", "remove_unused", "start_ticks"]
+__all__ = ["Ledger", "Note", "State", "open_ledger", "remove_unused"]
 
 _HEAD = struct.Struct("<8s16sQ")  # magic, kind, count
 _MAGIC = b"aioipc\0\1"
-_NOTE = struct.Struct("<QQQII")
 _PRESENCE = 1 << 40
 _HEADER_LOCK = _PRESENCE + 1
 _START_TIME_FIELD = 19  # proc_pid_stat(5) counts from 1, and the name, field 2, may have spaces
@@ -54,7 +53,7 @@ class Note(NamedTuple):
         state: What is so.
         pid: Whose note it is; 0 for nobody's.
         start_ticks: When that process started, in clock ticks after boot: proc_pid_stat(5).
-        since_ns: Since when it holds, in nanoseconds of CLOCK_MONOTONIC.
+        since_ns: Since when it holds, in nanoseconds of the machine's own CLOCK_MONOTONIC.
         number: How many notes were written here before, or another count.
     """
 
@@ -63,6 +62,12 @@ class Note(NamedTuple):
     start_ticks: int = 0
     since_ns: int = 0
     number: int = 0
+
+    @property
+    def since_s(self) -> float:
+        """The same in seconds of ``time.monotonic``, which a time namespace may set ahead."""
+        _, ahead_ns = _ourselves(os.getpid())
+        return (self.since_ns + ahead_ns) / 1e9
 
 
 class Ledger(OwnedFd):
@@ -77,24 +82,27 @@ class Ledger(OwnedFd):
 
     def read(self, place: int) -> Note:
         """Read the note at a place; an empty one where nobody ever wrote."""
-        data = os.pread(self._fd, _NOTE.size, _offset(place))
-        if len(data) < _NOTE.size:
+        found = read_note(self._fd, _offset(place))
+        if found is None:
             return Note()
-        number, start_ticks, since_ns, pid, state = _NOTE.unpack(data)
+        number, start_ticks, since_ns, pid, state = found
         return Note(_STATES[state & 3], pid, start_ticks, since_ns, number)
 
-    def write(self, place: int, note: Note) -> None:
-        """Write a note; one write, which a reader sees whole or not at all."""
-        data = _NOTE.pack(note.number, note.start_ticks, note.since_ns, note.pid, note.state)
-        os.pwrite(self._fd, data, _offset(place))
+    def note(self, place: int, state: State, *, number: int = 0) -> None:
+        """Write a note of this process, as of now.
+
+        It is one write, which a reader sees whole or not at all.
+        """
+        started, ahead_ns = _ourselves(os.getpid())
+        write_note(self._fd, _offset(place), number, state, started, ahead_ns)
 
     def places(self) -> int:
         """How many places have ever been written."""
-        return max(0, os.fstat(self._fd).st_size - _HEAD.size) // _NOTE.size
+        return max(0, os.fstat(self._fd).st_size - _HEAD.size) // NOTE_BYTES
 
     def is_current(self) -> bool:
         """Whether the file still has a name: somebody else may have removed it."""
-        return self._fd >= 0 and os.fstat(self._fd).st_nlink > 0
+        return self._fd >= 0 and is_linked(self._fd)
 
     def leave(self, remove_rest: Callable[[], object]) -> bool:
         """Remove the file if nobody else is here, and before it what else belongs to the name.
@@ -163,20 +171,28 @@ def open_ledger(directory: Directory, name: str, kind: str, count: int) -> Ledge
         os.sched_yield()  # somebody is removing it, which takes him two system calls
 
 
-def note_of_ours(state: State, *, number: int = 0) -> Note:
-    """A note of this process, as of now."""
-    pid = os.getpid()
-    return Note(state, pid, start_ticks(pid), time.monotonic_ns(), number)
-
-
 @functools.lru_cache(maxsize=1)
-def start_ticks(pid: int) -> int:
-    """When a process started, to tell it from another one with the same pid; 0 if it is gone."""
+def _ourselves(pid: int) -> tuple[int, int]:
+    """When this process started, and how far its clock is ahead of that of notes."""
+    return _start_ticks(pid), _clock_ahead_ns(pid)
+
+
+def _start_ticks(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/stat", "rb") as facts:
             return int(facts.read().rpartition(b")")[2].split()[_START_TIME_FIELD])
     except OSError:
         return 0
+
+
+def _clock_ahead_ns(pid: int) -> int:
+    """How far its CLOCK_MONOTONIC is ahead of the machine's own: time_namespaces(7)."""
+    try:
+        with open(f"/proc/{pid}/timens_offsets", "rb") as offsets:
+            _, seconds, nanoseconds = offsets.readline().split()  # CLOCK_MONOTONIC comes first
+    except (OSError, ValueError):
+        return 0  # the kernel has no such namespaces
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
 def _agree(ledger: Ledger, path: str, kind: str, count: int) -> None:
@@ -204,4 +220,4 @@ def _agree(ledger: Ledger, path: str, kind: str, count: int) -> None:
 
 
 def _offset(place: int) -> int:
-    return _HEAD.size + place * _NOTE.size
+    return _HEAD.size + place * NOTE_BYTES

@@ -7,21 +7,24 @@ it, or dies however it dies, the kernel first drops the lock and then hangs up o
 reader that hears it finds the lock free. No timer, no polling, no message that could be lost.
 
 Every hold and every wait opens the FIFO anew. So a lock excludes tasks, threads and processes
-alike, and a file that somebody removed or replaced is noticed: what was locked has to be what
-the name stands for.
+alike, and a file that somebody removed or replaced is noticed: what was locked has to have its
+name still.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import stat
 from collections.abc import Iterable
 
-from aioipc.kernel.directory import Directory, denied, identity_of
-from aioipc.kernel.lockfile import find_lock, try_lock, unlock
+from aioipc.errors import AccessDenied
+from aioipc.kernel.directory import Directory, denied
+from aioipc.kernel.lockfile import find_lock, try_lock
 from aioipc.kernel.owned import OwnedFd
+from aioipc.native._locks import FOREIGN, LOCKED, hold_fifo, let_go
 
 __all__ = ["Hold", "Lifeline", "Watch", "watch_all"]
 
@@ -36,9 +39,9 @@ class Hold(OwnedFd):
 
     def close(self) -> None:
         """Let go, also of the lock that a child just forked has a copy of. Idempotent."""
-        if self._fd >= 0:
-            unlock(self._fd)
-        super().close()
+        fd = self.detach()
+        if fd >= 0:
+            let_go(fd)
 
     def take_seat(self) -> int:
         """Take the lowest number from 0 that no other holder has; for holders who share."""
@@ -65,7 +68,7 @@ class Lifeline:
         name: Its name in the directory.
     """
 
-    __slots__ = ("_directory", "_make", "name")
+    __slots__ = ("_directory", "_make", "_path", "name")
 
     def __init__(self, directory: Directory, name: str, *, make: bool = True) -> None:
         """Know the name.
@@ -77,6 +80,7 @@ class Lifeline:
         """
         self._directory = directory
         self.name = name
+        self._path = os.fsencode(name)
         self._make = make
 
     def try_hold(self, *, shared: bool = False) -> Hold | None:
@@ -93,18 +97,19 @@ class Lifeline:
             OSError: It cannot be opened or made.
         """
         while True:
-            hold = Hold(self._open(os.O_RDWR))
-            is_ours = False
             try:
-                status = self._checked(hold)
-                if not try_lock(hold.fileno(), shared=shared, start=_HOLD_BYTE, length=1):
-                    return None
-                is_ours = self._directory.identity(self.name) == identity_of(status)
-            finally:
-                if not is_ours:
-                    hold.close()
-            if is_ours:
-                return hold
+                found = hold_fifo(self._directory.fileno(), self._path, shared)
+            except FileNotFoundError:
+                self._make_it()
+                continue
+            except OSError as error:
+                raise self._directory.explained(error, self.name) from None
+            if found >= 0:
+                return Hold(found)
+            if found == LOCKED:
+                return None
+            if found == FOREIGN:
+                raise self._foreign()
             # Else the last user removed it while this was being taken.
 
     def watch(self) -> Watch:
@@ -122,7 +127,7 @@ class Lifeline:
         """Have it open like a holder, without a lock: closing this tells all who listen."""
         line = OwnedFd(self._open(os.O_RDWR))
         try:
-            self._checked(line)
+            self._check(line)
         except BaseException:
             line.close()
             raise
@@ -157,16 +162,22 @@ class Lifeline:
             try:
                 return self._directory.open(self.name, access | os.O_NONBLOCK)
             except FileNotFoundError:
-                if not self._make:
-                    raise
-                with contextlib.suppress(FileExistsError):
-                    os.mkfifo(self.name, 0o600, dir_fd=self._directory.fileno())
+                self._make_it()
 
-    def _checked(self, line: OwnedFd) -> os.stat_result:
+    def _make_it(self) -> None:
+        """Make the FIFO, which was not there a moment ago."""
+        if not self._make:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(self.name, 0o600, dir_fd=self._directory.fileno())
+
+    def _check(self, line: OwnedFd) -> None:
         status = os.fstat(line.fileno())
         if not stat.S_ISFIFO(status.st_mode) or status.st_uid != os.geteuid():
-            raise denied(f"{self._directory.join(self.name)} is no FIFO of uid {os.geteuid()}")
-        return status
+            raise self._foreign()
+
+    def _foreign(self) -> AccessDenied:
+        return denied(f"{self._directory.join(self.name)} is no FIFO of uid {os.geteuid()}")
 
 
 class _Watches(Watch):

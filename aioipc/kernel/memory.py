@@ -1,7 +1,7 @@
 """Anonymous memory that processes pass to each other: memfd_create(2).
 
-It has a fixed size, allocated up front, and seals that keep it so: a file that shrank under a
-mapping would kill whoever touches it (SIGBUS). Who receives one checks all of that.
+It has a fixed size, most of it allocated up front, and seals that keep it so: a file that shrank
+under a mapping would kill whoever touches it (SIGBUS). Who receives one checks all of that.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import fcntl
 import os
 import stat
 
+from aioipc.abc import Buffer
+from aioipc.errors import ProtocolError
 from aioipc.kernel.owned import OwnedFd
 from aioipc.native._memory import Mapping
 from aioipc.native._os import filesystem_type
 
 __all__ = [
     "check_available",
+    "checked_size",
     "create_memory",
     "keep",
     "map_memory",
@@ -24,6 +27,7 @@ __all__ = [
     "seal",
     "size_of",
     "what_is_wrong",
+    "what_may_change",
 ]
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -33,13 +37,16 @@ _WORTH_A_LOOK = 64 * 1024 * 1024
 _TMPFS_MAGIC = 0x01021994  # statfs(2); hugetlbfs has another, and other rules
 
 
-def create_memory(size: int, name: str = "aioipc", *, sealed: bool = True) -> OwnedFd:
+def create_memory(
+    size: int, name: str = "aioipc", *, sealed: bool = True, allocated: bool = True
+) -> OwnedFd:
     """Make zeroed memory of a fixed size.
 
     Args:
         size: In bytes.
         name: For /proc/PID/maps, for people to read.
         sealed: Whether it is sealed at once, for others to write to as well.
+        allocated: Whether all of it is there from now on, and not each part once it is touched.
 
     Raises:
         OSError: There is not so much (ENOSPC, ENOMEM), or no descriptor for it.
@@ -48,7 +55,8 @@ def create_memory(size: int, name: str = "aioipc", *, sealed: bool = True) -> Ow
     memory = OwnedFd(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     try:
         os.ftruncate(memory.fileno(), size)
-        os.posix_fallocate(memory.fileno(), 0, size)
+        if allocated:
+            os.posix_fallocate(memory.fileno(), 0, size)
         if sealed:
             seal(memory)
     except BaseException:
@@ -86,7 +94,12 @@ def seal(memory: OwnedFd, *, against_writing: bool = False) -> None:
 
 
 def map_memory(
-    memory: OwnedFd, size: int, *, writable: bool = True, populate: bool = True
+    memory: OwnedFd,
+    size: int,
+    *,
+    writable: bool = True,
+    populate: bool = True,
+    private: bool = False,
 ) -> memoryview:
     """Map the first ``size`` bytes, for as long as a view of them is left.
 
@@ -95,11 +108,14 @@ def map_memory(
         size: In bytes; it must be that long already.
         writable: Whether to write to it.
         populate: Whether to map the pages now, which takes a time that grows with the size.
+        private: Whether what is written stays here; then it can be written in any case.
 
     Raises:
         OSError: The kernel refused; EPERM or EACCES where it can only be read.
     """
-    return memoryview(Mapping(memory.fileno(), size, writable=writable, populate=populate))
+    return memoryview(
+        Mapping(memory.fileno(), size, writable=writable, populate=populate, private=private)
+    )
 
 
 def size_of(memory: OwnedFd) -> int:
@@ -107,7 +123,7 @@ def size_of(memory: OwnedFd) -> int:
     return os.fstat(memory.fileno()).st_size
 
 
-def keep(data: bytes, name: str = "aioipc") -> OwnedFd:
+def keep(data: Buffer, name: str = "aioipc") -> OwnedFd:
     """Make memory that holds ``data``, for another process to `retrieve`."""
     memory = create_memory(len(data), name)
     rest = memoryview(data)
@@ -126,6 +142,22 @@ def retrieve(fd: int) -> bytes:
     return bytes(data)
 
 
+def checked_size(memory: OwnedFd) -> int:
+    """How many bytes there are in memory that somebody sent, to be read.
+
+    Raises:
+        ProtocolError: It is no such memory as `create_memory` makes.
+        OSError: The kernel does not say.
+    """
+    size = size_of(memory)
+    wrong = what_is_wrong(memory.fileno(), size, writable=False)
+    if wrong is not None or size == 0:
+        raise ProtocolError(
+            f"descriptor {memory.fileno()} is no shared memory: {wrong or 'it is empty'}"
+        )
+    return size
+
+
 def what_is_wrong(fd: int, size: int, *, writable: bool = True) -> str | None:
     """Say why a descriptor that somebody sent is not memory as `create_memory` makes it.
 
@@ -137,8 +169,23 @@ def what_is_wrong(fd: int, size: int, *, writable: bool = True) -> str | None:
     Returns:
         The reason, None if it is good.
     """
+    if (wrong := what_may_change(fd)) is not None:
+        return wrong
     status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
+    seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    is_writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    if writable and (not is_writable or seals & _WRITE_SEALS):
+        return "it cannot be written"
+    if status.st_size != size:
+        return f"it has {status.st_size:,} bytes, not {size:,}"
+    if status.st_blocks * 512 < size:
+        return "it is not allocated"
+    return None
+
+
+def what_may_change(fd: int) -> str | None:
+    """Say why a file might shrink under a mapping of it; None if it cannot."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
         return "it is no file in memory"
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
@@ -148,11 +195,4 @@ def what_is_wrong(fd: int, size: int, *, writable: bool = True) -> str | None:
         return "it is made of huge pages or on another file system"
     if seals & _SEALS != _SEALS:
         return f"its seals are {seals:#x}, and {_SEALS:#x} are due"
-    is_writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
-    if writable and (not is_writable or seals & _WRITE_SEALS):
-        return "it cannot be written"
-    if status.st_size != size:
-        return f"it has {status.st_size:,} bytes, not {size:,}"
-    if status.st_blocks * 512 < size:
-        return "it is not allocated"
     return None

@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import posix_ipc
 
@@ -25,7 +24,7 @@ from aioipc.errors import (
     ResourceExhausted,
 )
 from aioipc.kernel.directory import check_owner, denied
-from aioipc.kernel.owned import abandon_in_child
+from aioipc.kernel.owned import Closing, abandon_in_child
 from aioipc.native._os import MqCalls
 
 __all__ = [
@@ -76,7 +75,7 @@ class Sizes:
         return found
 
 
-class MessageQueue:
+class MessageQueue(Closing):
     """An open queue. It belongs to this process and is closed in forked children.
 
     Attributes:
@@ -163,12 +162,6 @@ class MessageQueue:
             raise ForkError(f"mq:{self.name} belongs to the parent process; open it in the child")
         if self._queue is None:
             raise ClosedError(f"this side closed mq:{self.name}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if getattr(self, "_queue", None) is not None:

@@ -7,14 +7,17 @@ that its users know, and that warns them once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
 import weakref
-from types import TracebackType
 from typing import Protocol, Self
 
+from aioipc.abc import HasFileno
+
 __all__ = [
+    "Closing",
     "OwnedFd",
     "OwnedSocket",
     "abandon_in_child",
@@ -92,7 +95,23 @@ def socket_above_stdio(sock: socket.socket) -> socket.socket:
     return moved
 
 
-class OwnedFd:
+class Closing:
+    """What is entered with ``with`` and closed when that is left: inherit from it."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+
+class OwnedFd(Closing):
     """A file descriptor that belongs to this object and is closed exactly once.
 
     It is at least 3, whatever number it came with.
@@ -123,17 +142,6 @@ class OwnedFd:
         if fd >= 0:
             os.close(fd)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
             self.close()
@@ -142,13 +150,16 @@ class OwnedFd:
         return f"<{type(self).__name__} fd={self._fd}>"
 
 
-def duplicate(file: OwnedFd) -> OwnedFd:
+def duplicate(file: int | HasFileno) -> OwnedFd:
     """Make another descriptor for the same open file: fcntl(2), ``F_DUPFD_CLOEXEC``.
 
     Raises:
         OSError: It was closed, or this process may have no more.
     """
-    return OwnedFd(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+    fd = file if isinstance(file, int) else file.fileno()
+    if fd < 0:  # to fcntl that is no OSError
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return OwnedFd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def owned_pipe(flags: int = 0) -> tuple[OwnedFd, OwnedFd]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aioipc.errors import AddressError
@@ -12,7 +14,14 @@ from aioipc.kernel.lockfile import find_lock, try_lock, unlock
 from aioipc.kernel.owned import OwnedFd
 from aioipc.native._os import filesystem_type
 
-__all__ = ["InTheWay", "Region", "is_region_locked", "try_region"]
+__all__ = [
+    "InTheWay",
+    "Region",
+    "RegionHolder",
+    "is_region_locked",
+    "region_holders",
+    "try_region",
+]
 
 # statfs(2). On these, locks go to a server, or nowhere, and the wait for it blocks.
 _NETWORKS = {
@@ -39,6 +48,29 @@ class InTheWay:
     file: Identity
     start: int
     length: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RegionHolder:
+    """A process that has a lock on a region of a file.
+
+    Attributes:
+        pid: The process. Several share one lock if they inherited the descriptor.
+        start: First byte of what it has locked.
+        length: Number of bytes, 0 for all there can be.
+        shared: Whether others may have it locked in the same way.
+    """
+
+    pid: int
+    start: int
+    length: int
+    shared: bool
+
+    def meets(self, start: int, length: int) -> bool:
+        """Whether it has any byte of a region."""
+        ends_before = self.length and self.start + self.length <= start
+        begins_behind = length and self.start >= start + length
+        return not (ends_before or begins_behind)
 
 
 class Region(OwnedFd):
@@ -99,6 +131,41 @@ def is_region_locked(path: str, *, start: int, length: int, shared: bool) -> boo
         return False
     with OwnedFd(fd) as file:
         return find_lock(file.fileno(), shared=shared, start=start, length=length) is not None
+
+
+def region_holders(path: str, *, start: int, length: int) -> list[RegionHolder]:
+    """Find whose locks there are in a region.
+
+    The kernel tells no process of a lock that belongs to an open file description, but for each
+    descriptor the locks of its description: proc_pid_fdinfo(5). So this finds locks of processes
+    whose descriptors this user may see.
+    """
+    file = _identity_at(path)
+    found: set[RegionHolder] = set()
+    for name in os.listdir("/proc") if file is not None else ():
+        if name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+                found.update(_locks_of(int(name), file))
+    return sorted(each for each in found if each.meets(start, length))
+
+
+def _locks_of(pid: int, file: Identity | None) -> Iterator[RegionHolder]:
+    """The locks that a process has on a file, through any of its descriptors."""
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            if identity_of(os.stat(f"/proc/{pid}/fd/{number}")) == file:
+                with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii") as facts:
+                    yield from filter(None, (_lock_in(line, pid) for line in facts))
+
+
+def _lock_in(line: str, pid: int) -> RegionHolder | None:
+    """What a line like ``lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:2146702 10 EOF`` says."""
+    match line.split():
+        case ["lock:", _, "OFDLCK" | "POSIX", _, mode, _, _, first, last]:
+            start = int(first)
+            length = 0 if last == "EOF" else int(last) + 1 - start
+            return RegionHolder(pid, start, length, shared=mode == "READ")
+    return None
 
 
 def _open(path: str, shared: bool) -> int:

@@ -19,13 +19,12 @@ import errno
 import os
 import socket
 import stat
-from typing import Self
 
 from aioipc.address import check_name
 from aioipc.errors import AccessDenied, AddressError, ConnectError, ResourceExhausted
 from aioipc.kernel.directory import Directory, Identity, check_owner, denied, open_trusted
 from aioipc.kernel.lockfile import Guard, try_guard
-from aioipc.kernel.owned import OwnedFd, OwnedSocket, abandon_in_child, outlive
+from aioipc.kernel.owned import Closing, OwnedFd, OwnedSocket, abandon_in_child, outlive
 from aioipc.kernel.runtime_dir import open_runtime_dir
 
 __all__ = ["BoundSocket", "SocketFile", "bind_unix", "check_path", "remove_dead"]
@@ -33,7 +32,7 @@ __all__ = ["BoundSocket", "SocketFile", "bind_unix", "check_path", "remove_dead"
 _NOT_SERVED = frozenset({errno.ECONNREFUSED, errno.ENOENT})
 
 
-class BoundSocket:
+class BoundSocket(Closing):
     """A server's socket and its name, which goes when the socket closes.
 
     Attributes:
@@ -70,12 +69,6 @@ class BoundSocket:
     def abandon(self) -> None:
         """Leave the name to the process that owns it."""
         self._name = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_name"):

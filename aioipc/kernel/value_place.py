@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from types import TracebackType
-from typing import Self
 
 from aioipc.kernel.directory import Directory
-from aioipc.kernel.ledger import Ledger, Note, State, note_of_ours, open_ledger
+from aioipc.kernel.ledger import Ledger, Note, State, open_ledger
 from aioipc.kernel.lifeline import Hold, Lifeline, Watch, watch_all
 from aioipc.kernel.memory import map_memory
-from aioipc.kernel.owned import OwnedFd
+from aioipc.kernel.owned import Closing, OwnedFd
 from aioipc.kernel.runtime_dir import open_runtime_dir
 
 __all__ = ["ValuePlace", "ValueWatch", "open_value_place"]
@@ -23,7 +21,7 @@ __all__ = ["ValuePlace", "ValueWatch", "open_value_place"]
 _WRITER = 0
 
 
-class ValueWatch:
+class ValueWatch(Closing):
     """Readable once the bell was rung, or the writer let go.
 
     Attributes:
@@ -37,15 +35,7 @@ class ValueWatch:
     def fileno(self) -> int:
         return self._watch.fileno()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._watch.close()
 
 
@@ -99,12 +89,12 @@ class ValuePlace:
         """Become the one writer; None if there is one."""
         hold = self._writer.try_hold()
         if hold is not None:
-            self._ledger.write(_WRITER, note_of_ours(State.HELD, number=self.note().number + 1))
+            self._ledger.note(_WRITER, State.HELD, number=self.note().number + 1)
         return hold
 
     def end_writing(self, hold: Hold) -> None:
         """Be the writer no more, and let everybody know that this was meant."""
-        self._ledger.write(_WRITER, self.note()._replace(state=State.NONE))
+        self._ledger.note(_WRITER, State.NONE, number=self.note().number)
         hold.close()
 
     def ring(self) -> None:

@@ -11,11 +11,11 @@ from typing import Self
 
 import anyio
 
-__all__ = ["remaining_s", "timeout"]
+__all__ = ["ANYIO", "innermost", "remaining_s", "timeout"]
 
-_ANYIO = "anyio._backends._asyncio"  # loaded once anybody uses anyio's scopes or tasks
+ANYIO = "anyio._backends._asyncio"  # loaded once anybody uses anyio's scopes or tasks
 
-_innermost: ContextVar[timeout | None] = ContextVar("aioipc_timeout", default=None)
+innermost: ContextVar[timeout | None] = ContextVar("aioipc_timeout", default=None)
 
 
 class timeout:  # noqa: N801 - it is used like asyncio.timeout
@@ -49,8 +49,8 @@ class timeout:  # noqa: N801 - it is used like asyncio.timeout
     async def __aenter__(self) -> Self:
         if self._seconds is not None:
             self.when = asyncio.get_running_loop().time() + self._seconds
-        self.outer = _innermost.get()
-        self._token = _innermost.set(self)
+        self.outer = innermost.get()
+        self._token = innermost.set(self)
         await self._timeout.__aenter__()
         return self
 
@@ -62,7 +62,7 @@ class timeout:  # noqa: N801 - it is used like asyncio.timeout
     ) -> None:
         assert self._token is not None, "entered before it is left"
         self.is_left = True
-        _innermost.reset(self._token)
+        innermost.reset(self._token)
         await self._timeout.__aexit__(kind, error, trace)
 
     def expired(self) -> bool:
@@ -76,8 +76,8 @@ def remaining_s(loop: asyncio.AbstractEventLoop) -> float:
     The deadlines of `timeout`, ``anyio.fail_after`` and ``anyio.move_on_after`` are seen, that of
     ``asyncio.timeout`` cannot be. Negative when it has passed.
     """
-    block = _innermost.get()
-    if block is None and _ANYIO not in sys.modules:
+    block = innermost.get()
+    if block is None and ANYIO not in sys.modules:
         return math.inf
     nearest = math.inf
     while block is not None:
@@ -95,7 +95,7 @@ def _is_scoped() -> bool:
     anyio's own function, which knows exactly, takes longer than a whole call. So look first whether
     anyio has anything on this task.
     """
-    backend = sys.modules.get(_ANYIO)
+    backend = sys.modules.get(ANYIO)
     if backend is None:
         return False
     task = asyncio.current_task()

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
+from aioipc.abc import HasFileno
+from aioipc.codecs.layout import Layout, Order, np
 from aioipc.errors import ProtocolError
+from aioipc.kernel.owned import OwnedFd
 from aioipc.memory.shared import SharedMemory
-
-try:
-    import numpy as np
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "SharedArray needs numpy; install it with: pip install 'aioipc[arrays]'", name=error.name
-    ) from error
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -47,7 +43,7 @@ class SharedArray(_Base):
         shape: _Shape,
         dtype: DTypeLike = float,
         *,
-        order: Literal["C", "F"] = "C",
+        order: Order = "C",
     ) -> Self:
         """Look at memory as an array, which can be written where the memory can.
 
@@ -74,7 +70,7 @@ class SharedArray(_Base):
         shape: _Shape,
         dtype: DTypeLike = float,
         *,
-        order: Literal["C", "F"] = "C",
+        order: Order = "C",
         read_only_elsewhere: bool = False,
     ) -> Self:
         """Make an array of zeros in anonymous shared memory.
@@ -100,7 +96,7 @@ class SharedArray(_Base):
         shape: _Shape,
         dtype: DTypeLike,
         *,
-        order: Literal["C", "F"] = "C",
+        order: Order = "C",
         writable: bool = False,
     ) -> Self:
         """Take over the descriptor of an array's memory; the codec does this for what it receives.
@@ -132,8 +128,24 @@ class SharedArray(_Base):
         """
         if self.memory is None or self.memory.fileno() < 0:
             raise ValueError("a view of a part of a shared array, or a closed one, has no memory")
-        order: Literal["C", "F"] = "C" if self.flags.c_contiguous else "F"
+        order: Order = "C" if self.flags.c_contiguous else "F"
         return type(self)(self.memory.open_writable(), self.shape, self.dtype, order=order)
+
+    def passed(self) -> tuple[HasFileno, Any] | None:
+        """What travels in its place: its memory, and its layout. See `aioipc.abc.Passable`.
+
+        None if that is not to be had: it is a part of an array, has a name, or was closed.
+        """
+        if self.memory is None or (passed := self.memory.passed()) is None:
+            return None
+        return passed[0], Layout.of(self).described()
+
+    @classmethod
+    def from_passed(cls, fd: int, facts: Any) -> Self:
+        """Make what `passed` was, on the other side: to be read only, until `open_writable`."""
+        with OwnedFd(fd) as file:
+            layout = Layout.parse(*facts)
+            return cls.from_fd(file.detach(), layout.shape, layout.dtype, order=layout.order)
 
     def close(self) -> None:
         """Close the descriptor. Idempotent; this array and its views go on."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from aioipc.abc import HasFileno
 from aioipc.errors import AccessDenied, AddressError, ProtocolError, from_os_error
-from aioipc.kernel import mapped_file, named_memory
-from aioipc.kernel.memory import create_memory, map_memory, seal, size_of, what_is_wrong
-from aioipc.kernel.owned import OwnedFd, duplicate
-from aioipc.kernel.sysv_memory import create_sysv, is_sysv, open_sysv, remove_sysv
+from aioipc.kernel.memory import checked_size, create_memory, map_memory, seal
+from aioipc.kernel.named_memory import Mapped, named_memory
+from aioipc.kernel.owned import Closing, OwnedFd, duplicate
 
 __all__ = ["SharedMemory"]
 
 
-class SharedMemory:
+class SharedMemory(Closing):
     """A fixed number of bytes in memory, shared with every process that has its descriptor or name.
 
     Make one with `create`, `open` or `from_fd`. It has a ``fileno()``, so
@@ -57,25 +56,13 @@ class SharedMemory:
             raise ValueError(f"shared memory has at least 1 byte, not {size}")
         if name is not None and read_only_elsewhere:
             raise ValueError("memory with a name can be written by whoever may open it")
-        doing = f"make {size:,} bytes of shared memory"
-        if isinstance(name, str) and is_sysv(name):
-            try:
-                return cls(OwnedFd(-1), name, create_sysv(name, size))
-            except OSError as error:
-                raise from_os_error(error, doing) from error
         try:
-            file = create_memory(size, sealed=False) if name is None else _create(name, size)
-        except OSError as error:
-            raise from_os_error(error, doing) from error
-        try:
-            buffer = map_memory(file, size)
             if name is None:
-                seal(file, against_writing=read_only_elsewhere)
+                file, buffer = _anonymous(size, read_only_elsewhere=read_only_elsewhere)
+            else:
+                file, buffer = named_memory(name).create(size)
         except OSError as error:
-            file.close()
-            if name is not None:
-                _unlink(name)
-            raise from_os_error(error, doing) from error
+            raise from_os_error(error, f"make {size:,} bytes of shared memory") from error
         return cls(file, name, buffer)
 
     @classmethod
@@ -94,18 +81,12 @@ class SharedMemory:
             AccessDenied: It belongs to somebody else.
         """
         try:
-            if isinstance(name, str) and is_sysv(name):
-                return cls(OwnedFd(-1), name, open_sysv(name, writable=writable))
-            file = _open(name, writable=writable)
+            file, buffer = named_memory(name).open(writable=writable)
         except FileNotFoundError:
             raise AddressError(f"there is no shared memory {str(name)!r}") from None
         except OSError as error:
             raise from_os_error(error, f"open shared memory {str(name)!r}") from error
-        size = size_of(file)
-        if size == 0:
-            file.close()
-            raise AddressError(f"shared memory {str(name)!r} is empty")
-        return cls._mapped(file, name, size, writable=writable)
+        return cls(file, name, buffer)
 
     @classmethod
     def from_fd(cls, fd: int, *, writable: bool = False) -> Self:
@@ -124,14 +105,13 @@ class SharedMemory:
         """
         file = OwnedFd(fd)
         try:
-            size = size_of(file)
-            wrong = what_is_wrong(file.fileno(), size, writable=False)
+            size = checked_size(file)
         except OSError as error:
             file.close()
             raise from_os_error(error, f"take over descriptor {fd}") from error
-        if wrong is not None or size == 0:
+        except ProtocolError:
             file.close()
-            raise ProtocolError(f"descriptor {fd} is no shared memory: {wrong or 'it is empty'}")
+            raise
         return cls._mapped(file, None, size, writable=writable)
 
     def open_writable(self) -> Self:
@@ -144,7 +124,7 @@ class SharedMemory:
         """
         if self._buffer.nbytes == 0:
             raise ValueError("this shared memory was closed")
-        if isinstance(self._name, str) and is_sysv(self._name):
+        if self._name is not None and self._file.fileno() < 0:  # it never had a descriptor
             return self.open(self._name, writable=True)
         try:
             file = duplicate(self._file)
@@ -187,6 +167,15 @@ class SharedMemory:
         """The descriptor, -1 once it is closed."""
         return self._file.fileno()
 
+    def passed(self) -> tuple[HasFileno, None] | None:
+        """What travels in its place: see `aioipc.abc.Passable`. None if it has a name."""
+        return (self, None) if self._name is None and self.fileno() >= 0 else None
+
+    @classmethod
+    def from_passed(cls, fd: int, facts: Any) -> Self:  # noqa: ARG003 - there are none
+        """Make what `passed` was, on the other side: to be read only, until `open_writable`."""
+        return cls.from_fd(fd)
+
     def unlink(self) -> None:
         """Remove the name; who has the memory keeps it. Idempotent.
 
@@ -195,10 +184,7 @@ class SharedMemory:
         """
         if self._name is None:
             raise ValueError("anonymous memory has no name to remove")
-        if isinstance(self._name, str) and is_sysv(self._name):
-            remove_sysv(self._name)
-        else:
-            _unlink(self._name)
+        named_memory(self._name).unlink()
 
     def close(self) -> None:
         """Close the descriptor. Idempotent.
@@ -208,35 +194,16 @@ class SharedMemory:
         self._file.close()
         self._buffer = memoryview(b"")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<SharedMemory {self._name or 'anonymous'} {self.size:,} bytes>"
 
 
-def _create(name: str | Path, size: int) -> OwnedFd:
-    if isinstance(name, Path):
-        return mapped_file.create_named(name, size)
-    return named_memory.create_named(name, size)
-
-
-def _open(name: str | Path, *, writable: bool) -> OwnedFd:
-    if isinstance(name, Path):
-        return mapped_file.open_named(name, writable=writable)
-    return named_memory.open_named(name, writable=writable)
-
-
-def _unlink(name: str | Path) -> None:
-    if isinstance(name, Path):
-        mapped_file.unlink_named(name)
-    else:
-        named_memory.unlink_named(name)
+def _anonymous(size: int, *, read_only_elsewhere: bool) -> Mapped:
+    file = create_memory(size, sealed=False)
+    try:
+        buffer = map_memory(file, size)  # before the seal, which is against mappings to come
+        seal(file, against_writing=read_only_elsewhere)
+    except BaseException:
+        file.close()
+        raise
+    return file, buffer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from aioipc import codecs
@@ -26,7 +25,7 @@ from aioipc.errors import (
 )
 from aioipc.kernel.ledger import State
 from aioipc.kernel.lifeline import Hold
-from aioipc.kernel.owned import abandon_in_child
+from aioipc.kernel.owned import Closing, abandon_in_child
 from aioipc.kernel.value_place import ValuePlace, ValueWatch, open_value_place
 from aioipc.loop.waiting import Waits
 from aioipc.native._value import MAX_BYTES, SHARED_BYTES, ValueCell
@@ -36,7 +35,7 @@ __all__ = ["SharedValue"]
 T = TypeVar("T")
 
 
-class SharedValue(Generic[T]):
+class SharedValue(Closing, Generic[T]):
     """The latest value that one process has set, for any number of processes to look at.
 
     A look is a copy out of shared memory, without a system call, and never torn, however often
@@ -256,26 +255,10 @@ class SharedValue(Generic[T]):
         """As `close`."""
         self.close()
 
-    def __enter__(self) -> Self:
-        return self
-
     async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *details: object) -> None:
         self.close()
 
     def __aiter__(self) -> Self:

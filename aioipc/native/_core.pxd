@@ -25,6 +25,7 @@ cdef class ChannelCore:
     cdef object decode
     cdef scanner scan
     cdef bint shares             # the codec passes memory by descriptor
+    cdef object attach           # what the codec has to say about descriptors that came
     cdef object sharing          # while it encodes: the list that takes them
     cdef int max_depth
     cdef long long max_elements

@@ -218,6 +218,7 @@ cdef class ChannelCore:
         self.decode = None if codec.name == "raw" else codec.decode
         self.scan = scanner_of(codec.format)
         self.shares = getattr(codec, "passes_fds", False)
+        self.attach = getattr(codec, "attach", None)
         port.may_lend = self.decode is not None and getattr(codec, "in_place", False)
         self.max_depth = max_depth
         self.max_elements = max_elements
@@ -324,6 +325,8 @@ cdef class ChannelCore:
         try:
             if self.shares:
                 return self.decode(message, self.port.take_fds)
+            if self.port.own_fds and self.attach is not None:
+                return self.attach(self.decode(message), self.port.take_fds())
             return self.decode(message)
         except IPCError:
             raise
@@ -665,7 +668,9 @@ cdef class ChannelCore:
 
     def _counters(self):
         """The counters of this channel, by name."""
-        return self.port.counters
+        counters = dict(self.port.counters[0])
+        del counters["rows_closed"], counters["spare"]
+        return counters
 
 
 # Operations
@@ -1068,11 +1073,13 @@ cdef class SendOperation(Operation):
         self.queued = True
         self.core.senders.append(self)
         self.core.queued += 1
+        self.core.port.counters.senders_waiting = self.core.queued
         return 0
 
     cdef int c_leave(self) except -1:
         self.queued = False
         self.core.queued -= 1
+        self.core.port.counters.senders_waiting = self.core.queued
         self.core.senders.remove(self)
         return self.core.c_next_sender()
 

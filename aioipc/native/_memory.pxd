@@ -5,3 +5,4 @@ cdef class Mapping:
     cdef readonly size_t size
     cdef readonly bint writable
     cdef int pid
+    cdef object __weakref__      # whoever lends memory out learns here that it came back

@@ -9,6 +9,7 @@ cdef extern from "<sys/mman.h>" nogil:
         PROT_READ
         PROT_WRITE
         MAP_SHARED
+        MAP_PRIVATE
         MAP_POPULATE
         MADV_DONTFORK
     char* MAP_FAILED
@@ -28,22 +29,37 @@ cdef class Mapping:
 
     It is unmapped when nobody refers to it any more, memoryviews included, so a view never
     outlives its memory. A forked child does not inherit it (madvise(2), ``MADV_DONTFORK``):
-    there, touching a view is a segmentation fault.
+    there, touching a view is a segmentation fault. With ``inherited`` it does, for as long as
+    it runs.
 
     Args:
         fd: The file, which may be closed afterwards.
         size: How much of it; it must be that long already.
         writable: Whether to write to it.
-        populate: Whether up to 16 MiB are mapped page by page at once, not at the first touch.
+        populate: Whether up to 16 MiB are mapped page by page at once, not at the first touch;
+            not if it is private, where that would copy each page.
+        inherited: Whether forked children have it, too.
+        private: Whether what is written stays here.
 
     Raises:
         OSError: The kernel refused.
     """
 
-    def __init__(self, int fd, size_t size, *, bint writable=True, bint populate=True):
+    def __init__(
+        self,
+        int fd,
+        size_t size,
+        *,
+        bint writable=True,
+        bint populate=True,
+        bint inherited=False,
+        bint private=False,
+    ):
         cdef int protection = PROT_READ | (PROT_WRITE if writable else 0)
-        cdef int flags = MAP_SHARED | (MAP_POPULATE if populate and size <= MOST_POPULATED else 0)
+        cdef int flags = MAP_PRIVATE if private else MAP_SHARED
         cdef void* address
+        if populate and not private and size <= MOST_POPULATED:
+            flags |= MAP_POPULATE
         if self.address is not NULL:
             raise RuntimeError("a mapping is made once")
         with nogil:
@@ -54,7 +70,7 @@ cdef class Mapping:
         self.size = size
         self.writable = writable
         self.pid = getpid()
-        if madvise(address, size, MADV_DONTFORK) != 0:
+        if not inherited and madvise(address, size, MADV_DONTFORK) != 0:
             PyErr_SetFromErrno(OSError)
 
     def __dealloc__(self):

@@ -1,6 +1,8 @@
 # cython: language_level=3
 from libc.stdint cimport int64_t, uint64_t
 
+from aioipc.native._statistics cimport Counters, Row
+
 cdef extern from "<time.h>" nogil:
     cdef struct timespec:
         long tv_sec
@@ -19,23 +21,6 @@ cdef inline int64_t clock_ns() noexcept nogil:
 cdef enum:
     NO_ROOM = 0
     ACCEPTED = 1
-
-
-# One per channel. Plain words, so that a statistics page can be this struct.
-cdef struct Counters:
-    uint64_t messages_sent
-    uint64_t bytes_sent
-    uint64_t messages_received
-    uint64_t bytes_received
-    uint64_t read_calls
-    uint64_t write_calls
-    uint64_t send_waits
-    uint64_t receive_waits
-    uint64_t polls
-    uint64_t poll_hits
-    uint64_t bells_rung
-    uint64_t bells_saved
-    uint64_t lost_wakeups
 
 
 cdef class PollBudget:
@@ -57,7 +42,9 @@ cdef class Borrowed:
 
 
 cdef class MessagePort:
-    cdef Counters counters
+    cdef Counters* counters      # `own`, or where others can read them
+    cdef Counters own
+    cdef Row row                 # where others can read them
     cdef Pacer pacer
     cdef uint64_t turn           # the pacer's turn in which this port last wrote
     cdef bint dirty              # gathered messages wait for the end of the turn

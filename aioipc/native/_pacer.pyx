@@ -108,6 +108,22 @@ cdef class MessagePort:
 
     def __cinit__(self):
         self.called_by_loop = True
+        self.counters = &self.own
+
+    def share(self, Row row not None):
+        """Count in a row that others can read, from here on."""
+        if self.row is None and row.shared is not NULL:
+            row.c_counters()[0] = self.own
+            self.row = row
+            self.counters = row.c_counters()
+
+    def unshare(self):
+        """Give the row back and count on alone. Idempotent."""
+        if self.row is not None:
+            self.own = self.counters[0]
+            self.counters = &self.own
+            self.row.close()
+            self.row = None
 
     cdef object c_receive(self):
         """The next message as bytes, or None. Raises the ending."""

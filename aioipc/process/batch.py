@@ -13,10 +13,15 @@ import msgspec
 
 from aioipc.channel import Channel
 from aioipc.errors import BadArguments, EncodeError, FrameTooLarge, RemoteCancelled
-from aioipc.rpc._callee import Handlers
-from aioipc.rpc._codec import encode
-from aioipc.rpc._faults import fault_of, raised, refusal, unsendable
-from aioipc.rpc._interface import Method
+from aioipc.rpc.parts import (
+    Handlers,
+    Method,
+    encode,
+    fault_of,
+    raised,
+    refusal,
+    unsendable,
+)
 from aioipc.wire.rpc import Code, Raise, Return
 
 __all__ = ["EACH", "Failed", "Pace", "outcome_of", "serve_each"]

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar
 from aioipc.errors import BusyError
 from aioipc.process.batch import Failed, Pace
 from aioipc.process.pool import Finished, Pool, pool_of
-from aioipc.rpc._interface import Method, Shape
+from aioipc.rpc.parts import Method, Shape
 
 __all__ = ["Results", "imap", "imap_unordered", "map"]
 
@@ -347,6 +347,6 @@ def _calls(function: Callable[[Any], Awaitable[Any]], lookahead: int | None) -> 
             raise ValueError(f"{function!r} is no method of a pool, so say lookahead=") from None
         return _OneByOne(function, lookahead)
     method = pool.method(function.__name__)
-    if method.shape is Shape.CALL and method.upload is None:
+    if method.shape is Shape.CALL and method.is_plain and not method.packs:
         return _InPool(pool, method, lookahead)
     return _OneByOne(function, lookahead or _CALLS_AHEAD * pool.capacity)

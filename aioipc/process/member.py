@@ -14,14 +14,12 @@ from aioipc import rpc
 from aioipc.errors import WorkerDied
 from aioipc.kernel.usage import resident_bytes
 from aioipc.limits import Limits
-from aioipc.native._tasks import News
+from aioipc.native._calls import News
 from aioipc.process.service import serve
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
 from aioipc.process.worker import Start, Worker, spawn
-from aioipc.rpc._caller import OwnCall
-from aioipc.rpc._handlers import INTERFACE_QUESTION
-from aioipc.rpc._interface import Method
+from aioipc.rpc.parts import INTERFACE_QUESTION, Method, OwnCall
 
 __all__ = ["Member", "Terms"]
 
@@ -85,7 +83,7 @@ class Member:
     def __init__(self, worker: Worker, terms: Terms, freed: Callable[[], object]) -> None:
         self.worker = worker
         self.connection = rpc.Connection(worker.channel, connected=True)
-        self.connection.caller.observer = self
+        self.connection.caller.watch(self)
         self.is_dismissed = False
         self.was_killed = False
         self._terms = terms
@@ -162,7 +160,7 @@ class Member:
         return sys.maxsize if most is None else most - self._taken
 
     async def open(self, method: Method, args: tuple[Any, ...], *, count: int = 1) -> OwnCall:
-        """Make a call there, which counts as so many; see `aioipc.rpc._caller.Caller.open`."""
+        """Make a call there, which counts as so many; see `Connection.caller`."""
         self._taken += count
         if not self.calls_left:
             self.is_dismissed = True

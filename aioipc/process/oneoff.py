@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, overload
 
 from aioipc._blocking import BlockingChannel
 from aioipc.channel import Channel
 from aioipc.errors import EncodeError, FrameTooLarge, PeerCrashed, RemoteError
+from aioipc.process import bundle
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
 from aioipc.process.worker import Worker, spawn
@@ -61,7 +63,8 @@ async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
 
     Args:
         function: A function that can be imported, ``async`` or not.
-        args: For it, pickled. So is what it returns or raises.
+        args: For it, pickled. So is what it returns or raises. Large buffers, such as those of
+            arrays, travel as memory and not through the pickle.
         kwargs: The same.
 
     Returns:
@@ -77,8 +80,15 @@ async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
         Ends the process: SIGTERM, which cancels an ``async`` function, and after a second SIGKILL.
     """
     serve = _run_async if inspect.iscoroutinefunction(function) else _run_plain
-    setup = Setup(name=Target.of(function).function, grace_s=_GRACE_S)
-    async with spawn(serve, function, args, kwargs, codec="pickle", setup=setup) as worker:
+    target = Target.of(function)
+    try:
+        arguments, buffers = bundle.leave_out((args, kwargs))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise ValueError(f"the arguments of {target} cannot be pickled: {error}") from error
+    setup = Setup(name=target.function, grace_s=_GRACE_S)
+    async with spawn(serve, function, arguments, len(buffers), codec=bundle, setup=setup) as worker:
+        if buffers:
+            await worker.channel.send(buffers)
         outcome = await _outcome(worker)
     return outcome.get()
 
@@ -99,11 +109,9 @@ async def _outcome(worker: Worker) -> _Outcome:
 
 
 async def _run_async(
-    channel: Channel[Any],
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    channel: Channel[Any], function: Callable[..., Any], arguments: bytes, buffers: int
 ) -> None:
+    args, kwargs = _loaded(arguments, await channel.receive() if buffers else ())
     try:
         outcome = _Outcome(await function(*args, **kwargs))
     except Exception as error:  # noqa: BLE001 - it goes to the parent
@@ -115,11 +123,9 @@ async def _run_async(
 
 
 def _run_plain(
-    channel: BlockingChannel[Any],
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    channel: BlockingChannel[Any], function: Callable[..., Any], arguments: bytes, buffers: int
 ) -> None:
+    args, kwargs = _loaded(arguments, channel.receive() if buffers else ())
     try:
         outcome = _Outcome(function(*args, **kwargs))
     except Exception as error:  # noqa: BLE001 - it goes to the parent
@@ -128,6 +134,11 @@ def _run_plain(
         channel.send(outcome)
     except (EncodeError, FrameTooLarge) as error:
         channel.send(_unsendable(outcome, error))
+
+
+def _loaded(arguments: bytes, buffers: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args, kwargs = pickle.loads(arguments, buffers=buffers)  # noqa: S301 - from the parent alone
+    return args, kwargs
 
 
 def _failed(error: Exception) -> _Outcome:

@@ -19,11 +19,15 @@ from aioipc.process.member import Member, Terms
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target, check_loaded
 from aioipc.process.worker import Start
-from aioipc.rpc._caller import OwnCall
-from aioipc.rpc._interface import Method, describe
-from aioipc.rpc._proxy import Proxy, proxy_of
-from aioipc.rpc._streams import ResultStream
-from aioipc.rpc._tracing import active_tracing
+from aioipc.rpc.parts import (
+    Method,
+    OwnCall,
+    ResultStream,
+    active_tracing,
+    calls_of,
+    describe,
+    proxy_of,
+)
 
 __all__ = ["Pool", "PoolOpening", "PoolStatistics", "pool", "pool_of"]
 
@@ -403,7 +407,7 @@ def pool_of(proxy: object) -> Pool:
     Raises:
         TypeError: It is something else.
     """
-    calls = proxy._calls if isinstance(proxy, Proxy) else None
-    if not isinstance(calls, Pool):
-        raise TypeError(f"process.pool gives proxies, and {proxy!r} is none")
-    return calls
+    pool = calls_of(proxy)
+    if not isinstance(pool, Pool):
+        raise TypeError(f"process.pool gives proxies of pools, and {proxy!r} is another one")
+    return pool

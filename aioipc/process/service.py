@@ -8,8 +8,8 @@ from typing import Any
 from aioipc.channel import Channel
 from aioipc.process.batch import EACH, serve_each
 from aioipc.process.target import Target
-from aioipc.rpc._connection import Connection
-from aioipc.rpc._handlers import handlers_of
+from aioipc.rpc import Connection
+from aioipc.rpc.parts import handlers_of
 
 __all__ = ["serve"]
 

@@ -19,10 +19,11 @@ from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.channel import Channel
 from aioipc.errors import ProtocolError, ResourceExhausted
+from aioipc.kernel.statistics import Kind, Tally
 from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
 from aioipc.queues import _protocol as protocol
-from aioipc.queues._broker import PRIORITIES, Broker, Give, Job, Policy
+from aioipc.queues._broker import PRIORITIES, Broker, Counters, Give, Job, Policy
 from aioipc.queues._journal import Journal
 from aioipc.queues._outbox import Outbox
 
@@ -80,6 +81,7 @@ class QueueServer(AsyncResource):
         self._lacks_room = False
         self._changed = asyncio.Event()
         self._is_closing = False
+        self._tally = Tally(Kind.QUEUE, listener.address)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         # Their owner is this object: `aclose` ends them and waits for them.
@@ -145,6 +147,7 @@ class QueueServer(AsyncResource):
             self._working.cancel()
             if self._timer is not None:
                 self._timer.cancel()
+            self._tally.close()
             if self._journal is not None:
                 await self._journal.aclose()
 
@@ -260,7 +263,17 @@ class QueueServer(AsyncResource):
                 self._answers.append((give.worker, _given(give)))  # type: ignore[arg-type]
             for client, answer in await self._write_down():
                 client.outbox.post(answer)
+            self._count()
             self._wake_later()
+
+    def _count(self) -> None:
+        broker = self._broker
+        for name in _COUNTED:
+            self._tally.put(name, getattr(broker.counters, name))
+        self._tally.put("ready", broker.ready)
+        self._tally.put("leased", broker.leased)
+        self._tally.put("dead", len(broker.dead))
+        self._tally.put("waiting", len(self._outside))
 
     def _let_in(self) -> None:
         """Accept as many of those that wait outside as there is room for."""
@@ -343,6 +356,8 @@ class QueueServer(AsyncResource):
             delay_s = max(0.0, next_s - time.monotonic())
             self._timer = self._loop.call_later(min(delay_s, 3_600), self._changed.set)
 
+
+_COUNTED: Final = tuple(field.name for field in dataclasses.fields(Counters))
 
 _RULES: Final[dict[type, Callable[[QueueServer, _Client, Any], None]]] = {
     protocol.Put: QueueServer._on_put,

@@ -7,6 +7,7 @@ declared by an interface, a ``typing.Protocol`` or a class. docs/rpc.md is the t
 from aioipc.rpc import _codec as CODEC  # noqa: N812 - a module keeps the contract of a codec
 from aioipc.rpc._call import CallInfo, current_call, metadata
 from aioipc.rpc._connection import Connection
+from aioipc.rpc._descriptor import Descriptor
 from aioipc.rpc._interface import idempotent, notification, raises
 from aioipc.rpc._streams import ResultStream, closing
 from aioipc.rpc.client import aclose, connect, connection_of
@@ -16,6 +17,7 @@ __all__ = [
     "CODEC",
     "CallInfo",
     "Connection",
+    "Descriptor",
     "ResultStream",
     "Server",
     "aclose",

@@ -7,24 +7,24 @@ import contextlib
 import math
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from aioipc.abc import PeerCredentials
-from aioipc.native._tasks import News, Steps, first_step
+from aioipc.native._calls import News, ServedRecord, Steps, first_step
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._streams import Upload
 from aioipc.rpc._tracing import Span
 from aioipc.wire.rpc import Call, Credit, Incoming
 
-__all__ = ["CallInfo", "begin", "current_call", "metadata", "metadata_to_send"]
+__all__ = ["CallInfo", "begin", "current", "current_call", "metadata", "metadata_sent"]
 
 T = TypeVar("T")
 
-_current: ContextVar[CallInfo] = ContextVar("aioipc_call")
-_metadata: ContextVar[dict[str, str] | None] = ContextVar("aioipc_metadata", default=None)
+current: ContextVar[CallInfo] = ContextVar("aioipc_call")
+metadata_sent: ContextVar[dict[str, str] | None] = ContextVar("aioipc_metadata", default=None)
 
 
-class CallInfo(Incoming):
+class CallInfo(ServedRecord, Incoming):
     """The call that a method runs for: `aioipc.rpc.current_call`.
 
     Attributes:
@@ -39,9 +39,15 @@ class CallInfo(Incoming):
     room_waiter: News | None = None
     span: Span | None = None
 
-    def __init__(self, message: Call, connection: Hub) -> None:
-        self.message = message
-        self.connection = connection
+    message: Call
+    connection: Hub
+
+    @classmethod
+    def of(cls, message: Call, connection: Hub) -> Self:
+        """The call that a message makes."""
+        call = cls(message)
+        call.connection = connection
+        return call
 
     @property
     def method(self) -> str:
@@ -103,7 +109,7 @@ def current_call() -> CallInfo:
         RuntimeError: This does not run for a call.
     """
     try:
-        return _current.get()
+        return current.get()
     except LookupError:
         raise RuntimeError("this code does not run for a call of another process") from None
 
@@ -117,14 +123,11 @@ def metadata(**values: str) -> Iterator[None]:
     for name, value in values.items():
         if not isinstance(value, str):
             raise TypeError(f"metadata are str: {name} is {type(value).__name__}")
-    token = _metadata.set({**(_metadata.get() or {}), **values})
+    token = metadata_sent.set({**(metadata_sent.get() or {}), **values})
     try:
         yield
     finally:
-        _metadata.reset(token)
-
-
-metadata_to_send = _metadata.get
+        metadata_sent.reset(token)
 
 
 def begin(coroutine: Coroutine[Any, Any, None], call: CallInfo) -> Steps | None:
@@ -133,4 +136,4 @@ def begin(coroutine: Coroutine[Any, Any, None], call: CallInfo) -> Steps | None:
     Returns:
         The rest, for the running task to await; None if there is none.
     """
-    return first_step(coroutine, call.connection.context, _current, call)
+    return first_step(coroutine, call.connection.context, current, call)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from types import CoroutineType
 from typing import Any
 
-from aioipc.abc import Capability
+from aioipc.abc import Capability, HasFileno
 from aioipc.errors import (
     BadArguments,
     ClosedError,
@@ -23,10 +24,11 @@ from aioipc.errors import (
     PeerCrashed,
     QuotaExceeded,
     RemoteCancelled,
+    ResourceExhausted,
     WouldBlock,
 )
 from aioipc.kernel.credentials import same_user
-from aioipc.native._tasks import News, Steps
+from aioipc.native._calls import News, Steps
 from aioipc.rpc._call import CallInfo, begin
 from aioipc.rpc._faults import fault_of, refusal, unsendable
 from aioipc.rpc._hub import Hub
@@ -53,42 +55,37 @@ class Callee:
         self._handlers = handlers
         self._running: set[CallInfo] = set()
         self._idle: asyncio.Future[None] | None = None
-        self._is_closing = False
         peer = connection.channel.peer
         remote = Capability.REMOTE in connection.channel.capabilities
         self._is_trusted = not remote and (peer is None or same_user(peer))
 
     # Answering
 
-    def answer(self, message: Call) -> Steps | None:
-        """Run a method, as far as it goes without waiting.
+    def answer(self, message: Call) -> Coroutine[Any, Any, None] | Steps | None:
+        """Run a method, whatever there is to it, as far as it goes without waiting.
 
         Returns:
-            What it still has to do, in this task: if that was the reader, another one has to read.
+            As `Hub.answer`.
         """
-        call = self._admit(message)
-        if call is None:
-            return None
+        call = self.admit(message)
+        return None if call is None else self.run(call)
+
+    def run(self, call: CallInfo) -> Steps | None:
+        """As `answer`, once the call was taken in."""
         steps = begin(self._run(call), call)
         if steps is not None:
-            self._waits(call)
+            self.waits(call)
         return steps
 
-    async def answer_aside(self, message: Call) -> None:
-        """Run a method in this task, which does not read."""
-        steps = self.answer(message)
-        if steps is not None:
-            await steps
-
-    def _admit(self, message: Call) -> CallInfo | None:
+    def admit(self, message: Call) -> CallInfo | None:
         """Take in a call; None if it was refused."""
-        call = CallInfo(message, self._connection)
+        call = CallInfo.of(message, self._connection)
         try:
             self._session.admit(call)
         except QuotaExceeded as error:
             self._connection.tell(refusal(message.id, error))
             return None
-        if self._is_closing:
+        if self._connection.is_closing:
             closing = RemoteCancelled(f"{call.method} was not called: the far side is closing")
             self._finish(call, refusal(message.id, closing))
             return None
@@ -96,7 +93,7 @@ class Callee:
             call.deadline_s = self._connection.loop.time() + message.remaining_ns / 1e9
         return call
 
-    def _waits(self, call: CallInfo) -> None:
+    def waits(self, call: CallInfo) -> None:
         """A method waits: the running task is its own from here on."""
         call.task = asyncio.current_task()
         self._running.add(call)
@@ -110,7 +107,6 @@ class Callee:
 
     async def _run(self, call: CallInfo) -> None:
         """Run the method of a call and send its outcome."""
-        message = call.message
         try:
             method, function, args = self._look_up(call)
         except (MethodNotFound, BadArguments) as error:
@@ -118,25 +114,34 @@ class Callee:
             return
         try:
             result = method.invoke(function, args)
+            del args  # memory that came with them may go back before the outcome
+        except Exception as error:  # noqa: BLE001 - it goes to the caller
+            self.failed(call, method, error)
+        else:
+            await self.rest(call, method, result)
+
+    async def rest(self, call: CallInfo, method: Method, result: Any) -> None:
+        """Wait for what a method gave, if need be, and send it."""
+        try:
             if method.is_streaming:
-                await self._stream(call, result)
+                await self._stream(call, method, result)
                 result = None
             elif type(result) is CoroutineType or inspect.isawaitable(result):
                 result = await result
             if method.is_notification:
                 result = None
-        except asyncio.CancelledError:
-            if not self._cancelled(call):
-                raise
-        except Exception as error:  # noqa: BLE001 - it goes to the caller
-            self._failed(call, method, error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it goes to the caller
+            self.failed(call, method, error)
         else:
-            self._done(call)
-            outcome = Return(message.id, result)
+            if method.packs:
+                await self._return_packed(call, method, result)
+                return
+            self.done(call)
+            outcome = Return(call.message.id, result)
             try:
                 self._channel.send_nowait(outcome)
             except IPCError as error:
-                await self._not_sent(outcome, error, method)
+                await self.not_sent(outcome, error, method)
 
     def _look_up(self, call: CallInfo) -> tuple[Method, Callable[..., Any], Any]:
         """The method, what implements it, and the arguments; its span begins.
@@ -161,7 +166,31 @@ class Callee:
             call.span = tracing.begin_method(method, call.message.metadata)
         return method, function, args
 
-    async def _stream(self, call: CallInfo, result: Any) -> None:
+    async def _return_packed(self, call: CallInfo, method: Method, result: Any) -> None:
+        """Send a result that may hold arrays or descriptors, or that came of such arguments."""
+        parcels = self._connection.parcels
+        try:
+            parcel = await parcels.pack(result)
+        except asyncio.CancelledError:
+            if not self._cancelled(call):
+                raise
+            return
+        except (EncodeError, ResourceExhausted) as error:
+            # As text: a record that is kept would keep what is in the frames of the error.
+            log.warning("%s: the result of %s: %s", self._channel.address, method, str(error))
+            self._finish(call, unsendable(call.message.id, error, method))
+            return
+        with parcel:
+            self.done(call)
+            parcels.tell_gone()
+            outcome = Return(call.message.id, parcel.packed)
+            try:
+                self._channel.send_nowait(outcome, fds=parcel.files)
+            except IPCError as error:
+                await self.not_sent(outcome, error, method, fds=parcel.files)
+            parcel.sent()
+
+    async def _stream(self, call: CallInfo, method: Method, result: Any) -> None:
         """Send the items of a stream, one for each that the caller has room for."""
         items: AsyncIterator[Any] = aiter(result)
         try:
@@ -174,7 +203,12 @@ class Callee:
                 except StopAsyncIteration:
                     return
                 call.room -= 1
-                await self._channel.send(Item(call.message.id, item))
+                if method.packs_result:
+                    await self._connection.parcels.send(
+                        functools.partial(Item, call.message.id), item
+                    )
+                else:
+                    await self._channel.send(Item(call.message.id, item))
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
@@ -189,7 +223,7 @@ class Callee:
 
     # Outcomes
 
-    def _done(self, call: CallInfo, outcome: object = None) -> None:
+    def done(self, call: CallInfo, outcome: object = None) -> None:
         """The method has ended: forget about it."""
         if call.span is not None:
             end_span(call.span, outcome)
@@ -198,14 +232,19 @@ class Callee:
             if call.timer is not None:
                 call.timer.cancel()
         self._session.finish(call)
+        self._finished()
+
+    def _finished(self) -> None:
         if self._idle is not None and not self._session.served and not self._idle.done():
             self._idle.set_result(None)
 
-    async def _not_sent(self, outcome: Return, error: IPCError, method: Method) -> None:
+    async def not_sent(
+        self, outcome: Return, error: IPCError, method: Method, *, fds: Sequence[HasFileno] = ()
+    ) -> None:
         """Wait for room, or say why it cannot be sent; if the caller is gone, who reads finds."""
         if isinstance(error, WouldBlock):
             try:
-                await self._connection.send_late(outcome)
+                await self._connection.send_late(outcome, fds=fds)
             except IPCError as late:
                 error = late
             else:
@@ -215,7 +254,7 @@ class Callee:
             self._connection.tell(unsendable(outcome.id, error, method))
 
     def _finish(self, call: CallInfo, last: Raise) -> None:
-        self._done(call, last)
+        self.done(call, last)
         self._connection.tell(last)
 
     def _cancelled(self, call: CallInfo) -> bool:
@@ -226,10 +265,10 @@ class Callee:
             error: Exception = DeadlineExceeded(f"{call.method} was cancelled at its deadline")
         elif call.is_cancelled:
             error = RemoteCancelled(f"{call.method} was cancelled by its caller")
-        elif self._is_closing:
+        elif self._connection.is_closing:
             error = RemoteCancelled(f"{call.method} was cancelled: this side is closing")
         elif task.cancelling():
-            self._done(call)
+            self.done(call)
             return False
         else:
             error = RemoteCancelled(f"{call.method} was cancelled")
@@ -238,11 +277,18 @@ class Callee:
         self._refuse(call, error)
         return True
 
-    def _failed(self, call: CallInfo, method: Method, error: Exception) -> None:
-        """The method raised."""
+    def failed(self, call: CallInfo, method: Method, error: BaseException) -> None:
+        """The method raised.
+
+        Raises:
+            BaseException: What is meant for this whole task, or the process.
+        """
         message = call.message
-        if self._is_lost(error):
-            self._done(call, error)  # nobody is there to be told
+        if not isinstance(error, Exception):
+            if not isinstance(error, asyncio.CancelledError) or not self._cancelled(call):
+                raise error
+        elif self._is_lost(error):
+            self.done(call, error)  # nobody is there to be told
         elif call.upload is not None and error is call.upload.refused:
             self._refuse(call, error)
         else:
@@ -287,17 +333,18 @@ class Callee:
         Args:
             grace_s: How long, in seconds.
         """
-        self._is_closing = True
+        self._connection.is_closing = True
         if not self._session.served:
             return
         self._idle = self._connection.loop.create_future()
+        self._connection.on_finished = self._finished
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._idle
 
     def cancel_all(self) -> None:
         """Cancel what still runs."""
-        self._is_closing = True
+        self._connection.is_closing = True
         for call in list(self._running):
             if call.task is not None:
                 call.task.cancel()

@@ -7,10 +7,12 @@ import collections
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterable, Awaitable
-from typing import Any, Final, Protocol
+from collections.abc import AsyncIterable, Awaitable, Sequence
+from typing import Any, Final, Protocol, Self
 
+from aioipc.abc import HasFileno
 from aioipc.errors import (
+    AddressError,
     BadArguments,
     ClosedError,
     DeadlineExceeded,
@@ -19,9 +21,9 @@ from aioipc.errors import (
     PeerCrashed,
 )
 from aioipc.loop.deadline import remaining_s
+from aioipc.native._calls import CallRecord, News
 from aioipc.native._core import Send
-from aioipc.native._tasks import News
-from aioipc.rpc._call import metadata_to_send
+from aioipc.rpc._call import metadata_sent
 from aioipc.rpc._faults import raised
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method
@@ -49,36 +51,29 @@ class CallObserver(Protocol):
         """One call or more are no longer open."""
 
 
-class OwnCall(Outgoing):
+class OwnCall(CallRecord, Outgoing):
     """A call of this side, and what is known about its outcome."""
 
-    items: Items | None = None
-    last: Return | Raise | None = None
-    error: BaseException | None = None
-    waiter: News | None = None
+    items: Items | None
+    last: Return | Raise | None
+    span: Span | None
+    caller: Caller
+    method: Method
     room_waiter: News | None = None
     feeding: asyncio.Task[None] | None = None
-    span: Span | None = None
 
-    def __init__(self, caller: Caller, method: Method) -> None:
-        self.caller = caller
-        self.method = method
+    @classmethod
+    def of(cls, caller: Caller, method: Method) -> Self:
+        """A call of any method; that of a plain one needs no more than the first lines."""
+        call = cls()
+        call.caller = caller
+        call.method = method
         if method.is_streaming:
-            self.is_streaming = True
-            self.items = Items()
+            call.is_streaming = True
+            call.items = Items()
         if method.upload is not None:
-            self.is_uploading = True
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the outcome is known."""
-        return self.last is not None or self.error is not None
-
-    def has_news(self) -> bool:
-        """Whether there is something that whoever waits for this call wants."""
-        if self.last is not None or self.error is not None:
-            return True
-        return self.items is not None and bool(self.items.arrived)
+            call.is_uploading = True
+        return call
 
     def result(self) -> Any:
         """The result of a call that is done; None of one that gave a stream.
@@ -105,7 +100,7 @@ class OwnCall(Outgoing):
         connection = self.caller.connection
         # Who sends a stream cannot be woken from reading when that fails.
         if self.feeding is None and not connection.is_read:
-            return connection.lead(self.has_news)
+            return connection.lead(self)
         self.waiter = waiter = News(connection.loop)
         connection.follow()
         return waiter
@@ -147,6 +142,8 @@ class Caller:
 
     def __init__(self, connection: Hub) -> None:
         self.connection = connection
+        self.call = connection.ask
+        """Call a method and wait for its result: see `CallCore.ask`."""
         self.observer: CallObserver | None = None
         self._channel = connection.channel
         self._loop = connection.loop
@@ -154,47 +151,54 @@ class Caller:
         self._max_calls = connection.channel.limits.max_calls
         self._slots: collections.deque[News] = collections.deque()
 
-    async def call(self, method: Method, args: tuple[Any, ...]) -> Any:
-        """Call a method and wait for its result.
+    def watch(self, observer: CallObserver) -> None:
+        """Tell somebody when calls end."""
+        self.observer = observer
+        self.connection.on_freed = self._freed
 
-        Args:
-            method: What the far side declares.
-            args: All arguments, in the order of the declaration.
+    # What the native part asks for, where a call does not go straight
+
+    def needs_care(self) -> bool:
+        """Whether a call has a deadline, or a span."""
+        return active_tracing() is not None or remaining_s(self._loop) < _LONGEST_S
+
+    async def call_with_care(self, method: Method, args: tuple[Any, ...]) -> Any:
+        """As `CallCore.ask`, whatever there is to it."""
+        return await self.outcome(await self.open(method, args))
+
+    async def call_late(self, call: OwnCall, sending: Send) -> Any:
+        """The rest of a call that there was no room for, or not enough."""
+        return await self.outcome(await self._send(call, sending))
+
+    def give_up(self, call: OwnCall) -> None:
+        """Nobody waits for a call any more that was made."""
+        call.abandon()
+        call.cancel()
+
+    def withdraw(self, call: OwnCall, error: BaseException) -> None:
+        """A call was not sent after all.
 
         Raises:
-            RPCError: The call failed; its kinds say how.
-            DeadlineExceeded: The deadline passed on the far side.
-            PeerCrashed: The far side is gone. The method may have run.
-            ClosedError: This side closed the connection.
-
-        Cancellation:
-            Cancels the method on the far side.
+            BadArguments: The arguments cannot be encoded.
         """
-        if method.upload is not None:
-            return await self.outcome(await self.open(method, args))
-        # `open` and `outcome` in one: their coroutines would take as long as the rest of a call.
-        left_s = remaining_s(self._loop)
-        if left_s <= 0 or len(self._session.calls) >= self._max_calls:
-            left_s = await self._wait_for_turn(method)
-        sending: Send | None
-        call, sending = self._begin(method, args, left_s)
-        try:
-            await sending
-            sending = None
-            while call.last is None and call.error is None:
-                await call.news()
-        except BaseException as error:
-            self._interrupted(call, sending, error)
-            raise
-        if type(call.last) is Raise:
-            await self._note_deadline(call.last)
-        return call.result()
+        self._session.withdraw(call)
+        end_span(call.span, error)
+        self._freed()
+        if isinstance(error, EncodeError):
+            raise BadArguments(f"{call.method}: {error.__cause__ or error}") from error
+
+    def concluded(self, call: OwnCall) -> None:
+        """A call has its outcome, and there is more to it than that."""
+        call.is_uploading = False
+        end_span(call.span, call.last)
+
+    # Calls of any kind
 
     async def outcome(self, call: OwnCall) -> Any:
         """Wait for the result of a call that was made.
 
         Raises:
-            As `call`.
+            As `CallCore.ask`.
 
         Cancellation:
             Cancels the method on the far side.
@@ -202,8 +206,8 @@ class Caller:
         try:
             while not call.is_done:
                 await call.news()
-        except BaseException as error:
-            self._interrupted(call, None, error)
+        except BaseException:
+            self.give_up(call)
             raise
         finally:
             if call.feeding is not None:
@@ -248,14 +252,64 @@ class Caller:
 
     async def open(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
         """Make a call, and do not wait for its outcome."""
-        call, sending = self._begin(method, args, await self._wait_for_turn(method))
+        sent = args
+        if method.upload is not None:
+            sent = (*args[: method.upload], None, *args[method.upload + 1 :])
+        if method.packs_args:
+            call = await self._open_packed(method, sent)
+        else:
+            left_s = await self._wait_for_turn(method)
+            call = await self._send(*self._begin(method, sent, left_s))
+        if method.upload is not None:
+            call.feeding = self.connection.start(self._feed(call, args[method.upload]))
+        return call
+
+    async def _open_packed(self, method: Method, args: tuple[Any, ...]) -> OwnCall:
+        """Make a call whose arguments may hold arrays or descriptors."""
+        self._check_open(method)
+        parcels = self.connection.parcels
+        try:
+            parcel = await parcels.pack(args)
+        except EncodeError as error:
+            where = self._unsendable(method, args)
+            raise BadArguments(f"{method}: {where}{error.__cause__ or error}") from error
+        with parcel:
+            left_s = await self._wait_for_turn(method)
+            call, sending = self._begin(method, parcel.packed, left_s, fds=parcel.files)
+            try:
+                _ = await self._send(call, sending)
+            except AddressError:
+                if parcels.carries:
+                    raise
+                # The far side has said meanwhile that it takes no descriptors.
+            except BaseException:
+                if sending.is_accepted:
+                    parcel.sent()
+                raise
+            else:
+                parcel.sent()
+                return call
+        return await self._open_packed(method, args)
+
+    def _unsendable(self, method: Method, args: tuple[Any, ...]) -> str:
+        """Which of the arguments cannot be sent."""
+        for name, arg in zip(method.names, args, strict=True):
+            try:
+                self.connection.parcels.check(arg)
+            except EncodeError:
+                return f"argument {name!r}: "
+        return ""
+
+    async def _send(self, call: OwnCall, sending: Send) -> OwnCall:
+        """Send a call; who is interrupted tells the far side, if it was told of the call."""
         try:
             await sending
         except BaseException as error:
-            self._interrupted(call, sending, error)
+            if sending.is_accepted:
+                self.give_up(call)
+            else:
+                self.withdraw(call, error)
             raise
-        if method.upload is not None:
-            call.feeding = self.connection.start(self._feed(call, args[method.upload]))
         return call
 
     async def _wait_for_turn(self, method: Method) -> float:
@@ -273,61 +327,28 @@ class Caller:
             raise DeadlineExceeded(f"the deadline passed before {method} was called")
         return left_s
 
-    def _begin(self, method: Method, args: tuple[Any, ...], left_s: float) -> tuple[OwnCall, Send]:
+    def _begin(
+        self, method: Method, args: Any, left_s: float, *, fds: Sequence[HasFileno] = ()
+    ) -> tuple[OwnCall, Send]:
         """A call, and the operation that sends it once it is awaited."""
         if self.connection.ending is not None:
             self._check_open(method)
-        call = OwnCall(self, method)
-        metadata = metadata_to_send()
+        call = OwnCall.of(self, method)
+        metadata = metadata_sent.get()
         if (tracing := active_tracing()) is not None:
             call.span, metadata = tracing.begin_call(method, metadata)
-        if method.upload is not None:
-            args = (*args[: method.upload], None, *args[method.upload + 1 :])
         number = self._session.open(call)
         remaining_ns = None
         if left_s < _LONGEST_S and not method.is_notification:
             remaining_ns = int(left_s * 1e9)
         message = Call(number, method.name, args, remaining_ns, metadata)
-        return call, self._channel.send(message)
-
-    def _interrupted(self, call: OwnCall, sending: Send | None, error: BaseException) -> None:
-        """The caller leaves: tell the far side, unless it was not told of the call.
-
-        Args:
-            call: The call.
-            sending: What sends it, if that was not finished.
-            error: What interrupted it.
-
-        Raises:
-            BadArguments: The arguments cannot be encoded.
-        """
-        call.abandon()
-        if sending is None or sending.is_accepted:
-            call.cancel()
-            return
-        self._session.withdraw(call)
-        end_span(call.span, error)
-        self._freed()
-        if isinstance(error, EncodeError):
-            raise BadArguments(f"{call.method}: {error.__cause__ or error}") from error
+        return call, self._channel.send(message, fds=fds)
 
     async def aclose(self) -> None:
         """Close the connection."""
         await self.connection.aclose()
 
     # What comes back
-
-    def conclude(self, message: Return | Raise) -> None:
-        """Take in the outcome of a call of this side."""
-        call = self._session.conclude(message)
-        if call is not None:  # else it was given up
-            call.last = message
-            call.is_uploading = False
-            if call.span is not None:
-                end_span(call.span, message)
-            if call.waiter is not None:
-                self.connection.wake(call.waiter)
-        self._freed()
 
     def take(self, call: OwnCall, message: Answer) -> None:
         """Take in what else the peer says about a call of this side."""
@@ -372,6 +393,7 @@ class Caller:
     async def _wait_for_slot(self) -> None:
         free = News(self._loop)
         self._slots.append(free)
+        self.connection.on_freed = self._freed
         self.connection.follow()
         try:
             await free
@@ -412,7 +434,7 @@ class Caller:
                     break
                 if call.is_uploading:
                     call.room -= 1
-                    await self._channel.send(Item(call.id, item))
+                    await self._send_item(call, item)
             if call.is_uploading:
                 call.is_uploading = False
                 await self._channel.send(End(call.id))
@@ -423,6 +445,12 @@ class Caller:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
+
+    async def _send_item(self, call: OwnCall, item: Any) -> None:
+        if call.method.packs_upload:
+            await self.connection.parcels.send(functools.partial(Item, call.id), item)
+        else:
+            await self._channel.send(Item(call.id, item))
 
     def _wake_feeder(self, call: OwnCall) -> None:
         if call.room_waiter is not None:

@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 
 from aioipc.codecs import msgpack
+from aioipc.kernel.owned import OwnedFd
+from aioipc.rpc._packing import Enclosed
 from aioipc.wire.rpc import Message
 
-__all__ = ["decode", "decoder", "encode", "format", "name"]
+__all__ = ["attach", "decode", "decoder", "encode", "format", "name"]
 
 name = "rpc"
 format = "msgpack-any-key"  # noqa: A001 - the contract's word
@@ -25,3 +27,8 @@ def decoder(type_: Any) -> Callable[[Any], Any]:
 
 
 decode: Callable[[Any], Message] = decoder(Message)
+
+
+def attach(message: Message, fds: list[int]) -> Enclosed:
+    """What a message is that came with descriptors."""
+    return Enclosed(message, [OwnedFd(fd) for fd in fds])

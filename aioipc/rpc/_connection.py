@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from anyio.abc import AsyncResource
 
+from aioipc.abc import HasFileno
 from aioipc.channel import Channel
 from aioipc.errors import (
     ClosedError,
@@ -20,12 +21,16 @@ from aioipc.errors import (
     ProtocolError,
     WouldBlock,
 )
-from aioipc.native._tasks import News
-from aioipc.rpc._call import CallInfo
+from aioipc.loop.deadline import ANYIO, innermost
+from aioipc.native._calls import CallCore
+from aioipc.rpc._call import CallInfo, current, metadata_sent
 from aioipc.rpc._callee import Callee, Handlers
 from aioipc.rpc._caller import Caller, OwnCall
+from aioipc.rpc._packing import Enclosed
+from aioipc.rpc._parcels import Parcels
 from aioipc.rpc._proxy import proxy_of
-from aioipc.wire.rpc import Call, Message, Raise, Return, Session
+from aioipc.rpc._tracing import TRACING
+from aioipc.wire.rpc import Answer, Call, Freed, Item, Message, Raise, Return, Session
 
 __all__ = ["Connection"]
 
@@ -33,13 +38,13 @@ T = TypeVar("T")
 _NO_HANDLERS: Final[Handlers] = {}
 
 
-class Connection(AsyncResource):
+class Connection(CallCore, AsyncResource):
     """Calls both ways over one channel.
 
     There is never more than one task that reads. If the peer may call, that is a task of its own,
     which becomes the task of the first method that waits for something; another one then reads on.
     If it may not, a lone caller reads for itself, which saves two switches of tasks per call, and
-    several have one task that reads for all of them.
+    several have one task that reads for all of them. What goes straight is native: `CallCore`.
 
     Args:
         channel: Where the calls go; it belongs to this object from here on.
@@ -47,23 +52,35 @@ class Connection(AsyncResource):
         handlers: What the peer may call.
     """
 
+    channel: Channel[Message]
+    session: Session[OwnCall, CallInfo]
+    caller: Caller
+    callee: Callee
+
     def __init__(
         self, channel: Channel[Any], *, connected: bool, handlers: Handlers = _NO_HANDLERS
     ) -> None:
-        self.channel: Channel[Message] = channel
-        self.context = contextvars.copy_context()
-        self.loop = asyncio.get_running_loop()
-        self.session: Session[OwnCall, CallInfo] = Session(
-            connected=connected, max_calls=channel.limits.max_calls
+        super().__init__(
+            channel,
+            Session(connected=connected, max_calls=channel.limits.max_calls),
+            contextvars.copy_context(),
+            asyncio.get_running_loop(),
+            records=(OwnCall, CallInfo),
+            messages=(Call, Return, Raise),
+            current=current,
+            metadata=metadata_sent,
+            timeout=innermost,
+            careful=(ANYIO, TRACING),
         )
+        self.parcels = Parcels(channel, self.tell, self.end)
+        self._handlers = handlers
         self.caller = Caller(self)
         self.callee = Callee(self, handlers)
-        self.ending: BaseException | None = None
-        """Why no other call can be made; None while they can."""
+        for name, (method, function) in handlers.items():
+            if method.is_plain:
+                self.answer_straight(name, method, function)
         self._ended = self.loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.is_read = False  # set before a task is made, which may run at once
-        self._waiting = 0
         self._late = 0
         # A peer that keeps to its limit causes at most one outcome and a few credits per call.
         self._most_late = 4 * channel.limits.max_calls
@@ -78,77 +95,89 @@ class Connection(AsyncResource):
 
     # Reading
 
-    def follow(self) -> None:
-        """One more waits for news that `wake` tells because of what another task reads."""
-        self._waiting += 1
-        if not self.is_read:
-            self.read_on()
-
-    def forget(self, news: News) -> None:
-        """Nobody waits for such news any more, whether or not they came."""
-        if news.cancel() or news.cancelled():
-            self._waiting -= 1
-
-    def wake(self, news: News | None) -> bool:
-        """Let who waits for such news look again; whether somebody does."""
-        if news is None or not news.wake():
-            return False
-        self._waiting -= 1
-        return True
-
-    async def lead(self, has_news: Callable[[], bool]) -> None:
-        """Read for everybody until there is news. Only where nobody else does."""
-        self.is_read = True
-        receive = self.channel.receive
-        try:
-            while True:
-                self._take(await receive())
-                if has_news():
-                    break
-        except Exception as error:  # noqa: BLE001 - each call raises it
-            self.end(error)
-        finally:
-            self.is_read = False
-            if self._waiting:
-                self.read_on()
-
     def read_on(self) -> None:
         """Let a new task read."""
         if self.ending is None:
-            self.is_read = True
+            self.is_read = True  # before a task is made, which may run at once
             _ = self.start(self._read())
 
     async def _read(self) -> None:
         """Read for everybody; becomes the task of a method that waits."""
         receive = self.channel.receive
-        answer = self.callee.answer
         try:
-            while self._serves or self._waiting:
+            while self._serves or self.waiting:
                 message = await receive()
-                if isinstance(message, Call):
-                    steps = answer(message)
-                    if steps is not None:
+                if type(message) is Call:
+                    rest = self.answer(message)
+                    if rest is not None:
                         self.read_on()
-                        await steps
+                        await rest
                         return
                 else:
-                    self._take(message)
+                    self.take(message)
             self.is_read = False
         except Exception as error:  # noqa: BLE001 - each call raises it
             self.end(error)
 
-    def _take(self, message: Message) -> None:
-        """Take in a message where nobody can wait."""
-        if isinstance(message, (Return, Raise)):
-            self.caller.conclude(message)
-        elif isinstance(message, Call):
-            _ = self.start(self.callee.answer_aside(message))
+    def take_other(self, message: Call | Answer | Freed | Enclosed) -> None:
+        """Take in what is no outcome where nobody can wait."""
+        if isinstance(message, Call):
+            _ = self.start(self._answer_aside(message))
+        elif isinstance(message, Enclosed):
+            self._take_enclosed(message.emptied())
+        elif isinstance(message, Freed):
+            self.parcels.came_back(message)
         else:
             call = self.session.receive(message)
             if isinstance(call, OwnCall):
                 self.caller.take(call, message)
             elif call is not None:
                 self.callee.take(call, message)
+
+    async def _answer_aside(self, message: Call) -> None:
+        """Run a method in this task, which does not read."""
+        rest = self.answer(message)
+        if rest is not None:
+            await rest
+
+    def _take_enclosed(self, enclosed: Enclosed) -> None:
+        try:
+            self.take(self._opened(enclosed))
+        except BaseException:
+            enclosed.close()  # now, because whoever keeps the error keeps its frames
+            raise
+
+    def _opened(self, enclosed: Enclosed) -> Message:
+        """A message that came with descriptors, which belong to its value.
+
+        Raises:
+            ProtocolError: It takes none.
+        """
+        message: Message = enclosed.value
+        if isinstance(message, Call) and self._may_enclose(message):
+            message.args = self.parcels.enclosed(enclosed, message.args)
+        elif isinstance(message, (Return, Item)) and self._may_enclose(message):
+            message.value = self.parcels.enclosed(enclosed, message.value)
+        else:
+            raise ProtocolError(
+                f"{len(enclosed.fds)} descriptors came with a {type(message).__name__} "
+                "that is declared to have none"
+            )
+        return message
+
+    def _may_enclose(self, message: Call | Return | Item) -> bool:
+        """Whether descriptors may come with it, or it is to be refused for another reason."""
+        if isinstance(message, Call):
+            return self._packs(message.method, "packs_args")
+        own = self.session.calls.get(message.id)
+        if own is not None:
+            return own.method.packs_result
+        served = self.session.served.get(message.id)
+        return served is None or self._packs(served.method, "packs_upload")
+
+    def _packs(self, name: str, what: str) -> bool:
+        handler = self._handlers.get(name)
+        return handler is None or bool(getattr(handler[0], what))
 
     # Writing
 
@@ -165,7 +194,7 @@ class Connection(AsyncResource):
         with contextlib.suppress(IPCError):
             await self.send_late(message)
 
-    async def send_late(self, message: Message) -> None:
+    async def send_late(self, message: Message, *, fds: Sequence[HasFileno] = ()) -> None:
         """Send a message that the peer causes and that there is no room for now.
 
         A peer that calls and does not read gets no more of this side's memory than it has
@@ -175,7 +204,7 @@ class Connection(AsyncResource):
         try:
             if self._late > self._most_late:
                 self.end(ProtocolError(f"{self._late - 1:,} messages wait for the peer to read"))
-            await self.channel.send(message)
+            await self.channel.send(message, fds=fds)
         finally:
             self._late -= 1
 
@@ -198,6 +227,7 @@ class Connection(AsyncResource):
         self.is_read = False
         self.caller.end(error)
         self.callee.end(error)
+        self.parcels.close()
         if not self._ended.done():
             self._ended.set_result(None)
 

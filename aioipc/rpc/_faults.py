@@ -11,8 +11,8 @@ import msgspec
 from aioipc.errors import (
     BadArguments,
     DeadlineExceeded,
-    EncodeError,
     FrameTooLarge,
+    IPCError,
     MethodNotFound,
     QuotaExceeded,
     RemoteCancelled,
@@ -25,6 +25,7 @@ from aioipc.wire.rpc import Code, Raise
 __all__ = ["fault_of", "raised", "refusal", "unsendable"]
 
 MOST_TEXT: Final = 1024
+_OURS: Final = (__package__, "aioipc.native")
 _MOST_TRACEBACK: Final = 16 * 1024
 _CODES: Final = (
     (MethodNotFound, Code.NOT_FOUND),
@@ -77,13 +78,13 @@ def fault_of(number: int, error: Exception, method: Method, *, trusted: bool) ->
 def _traceback_of(error: Exception) -> str:
     """From where the method begins; how it came to be called is our business."""
     step = error.__traceback__
-    while step is not None and step.tb_frame.f_globals.get("__package__") == __package__:
+    while step is not None and step.tb_frame.f_globals.get("__package__") in _OURS:
         step = step.tb_next
     lines = traceback.format_exception(type(error), error, step)
     return "".join(lines)[-_MOST_TRACEBACK:]
 
 
-def unsendable(number: int, error: EncodeError | FrameTooLarge, method: Method) -> Raise:
+def unsendable(number: int, error: IPCError, method: Method) -> Raise:
     """What to send instead of a result that cannot be sent."""
     code = Code.TOO_LARGE if isinstance(error, FrameTooLarge) else Code.BAD_RESULT
     reason = error.__cause__ or error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
+from aioipc.abc import HasFileno
 from aioipc.channel import Channel
-from aioipc.native._tasks import News
+from aioipc.native._calls import News
+from aioipc.rpc._parcels import Parcels
 from aioipc.wire.rpc import Message, Session
 
 __all__ = ["Hub"]
@@ -19,10 +21,17 @@ T = TypeVar("T")
 class Hub(Protocol):
     """One connection, as the calling and the called side see it."""
 
-    channel: Channel[Message]
-    context: Context
-    loop: asyncio.AbstractEventLoop
-    session: Session[Any, Any]
+    parcels: Parcels
+
+    @property
+    def channel(self) -> Channel[Message]: ...
+    @property
+    def context(self) -> Context: ...
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def session(self) -> Session[Any, Any]: ...
+
     ending: BaseException | None
     """Why no other call can be made; None while they can."""
 
@@ -31,9 +40,18 @@ class Hub(Protocol):
 
     is_read: bool
     """Whether a task reads for everybody."""
+    on_freed: Callable[[], None] | None
+    """Told when a call of this side is no longer open."""
+    on_finished: Callable[[], None] | None
+    """Told when a call of the peer's is over, on the straight way."""
+    is_closing: bool
+    """Whether other calls of the peer are refused."""
 
-    async def lead(self, has_news: Callable[[], bool]) -> None:
-        """Read for everybody until there is news. Only where nobody else does."""
+    def ask(self, method: Any, args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
+        """Call a method of the peer's and wait for its result."""
+
+    def lead(self, call: Any) -> Awaitable[None]:
+        """Read for everybody until there is news for a call. Only where nobody else does."""
 
     def follow(self) -> None:
         """One more waits for news that `wake` tells because of what another task reads."""
@@ -50,7 +68,7 @@ class Hub(Protocol):
     def tell(self, message: Message) -> None:
         """Send a message of a few bytes: now if there is room, else as soon as there is."""
 
-    async def send_late(self, message: Message) -> None:
+    async def send_late(self, message: Message, *, fds: Sequence[HasFileno] = ()) -> None:
         """Send a message that the peer causes and that there is no room for now."""
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

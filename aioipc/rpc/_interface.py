@@ -13,8 +13,9 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from aioipc.errors import BadArguments, RemoteError
+from aioipc.errors import BadArguments, ProtocolError, RemoteError
 from aioipc.rpc._codec import decoder
+from aioipc.rpc._packing import Enclosed, is_packed, unpacker
 
 __all__ = ["Interface", "Method", "Shape", "describe", "idempotent", "notification", "raises"]
 
@@ -87,9 +88,14 @@ class Method:
         is_streaming: Whether that is a stream.
         is_notification: Whether nobody waits for it.
         upload: The position of the parameter that is a stream; None if there is none.
+        packs: Whether arguments, or what comes back, may hold arrays or descriptors.
+        packs_args: Whether arguments may hold arrays or descriptors.
+        packs_result: Whether its result, or the items of its stream, may.
+        packs_upload: Whether the items of the caller's stream may.
         raises: The declared exceptions, by name.
         is_idempotent: Whether it may run twice.
         is_positional: Whether all parameters can be passed by position.
+        is_plain: Whether a call has arguments by position, a result, and nothing else.
         doc: Its docstring.
     """
 
@@ -110,10 +116,20 @@ class Method:
         self.count = len(self.names)
         self.types = tuple(_plain(each.annotation) for each in parameters.values())
         self.upload = self._find_upload()
+        self.packs_args = any(map(is_packed, self._sent_types(self.count)))
+        self.packs_result = is_packed(self._result)
+        self.packs_upload = self.upload is not None and is_packed(self._item)
+        self.packs = self.packs_args or self.packs_result
         self._keywords = tuple(
             each.name for each in parameters.values() if each.kind is each.KEYWORD_ONLY
         )
         self.is_positional = not self._keywords
+        self.is_plain = (
+            self.is_positional
+            and self.shape is Shape.CALL
+            and self.upload is None
+            and not self.packs
+        )
         self._defaults = tuple(each.default for each in parameters.values())
         self._least = sum(each is inspect.Parameter.empty for each in self._defaults)
 
@@ -198,13 +214,14 @@ class Method:
             RemoteError: The far side broke the declaration.
         """
         try:
-            return self._decode_result(raw)
+            return self.result_decoder(raw)
         except (msgspec.DecodeError, ValueError) as error:
             raise RemoteError(f"{self} gave what it does not declare: {error}") from error
 
     @functools.cached_property
-    def _decode_result(self) -> Callable[[Any], Any]:
-        return decoder(self._result)
+    def result_decoder(self) -> Callable[[Any], Any]:
+        """Decodes a result, and says no more than that it does not fit."""
+        return unpacker(self._result) if self.packs_result else decoder(self._result)
 
     # The called side
 
@@ -215,22 +232,30 @@ class Method:
             BadArguments: They do not fit; the message has the parameter's name.
         """
         try:
-            return self._decode_args(raw)
+            return self.args_decoder(raw)
         except (msgspec.DecodeError, ValueError) as error:
             count = _length(raw)
             if count is None or count >= self.count:
                 raise self._bad(error, count) from None
+        except ProtocolError as error:  # of which the connection knows
+            raise BadArguments(f"{self}: {error}") from error
         return self._decode_fewer(raw, count)
 
     @functools.cached_property
-    def _decode_args(self) -> Callable[[Any], Any]:
+    def args_decoder(self) -> Callable[[Any], Any]:
+        """Decodes all arguments into a tuple, and says no more than that they do not fit."""
         return self._decoder_of(self.count)
 
     def _decoder_of(self, count: int) -> Callable[[Any], Any]:
+        make = unpacker if self.packs_args else decoder
+        return make(tuple[tuple(self._sent_types(count))])  # type: ignore[misc]
+
+    def _sent_types(self, count: int) -> list[Any]:
+        """The types of the first arguments as they are sent: of a stream there is nothing."""
         types = list(self.types[:count])
         if self.upload is not None and self.upload < count:
             types[self.upload] = None
-        return decoder(tuple[tuple(types)])  # type: ignore[misc]
+        return types
 
     def _decode_fewer(self, raw: msgspec.Raw, count: int) -> Any:
         """The arguments of a caller who knows an older declaration."""
@@ -275,10 +300,14 @@ class Method:
 
     @functools.cached_property
     def _decode_item(self) -> Callable[[Any], Any]:
+        return unpacker(self._item) if self.packs_upload else decoder(self._item)
+
+    @property
+    def _item(self) -> Any:
+        """The type of what the caller's stream gives."""
         assert self.upload is not None, "asked for only where there is one"
-        annotation = self.signature.parameters[self.names[self.upload]].annotation
-        (item,) = _stream_of(annotation) or (Any,)
-        return decoder(_plain(item))
+        (item,) = _stream_of(self.types[self.upload]) or (Any,)
+        return _plain(item)
 
 
 class Interface:
@@ -336,8 +365,8 @@ def _plain(annotation: Any) -> Any:
     return Any if annotation is inspect.Parameter.empty else annotation
 
 
-def _length(raw: msgspec.Raw) -> int | None:
+def _length(raw: msgspec.Raw | Enclosed) -> int | None:
     try:
-        return len(decoder(list[msgspec.Raw])(raw))
+        return len(decoder(list[msgspec.Raw])(raw.value if isinstance(raw, Enclosed) else raw))
     except msgspec.DecodeError:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioipc.rpc._interface import Method, Shape, describe
@@ -12,7 +12,7 @@ from aioipc.rpc._interface import Method, Shape, describe
 if TYPE_CHECKING:
     from aioipc.rpc._streams import ResultStream
 
-__all__ = ["Calls", "Proxy", "proxy_of"]
+__all__ = ["Calls", "Proxy", "calls_of", "proxy_of"]
 
 _SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 
@@ -22,7 +22,7 @@ class Calls(Protocol):
 
     @property
     def connection(self) -> Any: ...
-    async def call(self, method: Method, args: tuple[Any, ...]) -> Any: ...
+    def call(self, method: Method, args: tuple[Any, ...]) -> Awaitable[Any]: ...
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None: ...
     def stream(self, method: Method, args: tuple[Any, ...]) -> ResultStream[Any]: ...
     async def aclose(self) -> None: ...
@@ -38,6 +38,17 @@ class Proxy:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._calls!r}>"
+
+
+def calls_of(proxy: object) -> Calls:
+    """What a proxy calls through.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(proxy, Proxy):
+        raise TypeError(f"rpc.connect gives proxies, and {proxy!r} is none")
+    return proxy._calls
 
 
 @functools.lru_cache(maxsize=256)
@@ -70,10 +81,10 @@ def _dressed(method: Method, function: Callable[..., Any]) -> Callable[..., Any]
 def _call(method: Method) -> Callable[..., Any]:
     count = method.count if method.is_positional else -1
 
-    def call(self: Proxy, /, *args: Any, **kwargs: Any) -> Any:
+    async def call(self: Proxy, /, *args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) != count:
             args = method.bind(args, kwargs)
-        return self._calls.call(method, args)
+        return await self._calls.call(method, args)
 
     return _dressed(method, call)
 
@@ -86,8 +97,8 @@ def _stream(method: Method) -> Callable[..., Any]:
 
 
 def _notification(method: Method) -> Callable[..., Any]:
-    def notify(self: Proxy, /, *args: Any, **kwargs: Any) -> Any:
-        return self._calls.notify(method, method.bind(args, kwargs))
+    async def notify(self: Proxy, /, *args: Any, **kwargs: Any) -> Any:
+        await self._calls.notify(method, method.bind(args, kwargs))
 
     return _dressed(method, notify)
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from aioipc.errors import BadArguments, BusyError
-from aioipc.native._tasks import News
+from aioipc.native._calls import News
 from aioipc.rpc._interface import Method
 from aioipc.wire.rpc import WINDOW, Incoming
 

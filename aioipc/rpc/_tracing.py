@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 else:
     Span = Any
 
-__all__ = ["Span", "Tracing", "active_tracing", "end_span"]
+__all__ = ["TRACING", "Span", "Tracing", "active_tracing", "end_span"]
 
-_API: Final = "opentelemetry.trace"
+TRACING: Final = "opentelemetry.trace"
 
 
 class Tracing:
@@ -80,7 +80,7 @@ _tracing: Tracing | None = None
 def active_tracing() -> Tracing | None:
     """The tracing of this program; None if it does not trace."""
     global _tracing  # noqa: PLW0603 - found once, when the program has loaded it
-    if _API not in sys.modules:
+    if TRACING not in sys.modules:
         return None
     if _tracing is None:
         _tracing = Tracing()

@@ -14,7 +14,7 @@ from aioipc.limits import Limits
 from aioipc.rpc import _codec
 from aioipc.rpc._connection import Connection
 from aioipc.rpc._handlers import handlers_of
-from aioipc.rpc._proxy import Calls, Proxy, proxy_of
+from aioipc.rpc._proxy import Calls, calls_of, proxy_of
 from aioipc.rpc._reconnecting import Reconnecting
 
 __all__ = ["ClientOpening", "aclose", "connect", "connection_of"]
@@ -118,9 +118,7 @@ def connection_of(proxy: object) -> Connection:
     Raises:
         TypeError: It is something else.
     """
-    if not isinstance(proxy, Proxy):
-        raise TypeError(f"rpc.connect gives proxies, and {proxy!r} is none")
-    connection: Connection = proxy._calls.connection
+    connection: Connection = calls_of(proxy).connection
     return connection
 
 
@@ -135,6 +133,4 @@ async def aclose(proxy: object) -> None:
     Cancellation:
         Closes at once, abruptly.
     """
-    if not isinstance(proxy, Proxy):
-        raise TypeError(f"rpc.connect gives proxies, and {proxy!r} is none")
-    await proxy._calls.aclose()
+    await calls_of(proxy).aclose()

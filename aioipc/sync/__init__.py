@@ -1,5 +1,6 @@
 """Synchronisation between processes, by name or by path, that no killed process can block."""
 
+from aioipc.kernel.region import RegionHolder
 from aioipc.sync._guard import Guard, Holder
 from aioipc.sync.barrier import Barrier
 from aioipc.sync.condition import Condition
@@ -24,6 +25,7 @@ __all__ = [
     "Lock",
     "PosixSemaphore",
     "RWLock",
+    "RegionHolder",
     "Semaphore",
     "SysVSemaphore",
 ]

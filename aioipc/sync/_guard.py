@@ -13,6 +13,7 @@ from typing import Protocol
 from aioipc.errors import IPCError
 from aioipc.kernel.ledger import Note
 from aioipc.kernel.owned import abandon_in_child
+from aioipc.kernel.statistics import Kind, Tally
 from aioipc.sync._turns import Turns
 
 __all__ = ["Enterable", "Guard", "Guarded", "Holder", "caller"]
@@ -33,7 +34,7 @@ class Holder:
     @classmethod
     def of(cls, note: Note) -> Holder:
         """Who wrote a note."""
-        return cls(note.pid, note.since_ns / 1e9)
+        return cls(note.pid, note.since_s)
 
     @property
     def held_s(self) -> float:
@@ -53,9 +54,10 @@ class Guard:
             since: what it guards may be torn.
         slot: Which one of several permits it is, from 0.
         is_held: Whether it is held still.
+        owner: The task that holds it, or the number of the thread where no loop runs.
     """
 
-    __slots__ = ("_consistent", "_hold", "_let_go", "_owner", "is_held", "owner_died", "slot")
+    __slots__ = ("_consistent", "_hold", "_let_go", "is_held", "owner", "owner_died", "slot")
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class Guard:
     ) -> None:
         self._let_go = let_go
         self._hold = hold
-        self._owner = caller()
+        self.owner = caller()
         self._consistent = not owner_died
         self.is_held = True
         self.owner_died = owner_died
@@ -96,7 +98,7 @@ class Guard:
         """
         if not self.is_held:
             raise RuntimeError("this was released already")
-        if self._owner != caller():
+        if self.owner != caller():
             raise RuntimeError("another task or thread holds this")
         self.is_held = False
         try:
@@ -123,7 +125,8 @@ class Guarded:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._turns = Turns()
+        self._tally = Tally(Kind.LOCK, what)
+        self._turns = Turns(self._tally)
         self._held: dict[object, list[Guard]] = {}
         self._unusable: IPCError | None = None
         abandon_in_child(self)
@@ -131,6 +134,7 @@ class Guarded:
     def abandon(self) -> None:
         """Forget what the parent holds and who waits there, in a forked child."""
         self._turns.forget()
+        self._tally.abandon()
         self._held = {}
 
     def _check(self) -> None:
@@ -139,15 +143,19 @@ class Guarded:
             raise type(self._unusable)(str(self._unusable))
 
     def _keep(self, guard: Guard) -> Guard:
-        self._held.setdefault(caller(), []).append(guard)
+        self._held.setdefault(guard.owner, []).append(guard)
+        self._tally.add("acquired")
+        self._tally.add("held")
+        if guard.owner_died:
+            self._tally.add("owners_died")
         return guard
 
     def _forget(self, guard: Guard) -> None:
-        me = caller()
-        guards = self._held[me]
+        guards = self._held[guard.owner]
         guards.remove(guard)
         if not guards:
-            del self._held[me]
+            del self._held[guard.owner]
+        self._tally.add("held", -1)
 
     def _mine(self) -> Guard | None:
         guards = self._held.get(caller()) if self._held else None
@@ -162,6 +170,7 @@ class Guarded:
         for guards in held.values():
             for guard in guards:
                 guard.drop()
+        self._tally.close()
 
     def _release(self) -> None:
         self._check()

@@ -145,11 +145,15 @@ class Named(Guarded):
         watch: Callable[[Place], Watch],
     ) -> T:
         """Try until it works, and in between wait for whom ``watch`` watches."""
-        while (taken := attempt()) is None:
-            with self._watch(watch) as watching:
-                if (taken := attempt()) is not None:  # who was in the way may be gone already
-                    break
-                await turn.waits.fd(watching.fileno())
+        if (taken := attempt()) is not None:
+            return taken
+        with self._tally.waiting():
+            while taken is None:
+                with self._watch(watch) as watching:
+                    taken = attempt()  # who was in the way may be gone already
+                    if taken is None:
+                        await turn.waits.fd(watching.fileno())
+                        taken = attempt()
         return taken
 
     def _watch(self, watch: Callable[[Place], Watch]) -> Watch:

@@ -39,7 +39,8 @@ class PumpedSemaphore(Enterable):
         """
         guard = None if self._pump.is_waited_for() else self._attempt()
         if guard is None:
-            await self._pump.wait()
+            with self._tally.waiting():
+                await self._pump.wait()
             guard = self._keep(self._guard())
         return guard
 

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
+from aioipc.kernel.statistics import Tally
 from aioipc.loop.waiting import Waits
 
 __all__ = ["Turn", "Turns"]
@@ -22,13 +23,29 @@ class Source(Protocol):
         """Its descriptor."""
 
 
+class Line(asyncio.Lock):
+    """Tasks of one loop, one behind the other. Those that are not the first count as waiting."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self._tally = tally
+
+    async def acquire(self) -> Literal[True]:
+        """Stand in line until it is this task's turn."""
+        if not self.locked():
+            return await super().acquire()
+        with self._tally.waiting():
+            return await super().acquire()
+
+
 class Turn:
     """The tasks of one loop. Only the first in line tries and waits; so order is kept."""
 
-    __slots__ = ("line", "waits")
+    __slots__ = ("_tally", "line", "waits")
 
-    def __init__(self) -> None:
-        self.line = asyncio.Lock()
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self.line = Line(tally)
         self.waits = Waits()
 
     async def take(self, attempt: Callable[[], T | None], source: Source) -> T:
@@ -42,15 +59,23 @@ class Turn:
             Safe: nothing was taken.
         """
         async with self.line:
-            while (taken := attempt()) is None:
-                await self.waits.fd(source.fileno())
+            if (taken := attempt()) is not None:
+                return taken
+            with self._tally.waiting():
+                while (taken := attempt()) is None:
+                    await self.waits.fd(source.fileno())
             return taken
 
 
 class Turns:
-    """The lines of all loops that an object is used in."""
+    """The lines of all loops that an object is used in.
 
-    def __init__(self) -> None:
+    Args:
+        tally: Counts who waits.
+    """
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
         self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = (
             weakref.WeakKeyDictionary()
         )
@@ -60,7 +85,7 @@ class Turns:
         loop = asyncio.get_running_loop()
         turn = self._turns.get(loop)
         if turn is None:
-            turn = self._turns[loop] = Turn()
+            turn = self._turns[loop] = Turn(self._tally)
         return turn
 
     def end(self) -> None:

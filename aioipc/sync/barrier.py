@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 
 from aioipc.errors import BrokenBarrierError
-from aioipc.kernel.ledger import State, note_of_ours
+from aioipc.kernel.ledger import State
 from aioipc.kernel.lifeline import Hold, Lifeline, Watch, watch_all
+from aioipc.sync._guard import Holder
 from aioipc.sync._named import Named, Place, kernel_errors
 
 __all__ = ["Barrier"]
@@ -58,13 +59,20 @@ class Barrier(Named):
 
     def n_waiting(self) -> int:
         """How many wait at it now: the death of each of them breaks it."""
+        return len(self.waiting())
+
+    def waiting(self) -> list[Holder]:
+        """Who waits at it now and since when, one entry for each party. Nobody holds a barrier."""
         with kernel_errors(f"look at {self._what}"):
             place = self._open()
             generation = _generation(place)
-            return sum(
-                line.is_held() and _is_noted(place, self._count, seat, generation)
+            seats = [
+                seat
                 for seat, line in enumerate(self._row(place, generation))
-            )
+                if line.is_held() and _is_noted(place, self._count, seat, generation)
+            ]
+            notes = (place.ledger.read(_note_of(self._count, seat, generation)) for seat in seats)
+            return [Holder.of(note) for note in notes]
 
     def reset(self) -> None:
         """Make it whole again. Who waits now gets `BrokenBarrierError`."""
@@ -215,9 +223,8 @@ class _Seat:
         return _is_noted(self._place, len(self._row), seat, self._generation)
 
     def _note(self, state: State) -> None:
-        note = note_of_ours(state, number=self._generation)
         where = _note_of(len(self._row), self.number, self._generation)
-        self._place.ledger.write(where, note)
+        self._place.ledger.note(where, state, number=self._generation)
 
 
 def _note_of(parties: int, seat: int, generation: int) -> int:
@@ -236,12 +243,12 @@ def _generation(place: Place) -> int:
 
 
 def _write_generation(place: Place, generation: int) -> None:
-    place.ledger.write(_GENERATION, note_of_ours(State.NONE, number=generation))
+    place.ledger.note(_GENERATION, State.NONE, number=generation)
 
 
 def _break(place: Place, generation: int) -> None:
     # One more than the generation, for 0 is what was never written.
-    place.ledger.write(_BROKEN, note_of_ours(State.NONE, number=generation + 1))
+    place.ledger.note(_BROKEN, State.NONE, number=generation + 1)
 
 
 def _is_broken(place: Place, generation: int) -> bool:

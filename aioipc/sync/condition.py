@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from aioipc.kernel.ledger import State, note_of_ours
+from aioipc.kernel.ledger import State
 from aioipc.kernel.lifeline import Hold, Watch, watch_all
 from aioipc.sync._guard import Guard
 from aioipc.sync._named import Place, kernel_errors
@@ -172,7 +172,7 @@ def _draw_ticket(place: Place) -> tuple[int, Hold]:
     number = place.ledger.read(_ISSUED).number
     while True:
         number += 1
-        place.ledger.write(_ISSUED, note_of_ours(State.NONE, number=number))
+        place.ledger.note(_ISSUED, State.NONE, number=number)
         ticket = place.line(_part(number)).try_hold()
         if ticket is not None:  # else somebody removed the count, and old tickets are about
             return number, ticket
@@ -192,7 +192,7 @@ def _grant(place: Place, count: int) -> None:
                 continue
             count -= 1
             granted = ticket
-        place.ledger.write(_GRANTED, note_of_ours(State.NONE, number=granted))
+        place.ledger.note(_GRANTED, State.NONE, number=granted)
 
 
 def _pass_on(place: Place) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from aioipc.kernel.ledger import State, note_of_ours
+from aioipc.kernel.ledger import State
 from aioipc.kernel.lifeline import Watch
+from aioipc.sync._guard import Holder
 from aioipc.sync._named import Named, Place, kernel_errors
 
 __all__ = ["Event"]
@@ -39,6 +40,11 @@ class Event(Named):
         """Whether it is set."""
         return _is_set(self._open())
 
+    def set_by(self) -> Holder | None:
+        """Who set it, dead or alive, and when; None if it is not set. Nobody holds an event."""
+        place = self._open()
+        return Holder.of(place.ledger.read(_SET)) if _is_set(place) else None
+
     def set(self) -> None:
         """Set it, and let everybody go who waits.
 
@@ -51,7 +57,7 @@ class Event(Named):
             # The bell rings when the rope is let go: also by the death of this process.
             with place.lines[0].pull():
                 number = max(place.ledger.read(each).number for each in (_SET, _CLEARED)) + 1
-                place.ledger.write(_SET, note_of_ours(State.HELD, number=number))
+                place.ledger.note(_SET, State.HELD, number=number)
 
     def clear(self) -> None:
         """Clear it; who waits from now on waits for the next `set`."""
@@ -59,7 +65,7 @@ class Event(Named):
             ledger = self._open().ledger
             number = ledger.read(_SET).number
             if ledger.read(_CLEARED).number < number:
-                ledger.write(_CLEARED, note_of_ours(State.HELD, number=number))
+                ledger.note(_CLEARED, State.HELD, number=number)
 
     async def wait(self) -> None:
         """Wait until it is set.

@@ -6,11 +6,18 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Self
 
 from aioipc.errors import AddressError, ClosedError, ForkError, WouldBlock
+from aioipc.kernel.directory import Directory
 from aioipc.kernel.lifeline import Hold, Lifeline, Watch
-from aioipc.kernel.region import InTheWay, Region, is_region_locked, try_region
+from aioipc.kernel.region import (
+    InTheWay,
+    Region,
+    RegionHolder,
+    is_region_locked,
+    region_holders,
+    try_region,
+)
 from aioipc.kernel.runtime_dir import open_runtime_dir
 from aioipc.sync._guard import Enterable, Guard
 from aioipc.sync._named import kernel_errors
@@ -66,6 +73,7 @@ class FileLock(Enterable):
         self._region = (start, length)
         self._shared = shared
         self._network = network
+        self._lines: Directory | None = None
 
     async def acquire(self) -> Guard:
         """Wait for the lock and take it.
@@ -85,16 +93,11 @@ class FileLock(Enterable):
         self._refuse_again()
         turn = self._turns.here()
         async with turn.line:
-            pause_s = 0.0
-            while True:
-                found = self._attempt()
-                if isinstance(found, InTheWay):
-                    with self._watch(found) as watch:
-                        found = self._attempt()  # he may have gone before the watch began
-                        if isinstance(found, InTheWay):
-                            pause_s = await _wait_behind(turn, watch, pause_s)
-                if isinstance(found, Guard):
-                    return found
+            found = self._attempt()
+            if isinstance(found, Guard):
+                return found
+            with self._tally.waiting():
+                return await self._wait(turn)
 
     def acquire_nowait(self) -> Guard:
         """Take the lock if it is free. A thread needs no loop for this.
@@ -115,17 +118,30 @@ class FileLock(Enterable):
         with kernel_errors(f"look at {self._what}"):
             return is_region_locked(self.path, start=start, length=length, shared=self._shared)
 
+    def holders(self) -> list[RegionHolder]:
+        """Who has locks in the region, shared ones included, of whatever program.
+
+        The kernel does not tell since when; and it tells of the processes only whose descriptors
+        this user may see. So there may be none although it is `locked`.
+        """
+        start, length = self._region
+        with kernel_errors(f"look at {self._what}"):
+            return region_holders(self.path, start=start, length=length)
+
     def close(self) -> None:
         """Release it, and end the waits of this object with `ClosedError`. Idempotent."""
         if self._unusable is None:
             self._unusable = ClosedError(f"{self._what} was closed")
             self._drop_all()
+            if self._lines is not None:
+                self._lines.close()
             self._turns.end()
 
     def abandon(self) -> None:
         """Belong to the parent, in a forked child that inherits it held."""
         if self._held:
             self._unusable = ForkError(f"{self._what} belongs to the parent; make one in the child")
+        self._lines = None
         super().abandon()
 
     def _attempt(self) -> Guard | InTheWay | None:
@@ -138,23 +154,46 @@ class FileLock(Enterable):
             if not isinstance(found, Region):
                 return found
             try:
-                held = _HeldRegion(found, InTheWay(found.file, start, length))
+                line = self._line(InTheWay(found.file, start, length), make=True)
+                held = _HeldRegion(found, line)
             except BaseException:
                 found.close()
                 raise
         return self._keep(Guard(self._forget, held))
 
+    async def _wait(self, turn: Turn) -> Guard:
+        pause_s = 0.0
+        while True:
+            found = self._attempt()
+            if isinstance(found, InTheWay):
+                with self._watch(found) as watch:
+                    found = self._attempt()  # he may have gone before the watch began
+                    if isinstance(found, InTheWay):
+                        pause_s = await _wait_behind(turn, watch, pause_s)
+            if isinstance(found, Guard):
+                return found
+
     @contextlib.contextmanager
     def _watch(self, obstacle: InTheWay) -> Iterator[Watch | None]:
         """Watch who is in the way; None for a stranger, who has no lifeline."""
-        with kernel_errors(f"wait for {self._what}"), _LineOf(obstacle, make=False) as line:
+        with kernel_errors(f"wait for {self._what}"):
+            line = self._line(obstacle, make=False)
             try:
-                watch = line.lifeline.watch()
+                watch = line.watch()
             except FileNotFoundError:
                 yield None
                 return
             with watch:
-                yield watch if line.lifeline.is_held() else None
+                yield watch if line.is_held() else None
+
+    def _line(self, region: InTheWay, *, make: bool) -> Lifeline:
+        """The lifeline of those who have one region, in the runtime directory."""
+        lines = self._lines
+        if lines is None or not lines.is_current():
+            lines = self._lines = open_runtime_dir("sync", "file")
+        device, inode = region.file
+        name = f".{device:x}-{inode:x}~{region.start}-{region.length}"
+        return Lifeline(lines, name, make=make)
 
 
 async def _wait_behind(turn: Turn, watch: Watch | None, pause_s: float) -> float:
@@ -167,39 +206,22 @@ async def _wait_behind(turn: Turn, watch: Watch | None, pause_s: float) -> float
     return pause_s
 
 
-class _LineOf:
-    """The lifeline of those who have one region, in the runtime directory."""
-
-    def __init__(self, region: InTheWay, *, make: bool) -> None:
-        device, inode = region.file
-        name = f".{device:x}-{inode:x}~{region.start}-{region.length}"
-        self._directory = open_runtime_dir("sync", "file")
-        self.lifeline = Lifeline(self._directory, name, make=make)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._directory.close()
-
-
 class _HeldRegion:
     """A locked region, and the lifeline that tells others when it is free."""
 
     __slots__ = ("_line", "_region", "_told")
 
-    def __init__(self, region: Region, facts: InTheWay) -> None:
+    def __init__(self, region: Region, line: Lifeline) -> None:
         self._region = region
-        self._line = _LineOf(facts, make=True)
+        self._line = line
         # None if somebody looks just now whether he is the last one here: then who waits for
         # this holder has to look for himself.
-        self._told: Hold | None = self._line.lifeline.try_hold(shared=True)
+        self._told: Hold | None = line.try_hold(shared=True)
 
     def close(self) -> None:
         """Release the region first: who is told finds it free."""
-        with self._line:
-            self._region.close()
-            if self._told is not None:
-                with self._told:
-                    if self._told.is_alone():
-                        self._line.lifeline.remove()
+        self._region.close()
+        if self._told is not None:
+            with self._told:
+                if self._told.is_alone():
+                    self._line.remove()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from aioipc.errors import WouldBlock
-from aioipc.kernel.ledger import State, note_of_ours
+from aioipc.kernel.ledger import State
 from aioipc.sync._guard import Enterable, Guard, Holder
 from aioipc.sync._named import Named, Place, kernel_errors
 
@@ -86,7 +86,7 @@ class Lock(Named, Enterable):
                 died = before.state is not State.NONE
                 state = State.HELD_TORN if died else State.HELD
                 number = before.number + 1
-                ledger.write(_NOTE, note_of_ours(state, number=number))
+                ledger.note(_NOTE, state, number=number)
             except BaseException:
                 hold.close()
                 raise
@@ -97,7 +97,7 @@ class Lock(Named, Enterable):
                 return  # somebody removed it, and the one that took its place knows nothing of this
             with kernel_errors(f"release {self._what}"):
                 left = State.NONE if guard.is_consistent else State.TORN
-                ledger.write(_NOTE, note_of_ours(left, number=number))
+                ledger.note(_NOTE, left, number=number)
 
         return self._keep(Guard(let_go, hold, owner_died=died))
 

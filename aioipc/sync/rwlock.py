@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 
 from aioipc.errors import WouldBlock
-from aioipc.kernel.ledger import Ledger, State, note_of_ours
+from aioipc.kernel.ledger import Ledger, State
 from aioipc.kernel.lifeline import Hold, Lifeline
 from aioipc.sync._guard import Guard, Holder
 from aioipc.sync._named import Named, Place, kernel_errors
@@ -159,7 +159,7 @@ class RWLock(Named):
 
         def note(ledger: Ledger) -> tuple[int, bool]:
             seat = hold.take_seat()
-            ledger.write(_FIRST_READER + seat, note_of_ours(State.HELD))
+            ledger.note(_FIRST_READER + seat, State.HELD)
             return seat, ledger.read(_WRITER).state is not State.NONE
 
         return self._noted(hold, note, self._forget)
@@ -173,7 +173,7 @@ class RWLock(Named):
             before = ledger.read(_WRITER)
             died = before.state is not State.NONE
             state = State.HELD_TORN if died else State.HELD
-            ledger.write(_WRITER, note_of_ours(state, number=before.number + 1))
+            ledger.note(_WRITER, state, number=before.number + 1)
             return 0, died
 
         return self._noted(hold, note, self._let_go_writing)
@@ -197,7 +197,7 @@ class RWLock(Named):
         with kernel_errors(f"release {self._what}"):
             ledger = self._open().ledger
             state = State.NONE if guard.is_consistent else State.TORN
-            ledger.write(_WRITER, note_of_ours(state, number=ledger.read(_WRITER).number))
+            ledger.note(_WRITER, state, number=ledger.read(_WRITER).number)
 
     def _leave(self, guard: Guard) -> None:
         if self._unusable is None:  # else nothing is held any more

@@ -7,7 +7,7 @@ import random
 
 from aioipc.errors import ClosedError, ForkError, WouldBlock
 from aioipc.kernel.eventfd import PermitCounter
-from aioipc.kernel.ledger import State, note_of_ours
+from aioipc.kernel.ledger import State
 from aioipc.sync._guard import Enterable, Guard, Holder
 from aioipc.sync._named import Named, kernel_errors
 
@@ -99,7 +99,7 @@ class Semaphore(Named, Enterable):
             try:
                 ledger = self._open().ledger  # a new one, if the old one was removed meanwhile
                 before = ledger.read(slot)
-                ledger.write(slot, note_of_ours(State.HELD, number=before.number + 1))
+                ledger.note(slot, State.HELD, number=before.number + 1)
             except BaseException:
                 hold.close()
                 raise
@@ -111,7 +111,7 @@ class Semaphore(Named, Enterable):
         with kernel_errors(f"release {self._what}"):
             ledger = self._open().ledger
             number = ledger.read(guard.slot).number
-            ledger.write(guard.slot, note_of_ours(State.NONE, number=number))
+            ledger.note(guard.slot, State.NONE, number=number)
 
 
 class AnonymousSemaphore(Enterable):

@@ -12,10 +12,13 @@ from aioipc.testing.byte_streams import STREAM_RULES
 from aioipc.testing.byte_transports import TRANSPORT_RULES
 from aioipc.testing.channels import CHANNEL_RULES, ONE_WAY_RULES
 from aioipc.testing.faults import Faults, faulty_pair, faulty_streams, faulty_transports
+from aioipc.testing.messages import MESSAGE_RULES, ONE_WAY_MESSAGE_RULES
 from aioipc.testing.residue import Snapshot, residue, tasks_left
 
 __all__ = [
     "CHANNEL_RULES",
+    "MESSAGE_RULES",
+    "ONE_WAY_MESSAGE_RULES",
     "ONE_WAY_RULES",
     "STREAM_RULES",
     "TRANSPORT_RULES",

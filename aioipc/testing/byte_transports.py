@@ -14,7 +14,7 @@ import anyio
 from aioipc.abc import ByteTransport, Capability
 from aioipc.errors import PeerCrashed
 from aioipc.loop.waiting import wait_readable, wait_writable
-from aioipc.testing._expect import PATIENCE_S, raises, steps
+from aioipc.testing._expect import PATIENCE_S, raises, steps, until
 
 __all__ = ["TRANSPORT_RULES", "Pair", "TransportRule"]
 
@@ -68,7 +68,7 @@ async def a_callback_runs_once_and_from_the_loop(pair: Pair) -> None:
         right.on_readable(lambda: calls.append("read"))
         left.try_write([b"x"])
         assert calls == []
-        await _until(lambda: calls)
+        await until(lambda: calls)
         await steps(5)
         assert calls == ["read"]
         assert await _read(right, 1) == b"x"
@@ -159,9 +159,3 @@ async def _until_end(transport: ByteTransport) -> None:
     while (count := transport.try_read_into(memoryview(bytearray(1)))) is None:
         await wait_readable(transport)
     assert count == 0
-
-
-async def _until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110 - that is what is looked for
-            await asyncio.sleep(0)

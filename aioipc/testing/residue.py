@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+from aioipc.kernel.statistics import LINK
+
 __all__ = ["NAME_LEFT", "Snapshot", "residue", "tasks_left"]
 
 NAME_LEFT = "name in the runtime directory:"
@@ -102,8 +104,10 @@ def _open_fds() -> Iterator[tuple[int, str]]:
     for name in os.listdir("/proc/self/fd"):
         # The listing's own descriptor is in the list and gone already.
         with contextlib.suppress(FileNotFoundError):
-            if int(name) != tracker:
-                yield int(name), os.readlink(f"/proc/self/fd/{name}")
+            link = os.readlink(f"/proc/self/fd/{name}")
+            # The tracker and the page of statistics live as long as the process.
+            if int(name) != tracker and link != LINK:
+                yield int(name), link
 
 
 def _children() -> Iterator[tuple[int, str]]:

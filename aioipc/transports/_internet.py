@@ -1,4 +1,4 @@
-"""What the transports over the Internet protocols share: names, loopback, no users."""
+"""What the transports over the Internet protocols share: names and loopback."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import errno
 import ipaddress
 import socket
 
-from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.errors import AccessDenied, ConnectError
 
-__all__ = ["Resolved", "Target", "check_loopback", "is_loopback", "refuse_allow", "resolve"]
+__all__ = ["Resolved", "Target", "check_loopback", "is_loopback", "resolve"]
 
 Target = tuple[str, int] | tuple[str, int, int, int]
 """Where connect(2) and bind(2) go: ip(7) and ipv6(7)."""
@@ -50,16 +49,4 @@ def check_loopback(address: Address, target: Target) -> None:
             errno.EACCES,
             f"listen on {address}: {address.scheme}: authenticates nobody, so it binds loopback "
             f"only, and {target[0]} is not",
-        )
-
-
-def refuse_allow(address: Address, allow: Allow | None) -> None:
-    """Say that a network knows no users.
-
-    Raises:
-        ValueError: ``allow`` was given.
-    """
-    if allow is not None:
-        raise ValueError(
-            f"{address}: {address.scheme}: does not know the peer's user, so allow= cannot be asked"
         )

@@ -13,6 +13,7 @@ import select
 
 from aioipc.abc import Allow, Capability
 from aioipc.address import Address
+from aioipc.kernel.credentials import refuse_allow
 from aioipc.kernel.fifo import PendingWriter, open_reader, open_writer
 from aioipc.limits import Limits
 from aioipc.loop.fd import FdWatch
@@ -37,7 +38,7 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
         AccessDenied: What is at the path is not to be trusted.
         ConnectError: ``?single`` was asked for and there is another writer.
     """
-    _refuse_allow(address, allow)
+    refuse_allow(address, allow)
     assert address.path is not None
     single = "single" in address.options
     fd = open_writer(address.path, single=single)
@@ -57,7 +58,7 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> Si
         AccessDenied: What is at the path is not to be trusted.
         ResourceExhausted: Another process of ours reads it.
     """
-    _refuse_allow(address, allow)
+    refuse_allow(address, allow)
     assert address.path is not None
     reader = open_reader(address.path)
     fd = reader.fileno()
@@ -66,11 +67,6 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> Si
     )
     stream.shared = True
     return SingleAcceptor(stream)
-
-
-def _refuse_allow(address: Address, allow: Allow | None) -> None:
-    if allow is not None:
-        raise ValueError(f"{address}: a FIFO does not know who writes, so allow= cannot be asked")
 
 
 async def _wait_for_reader(path: str, *, single: bool) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from aioipc.abc import Allow, Buffer, Capability, PeerCredentials
 from aioipc.address import Address
+from aioipc.kernel.credentials import refuse_allow
 from aioipc.kernel.mqueue import MessageQueue, open_or_make_queue, open_queue
 from aioipc.limits import Limits
 from aioipc.transports._readiness import Readiness
@@ -28,7 +29,7 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> M
         ConnectError: There is no such queue.
         AccessDenied: Another user owns it.
     """
-    _refuse_allow(address, allow)
+    refuse_allow(address, allow)
     assert address.name is not None
     return MqTransport(open_queue(address.name, read=False), str(address))
 
@@ -40,15 +41,10 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> Si
         AccessDenied: Another user owns it.
         ResourceExhausted: The system has no room for another queue.
     """
-    _refuse_allow(address, allow)
+    refuse_allow(address, allow)
     assert address.name is not None
     queue = open_or_make_queue(address.name, write=False)
     return SingleAcceptor(MqTransport(queue, str(address), remove=queue.made))
-
-
-def _refuse_allow(address: Address, allow: Allow | None) -> None:
-    if allow is not None:
-        raise ValueError(f"{address}: a queue does not know who sends, so allow= cannot be asked")
 
 
 class MqTransport(Readiness):

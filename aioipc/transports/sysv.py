@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from aioipc.abc import Allow, Buffer, Capability, PeerCredentials
 from aioipc.address import Address
 from aioipc.errors import ClosedError, FrameTooLarge, IPCError
+from aioipc.kernel.credentials import refuse_allow
 from aioipc.kernel.sysv_queue import SysvQueue, open_or_make_sysv_queue, open_sysv_queue
 from aioipc.limits import Limits
 from aioipc.loop.pump import Watched, pump
@@ -38,7 +39,7 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> S
         AccessDenied: Another user owns it.
         AddressError: sysv_ipc, an extra, is not installed.
     """
-    _refuse_allow(address, allow)
+    refuse_allow(address, allow)
     assert address.key is not None
     return SysvTransport(open_sysv_queue(address.key), str(address))
 
@@ -51,15 +52,10 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> Si
         ResourceExhausted: The system has no room for another queue.
         AddressError: sysv_ipc, an extra, is not installed.
     """
-    _refuse_allow(address, allow)
+    refuse_allow(address, allow)
     assert address.key is not None
     queue = open_or_make_sysv_queue(address.key)
     return SingleAcceptor(SysvTransport(queue, str(address), remove=queue.made))
-
-
-def _refuse_allow(address: Address, allow: Allow | None) -> None:
-    if allow is not None:
-        raise ValueError(f"{address}: a queue does not know who sends, so allow= cannot be asked")
 
 
 class SysvTransport:

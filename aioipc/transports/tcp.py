@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aioipc.abc import Allow
 from aioipc.address import Address
+from aioipc.kernel.credentials import refuse_allow
 from aioipc.limits import Limits
 from aioipc.native._fd import FdStream
-from aioipc.transports._internet import refuse_allow
 from aioipc.transports._sockets import SocketAcceptor
 from aioipc.transports._tcp import CAPABILITIES, connect_tcp, listen_tcp
 

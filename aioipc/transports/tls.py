@@ -7,10 +7,10 @@ import ssl
 from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.errors import AddressError, ConnectError, PeerCrashed
+from aioipc.kernel.credentials import refuse_allow
 from aioipc.limits import Limits
 from aioipc.loop.waiting import wait_readable, wait_writable
 from aioipc.native._fd import FdStream
-from aioipc.transports._internet import refuse_allow
 from aioipc.transports._sockets import SocketAcceptor
 from aioipc.transports._tcp import CAPABILITIES, connect_tcp, listen_tcp
 from aioipc.transports._tls import TLSStream

@@ -14,10 +14,11 @@ from typing import Any
 from aioipc.abc import Allow, Capability, Sender
 from aioipc.address import Address
 from aioipc.errors import AddressError, from_os_error
+from aioipc.kernel.credentials import refuse_allow
 from aioipc.kernel.owned import OwnedSocket
 from aioipc.limits import Limits
 from aioipc.transports._datagrams import DatagramTransport
-from aioipc.transports._internet import Target, check_loopback, refuse_allow, resolve
+from aioipc.transports._internet import Target, check_loopback, resolve
 from aioipc.transports._single import SingleAcceptor
 
 __all__ = ["CAPABILITIES", "UdpDatagrams", "connect", "listen"]

@@ -10,10 +10,10 @@ import socket
 from aioipc.abc import Allow, Capability
 from aioipc.address import Address
 from aioipc.errors import ConnectError, from_os_error
+from aioipc.kernel.credentials import refuse_allow
 from aioipc.kernel.owned import OwnedSocket
 from aioipc.limits import Limits
 from aioipc.native._fd import FdStream
-from aioipc.transports._internet import refuse_allow
 from aioipc.transports._sockets import Accepted, SocketAcceptor, connect_socket
 from aioipc.transports._stream import STREAM, socket_stream
 

@@ -36,6 +36,7 @@ __all__ = [
     "Code",
     "Credit",
     "End",
+    "Freed",
     "Incoming",
     "Item",
     "Message",
@@ -137,10 +138,20 @@ class Cancel(msgspec.Struct, array_like=True, tag=7, gc=False):
     id: int
 
 
+class Freed(msgspec.Struct, array_like=True, tag=8, gc=False):
+    """Memory that came with values is in nobody's use here any more.
+
+    Attributes:
+        numbers: What the sender called it.
+    """
+
+    numbers: list[int]
+
+
 Answer = Return | Raise | Item | End | Credit | Cancel
 """What is said about a call that was made."""
 
-Message = Call | Return | Raise | Item | End | Credit | Cancel
+Message = Call | Return | Raise | Item | End | Credit | Cancel | Freed
 
 DROP: Final = None
 """What `Session.receive` answers when the message came too late to matter."""

@@ -28,6 +28,11 @@ ADAPTERS = (
     "iceoryx2",
     "bare_decoder",
     "ring_limit",
+    "aioipc_locks",
+    "other_locks",
+    "lock_limit",
+    "aioipc_arrays",
+    "multiprocessing_arrays",
 )
 
 

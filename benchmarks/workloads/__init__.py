@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.workload import Workload
+from benchmarks.workloads.arrays import Arrays
 from benchmarks.workloads.calls import Calls
 from benchmarks.workloads.codec import Codec
 from benchmarks.workloads.connection_memory import ConnectionMemory
@@ -11,6 +12,7 @@ from benchmarks.workloads.cpu_at_rate import CpuAtRate
 from benchmarks.workloads.fan_in import FanIn
 from benchmarks.workloads.idle import Idle
 from benchmarks.workloads.kernel_queues import KernelQueues
+from benchmarks.workloads.locks import Locks
 from benchmarks.workloads.loop_lag import LoopLag
 from benchmarks.workloads.one_way import OneWay
 from benchmarks.workloads.pub_sub import PubSub
@@ -29,4 +31,6 @@ WORKLOADS: list[Workload] = [
     CpuAtRate(),
     ConnectionMemory(),
     Counts(),
+    Locks(),
+    Arrays(),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from benchmarks.contender import Contender, Plan
 from benchmarks.harness import Pair, cast
 from benchmarks.workload import Case, Measurement, Metric, carries_bytes, percentile, scaled
@@ -34,7 +36,13 @@ class RoundTrip:
 
 
 def latencies(pair: Pair) -> Measurement:
-    """Percentiles of what a ping role brought back."""
-    samples = [nanoseconds / 1000 for nanoseconds in pair.outcome("client").value]
+    """Percentiles of what the client's role brought back."""
+    samples = pair.outcome("client").value
+    return percentiles(samples, pair.queued)
+
+
+def percentiles(samples_ns: Sequence[int], queued: float) -> Measurement:
+    """The median and the 99th percentile of latencies."""
+    samples = [nanoseconds / 1000 for nanoseconds in samples_ns]
     metrics = {"p50_us": percentile(samples, 50), "p99_us": percentile(samples, 99)}
-    return Measurement(metrics, len(samples), pair.queued)
+    return Measurement(metrics, len(samples), queued)

@@ -1,10 +1,10 @@
 /* Every interleaving of a writer and a reader that run value.h itself.
 
    Each access to a shared word is a point where the other side may go on instead; where the reader
-   goes on to its end the writer might as well have been killed. The search runs the two, which are coroutines, from the start for each choice of
-   turns. Interleavings are all there is to look at, because what the accesses promise is a
-   total order (sequential consistency, and release and acquire around it); ThreadSanitizer in
-   test_value.py looks for the rest.
+   goes on to its end the writer might as well have been killed. The search runs the two, which are
+   coroutines, from the start for each choice of turns. Interleavings are all there is to look at,
+   because what the accesses promise is a total order (sequential consistency, and release and
+   acquire around it); ThreadSanitizer in test_value.py looks for the rest.
 
    The reader must copy whole values only, never go back to an older one, and never sleep while
    there is something new and nobody is going to wake it. */

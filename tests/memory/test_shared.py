@@ -13,7 +13,7 @@ import pytest
 
 import aioipc
 from aioipc import AccessDenied, AddressError, ProtocolError, ResourceExhausted
-from aioipc.kernel.sysv_memory import remove_sysv
+from aioipc.kernel.named_memory import named_memory
 from aioipc.memory import SharedMemory
 from tests.children import Peers
 from tests.programs import program
@@ -175,7 +175,7 @@ def key() -> Iterator[str]:
     """A key of System V memory that is removed at the end."""
     name = f"sysv:{0x5A000000 + os.getpid():#x}"
     yield name
-    remove_sysv(name)
+    named_memory(name).unlink()
 
 
 def test_by_key(key: str) -> None:

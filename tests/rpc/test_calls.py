@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from typing import Any
 
+import anyio
 import pytest
 
 import aioipc
@@ -274,3 +276,15 @@ async def test_a_proxy_looks_like_its_interface(link: Link) -> None:
         assert "Store" in repr(store)
     with pytest.raises(TypeError, match="is none"):
         rpc.connection_of(object())
+
+
+@pytest.mark.asyncio
+@over_memory
+async def test_the_methods_are_coroutine_functions(link: Link) -> None:
+    async with connected(link) as (store, _):
+        assert inspect.iscoroutinefunction(store.get)
+        async with anyio.create_task_group() as group:
+            group.start_soon(store.put, Change("a", 7))
+        async with asyncio.TaskGroup() as tasks:
+            value = tasks.create_task(store.get("a"))
+        assert value.result() == 7

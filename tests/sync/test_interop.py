@@ -96,6 +96,8 @@ async def test_c_waits_for_us_and_we_for_c(native: Path, subject: tuple[Any, lis
     theirs = Program(native, *words)
     guard.release()
     assert await theirs.line() == "taken"
+    if isinstance(ours, sync.FileLock):
+        assert ours.holders() == [sync.RegionHolder(theirs.process.pid, 15, 10, shared=False)]
     waiting = asyncio.create_task(ours.acquire())
     await asyncio.sleep(0.02)
     assert not waiting.done()

@@ -318,5 +318,5 @@ class TestAddress:
 
     async def test_it_knows_no_users(self, path: Path) -> None:
         for verb in (aioipc.connect, aioipc.listen):
-            with pytest.raises(ValueError, match="a FIFO does not know who writes"):
+            with pytest.raises(ValueError, match="fifo: does not know the peer's user"):
                 await verb(f"fifo:{path}", allow=aioipc.same_user)

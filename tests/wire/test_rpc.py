@@ -16,13 +16,13 @@ from aioipc.errors import ProtocolError, QuotaExceeded
 from aioipc.wire.rpc import (
     DROP,
     WINDOW,
+    Answer,
     Call,
     Cancel,
     Credit,
     End,
     Incoming,
     Item,
-    Message,
     Outgoing,
     Raise,
     Return,
@@ -30,6 +30,7 @@ from aioipc.wire.rpc import (
 )
 
 AnySession = Session[Outgoing, Incoming]
+Message = Call | Answer
 
 NIL = msgspec.Raw(b"\xc0")
 NONE = msgspec.Raw(b"\x90")

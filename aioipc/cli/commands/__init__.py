@@ -15,6 +15,7 @@ from aioipc.cli.commands import (
     processes,
     queues,
     topics,
+    watching,
 )
 from aioipc.cli.commands.common import STATUSES
 from aioipc.cli.problems import OK, SIGNALLED, USAGE, MessageError, UsageProblem, tell
@@ -83,6 +84,7 @@ for _command in (
     processes.run,
     housekeeping.ls,
     housekeeping.clean,
+    watching.top,
     demo.demo,
 ):
     aioipc.add_command(_command)

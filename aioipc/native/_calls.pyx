@@ -1,0 +1,651 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=False
+"""The straight way of a remote call: what is the same for each, and waits for its outcome only.
+
+`CallCore` is the native part of ``rpc._connection.Connection``, as `ChannelCore` is that of a
+channel. It makes a call, reads, runs a method and answers where nothing is in the way; whatever
+else there is to it (deadlines, streams, failures, the end) is a coroutine of the floor above.
+"""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+
+from aioipc.native._core cimport ChannelCore, Operation, Send, Waiter
+from aioipc.native._pacer cimport ACCEPTED
+
+import inspect
+import sys
+from types import CoroutineType
+
+from aioipc.errors import IPCError
+
+cdef extern from "Python.h":
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+    ctypedef struct PyAsyncMethods:
+        void* am_await
+    ctypedef struct PyTypeObject:
+        PyAsyncMethods* tp_as_async
+    PyTypeObject* Py_TYPE(object)
+    PySendResult PyIter_Send(object, object, PyObject**) except PYGEN_ERROR
+    object PyContext_Copy(object)
+    int PyContext_Enter(object) except -1
+    int PyContext_Exit(object) except -1
+    object PyContextVar_Set(object, object)
+    int PyContextVar_Get(object, PyObject* default, PyObject** value) except -1
+    object PyObject_CallObject(object, object)
+
+# As in _core.pyx.
+cdef enum:
+    RETURN = 0
+    NEXT = 1
+
+cdef enum State:
+    DONE = 0
+    NEW = 1
+    RUNNING = 2
+    SLEEPING = 4
+
+
+cdef PySendResult go_on(object coroutine, object context, PyObject** value) except PYGEN_ERROR:
+    """Run a coroutine in its context up to where it suspends or ends: with what."""
+    PyContext_Enter(context)
+    try:
+        return PyIter_Send(coroutine, None, value)
+    finally:
+        PyContext_Exit(context)
+
+
+cdef object first_of(object coroutine, object context):
+    """The steps that a coroutine has left after its first one; None if there are none."""
+    cdef PyObject* value = NULL
+    cdef PySendResult status = go_on(coroutine, context, &value)
+    result = <object>value
+    Py_DECREF(result)
+    return steps_of(coroutine, context, result) if status == PYGEN_NEXT else None
+
+
+def first_step(coroutine, context, variable, value):
+    """Run a coroutine in a context of its own up to its first suspension; None if it has none.
+
+    One that never suspends costs no task, and what it does to context variables ends with it. One
+    that does goes on in the task that is running, which then has to await the remaining steps, so
+    that ``asyncio.current_task``, timeouts and cancel scopes mean what they say: whoever was to do
+    something else in that task has to go on in another.
+
+    Args:
+        coroutine: What to run.
+        context: What its context is a copy of.
+        variable: A context variable.
+        value: Its value inside.
+
+    Returns:
+        `Steps` or None.
+    """
+    own = PyContext_Copy(context)
+    PyContext_Enter(own)
+    try:
+        PyContextVar_Set(variable, value)
+    finally:
+        PyContext_Exit(own)
+    return first_of(coroutine, own)
+
+
+cdef class Steps:
+    """Awaits a coroutine that has suspended already, in its own context."""
+
+    cdef object coroutine
+    cdef object context
+    cdef object waits_for        # what it yielded before anybody awaited this
+    cdef bint is_awaited
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef PyObject* value = NULL
+        if not self.is_awaited:
+            self.is_awaited = True
+            waits_for, self.waits_for = self.waits_for, None
+            return waits_for
+        cdef PySendResult status = go_on(self.coroutine, self.context, &value)
+        result = <object>value
+        Py_DECREF(result)
+        if status == PYGEN_NEXT:
+            return result
+        raise StopIteration(result)
+
+    def send(self, value):
+        return self.__next__()
+
+    def throw(self, kind, value=None, trace=None):
+        error = kind if value is None else value
+        self.is_awaited = True
+        return self.context.run(self.coroutine.throw, error)
+
+    def close(self):
+        self.context.run(self.coroutine.close)
+
+
+cdef Steps steps_of(object coroutine, object context, object waits_for):
+    cdef Steps steps = Steps.__new__(Steps)
+    steps.coroutine = coroutine
+    steps.context = context
+    steps.waits_for = waits_for
+    return steps
+
+
+cdef class News(Waiter):
+    """A future that says no more than "look again", and that one task awaits, once."""
+
+    cdef bint is_awaited
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.is_done or self.is_awaited:
+            self.result()  # raises if it was cancelled
+            raise StopIteration
+        self.is_awaited = True
+        return self
+
+    def send(self, value):
+        return self.__next__()
+
+    def wake(self):
+        """Let who awaits it look again. False if it was woken, or cancelled, before."""
+        if self.is_done:
+            return False
+        self.c_wake(False)
+        return True
+
+
+cdef class CallRecord:
+    """A call of this side, and what is known about its outcome."""
+
+    cdef public object id
+    cdef public object caller
+    cdef public object method
+    cdef public object last
+    cdef public object error
+    cdef public News waiter
+    cdef public object span
+    cdef public object items
+
+    cdef bint c_is_done(self) noexcept:
+        return self.last is not None or self.error is not None
+
+    cdef bint c_has_news(self) except -1:
+        """Whether there is something that whoever waits for this call wants."""
+        return self.c_is_done() or (self.items is not None and self.items.arrived)
+
+    @property
+    def is_done(self):
+        """Whether the outcome is known."""
+        return self.c_is_done()
+
+
+cdef class ServedRecord:
+    """A call of the peer's."""
+
+    cdef public object message
+    cdef public object connection
+
+
+cdef class Handler:
+    """What runs a method that can be answered on the straight way."""
+
+    cdef object method
+    cdef object function
+    cdef object decode
+
+
+cdef class CallCore:
+    """Calls both ways over one channel, as far as they go straight.
+
+    Args:
+        channel: Where the calls go.
+        session: Says what they mean.
+        context: What the context of each method is a copy of.
+        loop: The running loop.
+        records: The types of a call of this side, and of one of the peer's.
+        messages: The types of the messages that a call, its result, and its failure are.
+        current: The context variable that holds the call that a method runs for.
+        metadata: The context variable that holds what travels beside the arguments.
+        timeout: The context variable that is not None where a call has a deadline.
+        careful: The names of modules: once one is loaded, there may be more to any call.
+    """
+
+    cdef readonly ChannelCore channel
+    cdef readonly object session
+    cdef readonly object context
+    cdef readonly object loop
+    cdef public object caller
+    cdef public object callee
+    cdef public object ending
+    cdef public object on_freed
+    cdef public bint is_read
+    cdef readonly Py_ssize_t waiting
+    cdef public bint is_closing
+    cdef public object on_finished
+    cdef dict handlers, calls, served, modules
+    cdef Py_ssize_t max_calls
+    cdef object current, metadata, timeout
+    cdef object own_record, served_record
+    cdef object new_call, new_return, new_raise
+    cdef tuple careful
+
+    def __init__(
+        self,
+        ChannelCore channel,
+        session,
+        context,
+        loop,
+        *,
+        records,
+        messages,
+        current,
+        metadata,
+        timeout,
+        careful,
+    ):
+        self.channel = channel
+        self.session = session
+        self.context = context
+        self.loop = loop
+        self.calls = session.calls
+        self.served = session.served
+        self.max_calls = channel.limits.max_calls
+        self.own_record, self.served_record = records
+        self.new_call, self.new_return, self.new_raise = messages
+        self.current = current
+        self.metadata = metadata
+        self.timeout = timeout
+        self.careful = careful
+        self.modules = sys.modules
+        self.handlers = {}
+
+    cdef bint c_needs_care(self) except -1:
+        for name in self.careful:
+            if name in self.modules:
+                return True
+        return False
+
+    def answer_straight(self, str name, method, function):
+        """Answer a method of the peer's on the straight way."""
+        cdef Handler handler = Handler.__new__(Handler)
+        handler.method = method
+        handler.function = function
+        handler.decode = method.args_decoder
+        self.handlers[name] = handler
+
+    # What the floor above fills in.
+
+    def read_on(self):
+        """Let a new task read."""
+        raise NotImplementedError
+
+    def take_other(self, message):
+        """Take in what is neither a call nor the end of one."""
+        raise NotImplementedError
+
+    def end(self, error):
+        """Nothing more can be received."""
+        raise NotImplementedError
+
+    # Waiting for what another task reads
+
+    def follow(self):
+        """One more waits for news that `wake` tells because of what another task reads."""
+        self.waiting += 1
+        if not self.is_read:
+            self.read_on()
+
+    def forget(self, News news):
+        """Nobody waits for such news any more, whether or not they came."""
+        if news.cancel() or news.cancelled_future is not None:
+            self.waiting -= 1
+
+    def wake(self, News news):
+        """Let who waits for such news look again; whether somebody does."""
+        if news is None or news.is_done:
+            return False
+        news.c_wake(False)
+        self.waiting -= 1
+        return True
+
+    # Calling
+
+    def ask(self, method, args):
+        """Call a method of the peer's and wait for its result.
+
+        Args:
+            method: What the far side declares.
+            args: All arguments, in the order of the declaration.
+
+        Raises:
+            RPCError: The call failed; its kinds say how.
+            DeadlineExceeded: The deadline passed on the far side.
+            PeerCrashed: The far side is gone. The method may have run.
+            ClosedError: This side closed the connection.
+
+        Cancellation:
+            Cancels the method on the far side.
+        """
+        cdef Ask operation = Ask.__new__(Ask)
+        operation.state = NEW
+        operation.core = self.channel
+        operation.hub = self
+        operation.method = method
+        operation.args = args
+        return operation
+
+    def lead(self, CallRecord call):
+        """Read for everybody until there is news for a call. Only where nobody else does."""
+        cdef Lead operation = Lead.__new__(Lead)
+        operation.state = NEW
+        operation.core = self.channel
+        operation.hub = self
+        operation.call = call
+        return operation
+
+    def take(self, message):
+        """Take in a message where nobody can wait."""
+        self.c_take(message)
+
+    cdef int c_take(self, object message) except -1:
+        cdef CallRecord call
+        kind = type(message)
+        if kind is not self.new_return and kind is not self.new_raise:
+            self.take_other(message)
+            return 0
+        call = self.session.conclude(message)
+        if call is not None:  # else it was given up
+            call.last = message
+            if call.span is not None or call.is_uploading:
+                self.caller.concluded(call)
+            if call.waiter is not None and not call.waiter.is_done:
+                call.waiter.c_wake(False)
+                self.waiting -= 1
+        if self.on_freed is not None:
+            self.on_freed()
+        return 0
+
+    # Answering
+
+    def answer(self, message):
+        """Run a method that the peer calls, as far as it goes without waiting.
+
+        Returns:
+            What it still has to do, to be awaited in this task: if that was the reader, another
+            one has to read. None if there is nothing.
+        """
+        cdef Handler handler = self.handlers.get(message.method)
+        cdef ServedRecord call
+        cdef PyObject* sent = NULL
+        cdef PySendResult status = PYGEN_RETURN
+        callee = self.callee
+        if (
+            handler is None
+            or message.remaining_ns is not None
+            or self.is_closing
+            or len(self.served) >= self.max_calls
+            or self.c_needs_care()
+        ):
+            return callee.answer(message)
+        call = self.served_record.__new__(self.served_record)
+        call.message = message
+        call.connection = self
+        self.session.admit(call)
+        try:
+            args = handler.decode(message.args)
+        except Exception:
+            return callee.run(call)  # and say what is wrong with them
+        context = PyContext_Copy(self.context)
+        try:
+            PyContext_Enter(context)
+            try:
+                PyContextVar_Set(self.current, call)
+                result = PyObject_CallObject(handler.function, args)
+                if type(result) is CoroutineType:
+                    coroutine = result
+                    status = PyIter_Send(coroutine, None, &sent)
+                    result = <object>sent
+                    Py_DECREF(result)
+            finally:
+                PyContext_Exit(context)
+        except BaseException as error:
+            callee.failed(call, handler.method, error)
+            return None
+        if status == PYGEN_NEXT:
+            callee.waits(call)
+            return callee.rest(call, handler.method, steps_of(coroutine, context, result))
+        if is_awaitable(result):
+            steps = first_of(callee.rest(call, handler.method, result), context)
+            if steps is not None:
+                callee.waits(call)
+            return steps
+        self.session.finish(call)
+        if self.on_finished is not None:
+            self.on_finished()
+        return self.c_return(self.new_return(message.id, result), handler)
+
+    cdef object c_return(self, object outcome, Handler handler):
+        """Send the result of a method; what is left to do for it, if it cannot leave now."""
+        cdef ChannelCore channel = self.channel
+        try:
+            channel.send_nowait(outcome)
+        except IPCError as error:
+            return self.callee.not_sent(outcome, error, handler.method)
+        return None
+
+
+cdef object value_of(object variable):
+    """The value of a context variable, None by default."""
+    cdef PyObject* found = NULL
+    PyContextVar_Get(variable, NULL, &found)
+    value = <object>found
+    Py_DECREF(value)
+    return value
+
+
+cdef bint is_awaitable(object result) except -1:
+    return Py_TYPE(result).tp_as_async is not NULL and inspect.isawaitable(result)
+
+
+cdef class Lead(Operation):
+    """Reads for everybody until there is news for one call."""
+
+    cdef CallCore hub
+    cdef CallRecord call
+    cdef object reading
+
+    cdef int c_step(self, PyObject** result) except -1:
+        cdef CallCore hub = self.hub
+        cdef PyObject* value = NULL
+        self.c_check_idle()
+        if self.state == NEW:
+            hub.is_read = True
+        elif self.state != SLEEPING:
+            raise RuntimeError("an operation can be awaited only once")
+        self.state = RUNNING
+        try:
+            while True:
+                if self.reading is None:
+                    self.reading = hub.channel.receive()
+                if PyIter_Send(self.reading, None, &value) == PYGEN_NEXT:
+                    self.state = SLEEPING
+                    result[0] = value
+                    return NEXT
+                self.reading = None
+                message = <object>value
+                Py_DECREF(message)
+                hub.c_take(message)
+                if self.call.c_has_news():
+                    break
+        except Exception as error:  # each call raises it
+            hub.end(error)
+        finally:
+            if self.state != SLEEPING:
+                self.c_finish()
+        return self.c_return(None, result)
+
+    cdef int c_finish(self) except -1:
+        """Leave the reading to others."""
+        cdef CallCore hub = self.hub
+        self.state = DONE
+        reading, self.reading = self.reading, None
+        if reading is not None:
+            reading.close()
+        hub.is_read = False
+        if hub.waiting:
+            hub.read_on()
+        return 0
+
+
+cdef class Ask(Operation):
+    """``await hub.ask(method, args)``"""
+
+    cdef CallCore hub
+    cdef object method
+    cdef object args
+    cdef CallRecord call
+    cdef object detour           # what goes on where the straight way ends
+    cdef Lead leading
+
+    cdef int c_step(self, PyObject** result) except -1:
+        self.c_check_idle()
+        try:
+            if self.detour is not None:
+                return self.c_follow_detour(result)
+            if self.state == NEW:
+                self.state = RUNNING
+                return self.c_begin(result)
+            if self.state != SLEEPING:
+                raise RuntimeError("an operation can be awaited only once")
+            if self.leading is None and not self.call.waiter.is_done:
+                raise RuntimeError("another task is already awaiting this operation")
+            self.state = RUNNING
+            return self.c_look(result)
+        except BaseException:
+            if self.state == RUNNING:
+                self.state = DONE
+            raise
+
+    cdef int c_begin(self, PyObject** result) except -1:
+        cdef CallCore hub = self.hub
+        cdef ChannelCore channel = hub.channel
+        cdef Send sending
+        cdef bint sent
+        caller = hub.caller
+        if (
+            hub.ending is not None
+            or len(hub.calls) >= hub.max_calls
+            or not self.method.is_plain
+            or (hub.c_needs_care() and caller.needs_care())
+            or value_of(hub.timeout) is not None
+        ):
+            return self.c_take_detour(caller.call_with_care(self.method, self.args), result)
+        self.call = hub.own_record.__new__(hub.own_record)
+        self.call.caller = caller
+        self.call.method = self.method
+        number = hub.session.open(self.call)
+        try:
+            channel.c_enter()
+            parts = channel.c_encode(
+                hub.new_call(number, self.method.name, self.args, None, value_of(hub.metadata))
+            )
+            if channel.queued == 0 and channel.port.c_send(parts, ()) == ACCEPTED:
+                if not channel.port.c_rest():
+                    return self.c_look(result)
+                sent = True
+            else:
+                sent = False
+        except BaseException as error:
+            caller.withdraw(self.call, error)
+            raise
+        sending = Send.__new__(Send)
+        sending.state = NEW
+        sending.encoded = True
+        sending.begun = sent
+        sending.core = channel
+        sending.parts = parts
+        sending.fds = ()
+        return self.c_take_detour(caller.call_late(self.call, sending), result)
+
+    cdef int c_look(self, PyObject** result) except -1:
+        """What a call has come to, or the wait for it."""
+        cdef CallCore hub = self.hub
+        cdef CallRecord call = self.call
+        while True:
+            if self.leading is not None:
+                if self.leading.c_step(result) == NEXT:
+                    self.state = SLEEPING
+                    return NEXT
+                self.leading = None
+                Py_DECREF(<object>result[0])
+                result[0] = NULL  # a Task looks here first, whatever the status says
+            if call.c_is_done():
+                break
+            if hub.is_read:
+                call.waiter = News.__new__(News, hub.loop)
+                call.waiter.is_awaited = True
+                hub.waiting += 1
+                self.state = SLEEPING
+                Py_INCREF(call.waiter)
+                result[0] = <PyObject*>call.waiter
+                return NEXT
+            self.leading = hub.lead(call)
+        if type(call.last) is not hub.new_return:
+            return self.c_take_detour(hub.caller.outcome(call), result)
+        raw = call.last.value
+        try:
+            value = self.method.result_decoder(raw)
+        except Exception:
+            value = self.method.decode_result(raw)  # and say what is wrong with it
+        return self.c_return(value, result)
+
+    cdef int c_take_detour(self, object coroutine, PyObject** result) except -1:
+        self.detour = coroutine
+        return self.c_follow_detour(result)
+
+    cdef int c_follow_detour(self, PyObject** result) except -1:
+        cdef PySendResult status
+        self.state = RUNNING
+        status = PyIter_Send(self.detour, None, result)
+        self.state = SLEEPING if status == PYGEN_NEXT else DONE
+        return status
+
+    def throw(self, kind, value=None, traceback=None):
+        """Give the call up; see `collections.abc.Coroutine`."""
+        if self.detour is None:
+            return Operation.throw(self, kind, value, traceback)
+        self.c_check_idle()
+        return self.detour.throw(kind if value is None else value)
+
+    def close(self):
+        """Give the call up; see `collections.abc.Coroutine`."""
+        if self.detour is None:
+            Operation.close(self)
+            return
+        self.c_check_idle()
+        self.detour.close()
+
+    cdef int c_finish(self) except -1:
+        """The caller leaves."""
+        leading, self.leading = self.leading, None
+        if self.state == SLEEPING:
+            self.state = DONE
+            if leading is not None:
+                leading.close()
+            self.hub.caller.give_up(self.call)
+        self.state = DONE
+        return 0
