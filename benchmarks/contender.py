@@ -17,6 +17,8 @@ subscribe      client   subscribes ``plan.clients`` times, receives everything; 
 answer         server   serves `calls.Sums` until all calls were made
 call           client   ``plan.callers`` tasks call ``add`` over one connection; returns a Flow
 watch          client   iterates over ``count``, a stream of results; returns a Flow
+shuttle        server   puts everything into a queue and takes it out again; returns a Flow
+stand_by       client   waits until it may go
 keep           server   makes what a lock needs, and leaves it to the client
 lock           client   acquires and releases it, alone; returns the latencies
 lend, borrow   both     take turns at a lock; return how long after the other they had it
@@ -56,6 +58,8 @@ Role = Literal[
     "answer",
     "call",
     "watch",
+    "shuttle",
+    "stand_by",
     "keep",
     "lock",
     "lend",

@@ -105,6 +105,7 @@ def every_target() -> Iterator[Target]:
     yield from _streams()
     yield from _large_messages()
     yield from _calls()
+    yield from _kernel_queues()
     yield from _locks()
     yield from _arrays()
     yield from _manners()
@@ -189,6 +190,23 @@ def _calls() -> Iterator[Target]:
                         "calls_per_second",
                         reference,
                     )
+
+
+def _kernel_queues() -> Iterator[Target]:
+    """At most one and a half times the cost of the bare calls."""
+    for scheme, library in (("mq", "posix_ipc"), ("sysv", "sysv_ipc")):
+        for case in ("64 B", "1 KiB"):
+            for loop in LOOPS:
+                yield Target(
+                    f"{scheme}: put and get, {case}: rate against bare {library}",
+                    "kernel_queues",
+                    case,
+                    f"aioipc {scheme} queue ({loop})",
+                    "≥",
+                    1 / 1.5,
+                    "messages_per_second",
+                    f"bare {library}",
+                )
 
 
 def _streams() -> Iterator[Target]:

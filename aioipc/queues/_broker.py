@@ -14,7 +14,7 @@ import collections
 import enum
 import heapq
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -177,6 +177,29 @@ class Broker:
         self._admit(job)
         self._write(job)
         return job
+
+    def retract(self, job: Job) -> None:
+        """Forget a job that was put in just now, though it may have been given out: it never was.
+
+        The worker that was to have it is still waiting for one.
+        """
+        self.counters.accepted -= 1
+        worker, state = job.worker, job.state
+        job.state = State.GONE
+        if state is State.DEAD:
+            del self.dead[job.id]
+            return
+        del self.jobs[job.id]
+        if state is State.READY:
+            self._n_ready -= 1
+        elif worker is not None:
+            self._take_back(worker, job.id)
+            self.counters.given -= 1
+            self.ask(worker, 1)
+
+    def write_again(self, jobs: Iterable[Job]) -> None:
+        """What `take_written` gave could not be written: it is still to be."""
+        self._written = {**{job.id: job for job in jobs}, **self._written}
 
     def start_after(self, last_id: int) -> None:
         """Give only numbers above this one: lower ones were given already."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -25,6 +26,9 @@ __all__ = ["Journal"]
 _VERSION: Final = 1
 _APPLICATION: Final = 0x61696F71  # "aioq": how file(1) and we know such a file
 
+_NO_ROOM: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
+"""A full disk, a full file, and a file at the limit of the process: setrlimit(2)."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY,
@@ -38,6 +42,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+_ALL = "SELECT id, body, priority, expires_s, attempts, state, death, reason FROM jobs"
 _KEEP = """
 INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
     expires_s = excluded.expires_s, attempts = excluded.attempts, state = excluded.state,
@@ -63,7 +68,8 @@ class Journal:
         """Open the file and return the jobs that are in it, and the last number that was given.
 
         Raises:
-            ResourceExhausted: Another server has it open, it is not a journal, or there is no room.
+            ResourceExhausted: Another server has it open, there is no room, or it is not a journal,
+                a damaged one, or that of a newer version. Then it was not changed.
 
         Cancellation:
             Undoes: the file is closed.
@@ -79,7 +85,8 @@ class Journal:
         """Remember jobs as they are at this moment, and forget those that are gone.
 
         Raises:
-            ResourceExhausted: The disk is full, or the like. Nothing of it was written.
+            ResourceExhausted: It cannot be written; nothing of it was. With ENOSPC there was no
+                room, and there may be later.
 
         Cancellation:
             Abandons the wait; it is written all the same.
@@ -101,6 +108,8 @@ class Journal:
             return await loop.run_in_executor(self._thread, function, *arguments)
         except (sqlite3.Error, OSError) as error:
             number = getattr(error, "errno", None) or getattr(error, "sqlite_errorcode", 0)
+            if number in _NO_ROOM:
+                number = errno.ENOSPC
             raise ResourceExhausted(number, f"the journal {self.path}: {error}") from error
 
     # In the thread
@@ -110,24 +119,38 @@ class Journal:
         self._file = file = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
         file.isolation_level = None
         file.execute("PRAGMA locking_mode = EXCLUSIVE")  # one server at a time
+        self._check(file)  # before anything is written, be it the mode
         file.execute("PRAGMA journal_mode = WAL")
         file.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
-        application = file.execute("PRAGMA application_id").fetchone()[0]
-        tables = file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if application != _APPLICATION and (application or tables):
-            raise sqlite3.DatabaseError("this is another program's file")
-        version = file.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION):
-            raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
         file.execute("BEGIN IMMEDIATE")
         file.execute(f"PRAGMA application_id = {_APPLICATION}")
         file.execute(f"PRAGMA user_version = {_VERSION}")
         for statement in _SCHEMA.split(";"):
             file.execute(statement)
-        same_boot = self._note_boot(file)
-        jobs = [_job(row, same_boot=same_boot) for row in file.execute("SELECT * FROM jobs")]
-        last = file.execute("SELECT value FROM facts WHERE name = 'last'").fetchone()
+        try:
+            found = self._read(file)
+        except (TypeError, ValueError) as error:
+            raise sqlite3.DatabaseError(f"it is damaged: {error}") from error
         file.execute("COMMIT")
+        return found
+
+    def _check(self, file: sqlite3.Connection) -> None:
+        """Refuse what is not a journal of ours, or not whole."""
+        application = _ask(file, "PRAGMA application_id")
+        tables = _ask(file, "SELECT count(*) FROM sqlite_master")
+        if application != _APPLICATION and (application or tables):
+            raise sqlite3.DatabaseError("this is another program's file")
+        version = _ask(file, "PRAGMA user_version")
+        if version != _VERSION and (version or tables):
+            raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
+        state = _ask(file, "PRAGMA quick_check(1)")
+        if state != "ok":
+            raise sqlite3.DatabaseError(f"it is damaged: {state}")
+
+    def _read(self, file: sqlite3.Connection) -> tuple[list[Job], int]:
+        same_boot = self._note_boot(file)
+        jobs = [_job(row, same_boot=same_boot) for row in file.execute(_ALL)]
+        last = file.execute("SELECT value FROM facts WHERE name = 'last'").fetchone()
         return jobs, 0 if last is None else int(last[0])
 
     def _note_boot(self, file: sqlite3.Connection) -> bool:
@@ -160,6 +183,11 @@ class Journal:
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+def _ask(file: sqlite3.Connection, question: str) -> Any:
+    """The one value that answers a question."""
+    return file.execute(question).fetchone()[0]
 
 
 def _row(job: Job) -> tuple[Any, ...]:

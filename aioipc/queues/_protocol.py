@@ -116,10 +116,11 @@ class Accepted(_Message, tag=33):
 
 
 class Refused(_Message, tag=34):
-    """The request makes no sense."""
+    """The request makes no sense; or (is_full) the journal has no room for it now."""
 
     id: int
     reason: str
+    is_full: bool = False
 
 
 class Given(_Message, tag=35):

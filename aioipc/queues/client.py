@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import errno
 import itertools
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,7 @@ from aioipc.errors import (
     IPCError,
     PeerCrashed,
     ProtocolError,
+    ResourceExhausted,
 )
 from aioipc.loop.line import Line
 from aioipc.queues import _protocol as protocol
@@ -120,6 +122,7 @@ class WorkQueue(Queue[T]):
         Raises:
             FrameTooLarge: It is over the limit; nothing was sent.
             PeerCrashed: The server is gone; the job may have been accepted.
+            ResourceExhausted: The server's journal has no room for it; it was not accepted.
             ValueError: The queue has no such option or value.
 
         Cancellation:
@@ -138,6 +141,8 @@ class WorkQueue(Queue[T]):
             self._puts -= 1
             self._putters.wake()
         if isinstance(answer, protocol.Refused):
+            if answer.is_full:
+                raise ResourceExhausted(errno.ENOSPC, f"{self.address}: {answer.reason}")
             raise ValueError(f"{self.address}: {answer.reason}")  # noqa: TRY004 - not our type
 
     def _try_begin_put(self) -> bool | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import errno
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -16,19 +18,23 @@ from aioipc._opening import Opening
 from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.channel import Channel
-from aioipc.errors import ProtocolError
+from aioipc.errors import ProtocolError, ResourceExhausted
 from aioipc.kernel.statistics import Kind, Tally
 from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
 from aioipc.queues import _protocol as protocol
-from aioipc.queues._broker import PRIORITIES, Broker, Counters, Job, Policy
+from aioipc.queues._broker import PRIORITIES, Broker, Counters, Give, Job, Policy
 from aioipc.queues._journal import Journal
 from aioipc.queues._outbox import Outbox
 
 __all__ = ["QueueServer", "serve"]
 
+log = logging.getLogger("aioipc.queues")
+
 _LONGEST_TTL_S: Final = 10 * 366 * 86_400.0
 _DEAD_AT_ONCE: Final = 1_000
+_RETRY_S: Final = 1.0
+"""How soon to look again whether the journal has room."""
 _SLACK: Final = 2
 """A put may overtake the withdrawal of another."""
 
@@ -41,6 +47,19 @@ class _Client:
         self.outbox = Outbox(channel)
         self.waiting: dict[int, protocol.Put] = {}
         """Jobs for which there is no room yet, in the order in which they came."""
+
+
+_Answers = list[tuple[_Client, object]]
+"""What to say, and to whom."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A job that was put in just now and is not written down yet."""
+
+    client: _Client
+    number: int
+    job: Job
 
 
 class QueueServer(AsyncResource):
@@ -57,7 +76,9 @@ class QueueServer(AsyncResource):
         self._journal = journal
         self._limits = limits
         self._outside: collections.deque[tuple[_Client, int]] = collections.deque()
-        self._answers: list[tuple[_Client, object]] = []
+        self._answers: _Answers = []
+        self._accepted: list[_Accepted] = []
+        self._lacks_room = False
         self._changed = asyncio.Event()
         self._is_closing = False
         self._tally = Tally(Kind.QUEUE, listener.address)
@@ -90,7 +111,8 @@ class QueueServer(AsyncResource):
         """Wait until it serves no more: for ever, unless serving failed.
 
         Raises:
-            ResourceExhausted: The journal cannot be written. What was accepted is in it.
+            ResourceExhausted: The journal cannot be written, and not for want of room: then jobs
+                are refused until there is some. What was accepted is in it.
 
         Cancellation:
             Abandons the wait; the server goes on until it is closed.
@@ -237,19 +259,12 @@ class QueueServer(AsyncResource):
             now_s = time.monotonic()
             self._broker.advance(now_s)
             self._let_in()
-            gives = list(self._broker.give(now_s))
-            answers, self._answers = self._answers, []
-            for give in gives:
-                job = give.job
-                given = protocol.Given(job.id, job.body, job.priority, give.attempt)
-                answers.append((give.worker, given))  # type: ignore[arg-type]
-            written = self._broker.take_written()
-            self._wake_later()
-            self._count()
-            if self._journal is not None and written:
-                await self._journal.write(written)
-            for client, answer in answers:
+            for give in self._broker.give(now_s):
+                self._answers.append((give.worker, _given(give)))  # type: ignore[arg-type]
+            for client, answer in await self._write_down():
                 client.outbox.post(answer)
+            self._count()
+            self._wake_later()
 
     def _count(self) -> None:
         broker = self._broker
@@ -266,14 +281,77 @@ class QueueServer(AsyncResource):
             client, number = self._outside.popleft()
             put = client.waiting.pop(number)
             expires_s = None if put.ttl_s is None else time.monotonic() + put.ttl_s
-            self._broker.put(put.body, priority=put.priority, expires_s=expires_s)
+            job = self._broker.put(put.body, priority=put.priority, expires_s=expires_s)
+            self._accepted.append(_Accepted(client, number, job))
             self._answer(client, protocol.Accepted(number))
+
+    async def _write_down(self) -> _Answers:
+        """Write down what has happened, and return what may be said then.
+
+        Where the journal has no room, new jobs are refused. All else is tried again later, and
+        until then nobody hears of it.
+        """
+        answers, self._answers = self._answers, []
+        accepted, self._accepted = self._accepted, []
+        written = self._broker.take_written()
+        while self._journal is not None and written:
+            try:
+                await self._journal.write(written)
+            except ResourceExhausted as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                self._note_room(error)
+                if not accepted:
+                    self._broker.write_again(written)
+                    return self._keep_back(answers)
+                written, answers = self._refuse_all(accepted, written, answers, str(error))
+                accepted = []
+            else:
+                self._note_room(None)
+                break
+        return answers
+
+    def _refuse_all(
+        self, accepted: list[_Accepted], written: list[Job], answers: _Answers, reason: str
+    ) -> tuple[list[Job], _Answers]:
+        """Take new jobs back, and say so; what is left to write, and to say."""
+        fresh = {each.job.id for each in accepted}
+        promised = {(id(each.client), each.number) for each in accepted}
+        for each in accepted:
+            self._broker.retract(each.job)
+        rest: _Answers = [
+            (each.client, protocol.Refused(each.number, reason, is_full=True)) for each in accepted
+        ]
+        for client, answer in answers:
+            match answer:
+                case protocol.Accepted() if (id(client), answer.id) in promised:
+                    pass
+                case protocol.Given() if answer.job in fresh:
+                    pass
+                case _:
+                    rest.append((client, answer))
+        return [job for job in written if job.id not in fresh], rest
+
+    def _keep_back(self, answers: _Answers) -> _Answers:
+        """Keep what depends on the journal for later, and return the rest."""
+        kept = [each for each in answers if not isinstance(each[1], _NEEDS_NO_JOURNAL)]
+        self._answers[:0] = kept
+        return [each for each in answers if isinstance(each[1], _NEEDS_NO_JOURNAL)]
+
+    def _note_room(self, error: ResourceExhausted | None) -> None:
+        """Say once when there is no room any more, and once when there is again."""
+        if self._lacks_room != (error is not None):
+            self._lacks_room = error is not None
+            log.warning("%s: %s", self.address, error or "the journal has room again")
 
     def _wake_later(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         next_s = self._broker.next_s()
+        if self._lacks_room:
+            retry_s = time.monotonic() + _RETRY_S
+            next_s = retry_s if next_s is None else min(next_s, retry_s)
         if next_s is not None:
             delay_s = max(0.0, next_s - time.monotonic())
             self._timer = self._loop.call_later(min(delay_s, 3_600), self._changed.set)
@@ -293,6 +371,14 @@ _RULES: Final[dict[type, Callable[[QueueServer, _Client, Any], None]]] = {
     protocol.Dead: QueueServer._on_dead,
     protocol.Revive: QueueServer._on_revive,
 }
+
+
+_NEEDS_NO_JOURNAL: Final = (protocol.Refused, protocol.Report, protocol.Deads)
+
+
+def _given(give: Give) -> protocol.Given:
+    job = give.job
+    return protocol.Given(job.id, job.body, job.priority, give.attempt)
 
 
 def _dead(job: Job) -> protocol.DeadJob:

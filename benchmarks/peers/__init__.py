@@ -17,6 +17,7 @@ ADAPTERS = (
     "asyncio_streams",
     "aioipc_asyncio",
     "aioipc_rpc",
+    "kernel_queues",
     "multiprocessing_pipe",
     "multiprocessing_queue",
     "pyzmq",

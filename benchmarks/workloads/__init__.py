@@ -11,6 +11,7 @@ from benchmarks.workloads.counts import Counts
 from benchmarks.workloads.cpu_at_rate import CpuAtRate
 from benchmarks.workloads.fan_in import FanIn
 from benchmarks.workloads.idle import Idle
+from benchmarks.workloads.kernel_queues import KernelQueues
 from benchmarks.workloads.locks import Locks
 from benchmarks.workloads.loop_lag import LoopLag
 from benchmarks.workloads.one_way import OneWay
@@ -22,6 +23,7 @@ WORKLOADS: list[Workload] = [
     OneWay(),
     FanIn(),
     PubSub(),
+    KernelQueues(),
     Calls(),
     Codec(),
     Idle(),

@@ -26,6 +26,37 @@ def test_priorities_and_then_age() -> None:
     assert [job for _, job, _ in gives(broker)] == [2, 4, 1, 5, 3]
 
 
+@pytest.mark.parametrize("fate", ["ready", "leased", "returned", "dead"])
+def test_a_job_that_is_retracted_never_was(fate: str) -> None:
+    broker = Broker(Policy(max_attempts=1 if fate == "dead" else 5))
+    kept, retracted = broker.put(b"", priority=1), broker.put(b"")
+    if fate != "ready":
+        broker.ask("b", 2)
+        gives(broker)
+        assert broker.done("b", kept.id)
+    if fate in ("returned", "dead"):
+        broker.lose("b")
+    broker.retract(retracted)
+    assert (broker.leased, len(broker.dead)) == (0, 0)
+    assert broker.ready == (fate == "ready")
+    assert broker.counters.accepted == 1
+    assert [job.state for job in broker.take_written() if job is retracted] == [State.GONE]
+    broker.ask("c", 1)
+    other = broker.put(b"")
+    expected = {"ready": ("c", kept.id, 1), "leased": ("b", other.id, 1)}
+    broker.advance(1e9)
+    assert gives(broker)[0] == expected.get(fate, ("c", other.id, 1))
+
+
+def test_what_could_not_be_written_is_still_to_be() -> None:
+    broker = Broker(Policy())
+    first = broker.put(b"")
+    written = broker.take_written()
+    second = broker.put(b"")
+    broker.write_again(written)
+    assert broker.take_written() == [first, second]
+
+
 def test_each_worker_in_its_turn() -> None:
     broker = Broker(Policy())
     for worker in WORKERS:

@@ -372,31 +372,142 @@ async def test_one_journal_for_one_server(tmp_path: Path) -> None:
             await queues.serve("unix:", journal=journal)
 
 
-@pytest.mark.parametrize("content", [b"this is no journal" * 100, None])
-async def test_something_else_at_the_path(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "other.db"
-    if content is None:
-        with contextlib.closing(sqlite3.connect(path)) as file:
-            file.execute("CREATE TABLE other (x)")
-            file.commit()
-    else:
-        path.write_bytes(content)
-    with pytest.raises(aioipc.ResourceExhausted, match=r"not a database|another program's file"):
+def make_foreign(path: Path) -> None:
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.execute("CREATE TABLE other (x)")
+        file.commit()
+
+
+def change(path: Path, *statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
+        for statement in statements:
+            file.execute(statement)
+
+
+def overwrite(path: Path, at: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+WRONG_JOURNALS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "text": (lambda path: path.write_bytes(b"this is no journal" * 100), "not a database"),
+    "another program's": (make_foreign, "this is another program's file"),
+    "newer": (lambda path: change(path, "PRAGMA user_version = 2"), "it is of version 2, not 1"),
+    "truncated": (lambda path: os.truncate(path, path.stat().st_size // 2), "malformed|damaged"),
+    "cut in the header": (lambda path: os.truncate(path, 50), "malformed|not a database"),
+    "a page of zeros": (lambda path: overwrite(path, 4096, bytes(4096)), "malformed|damaged"),
+    "a page of noise": (lambda path: overwrite(path, 8192, b"\xa5" * 4096), "malformed|damaged"),
+    "another table": (
+        lambda path: change(path, "DROP TABLE jobs", "CREATE TABLE jobs (id, body)"),
+        "no such column: priority",
+    ),
+    "an unknown state": (
+        lambda path: change(path, "UPDATE jobs SET state = 'lost'"),
+        "it is damaged: 'lost' is not a valid State",
+    ),
+    "no number": (
+        lambda path: change(path, "UPDATE facts SET value = 'x' WHERE name = 'last'"),
+        "damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "reason"), WRONG_JOURNALS.values(), ids=WRONG_JOURNALS.keys())
+async def test_a_wrong_journal_is_refused_and_left_as_it_is(
+    tmp_path: Path, spoil: Callable[[Path], object], reason: str
+) -> None:
+    path = tmp_path / "jobs.db"
+    async with queues.serve("unix:", journal=path) as server, queues.open(server.address) as queue:
+        for number in range(20):
+            await queue.put([number, bytes(2_000)])
+    spoil(path)
+    before = path.read_bytes()
+    with pytest.raises(aioipc.ResourceExhausted, match=f"the journal {path}: .*({reason})"):
         await queues.serve("unix:", journal=path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["jobs.db"]
+
+
+async def test_a_journal_nowhere(tmp_path: Path) -> None:
     with pytest.raises(aioipc.ResourceExhausted, match=r"unable to open|No such file"):
         await queues.serve("unix:", journal=tmp_path / "no" / "where")
 
 
-async def test_a_journal_that_cannot_be_written_ends_the_server(tmp_path: Path) -> None:
-    async with served(journal=tmp_path / "jobs.db") as (producer, _, server):
-        await producer.put(1)
-        assert server._journal is not None
-        assert server._journal._file is not None
-        server._journal._file.execute("PRAGMA max_page_count = 1")
-        with pytest.raises(aioipc.IPCError):
-            await asyncio.gather(*(producer.put(bytes(100_000)) for _ in range(100)))
-        with pytest.raises(aioipc.ResourceExhausted, match="full"):
-            await server.wait()
+def limit(server: queues.QueueServer, pages: int) -> None:
+    """Let the journal grow no more, as on a disk that is full."""
+    assert server._journal is not None
+    assert server._journal._file is not None
+    server._journal._file.execute(f"PRAGMA max_page_count = {pages}")
+
+
+async def test_a_full_disk_refuses_jobs_and_serves_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = tmp_path / "jobs.db"
+    async with served(journal=journal) as (producer, worker, server):
+        await producer.put("small")
+        waiting = await worker.take()
+        limit(server, 1)
+        puts = [asyncio.ensure_future(producer.put([n, bytes(100_000)])) for n in range(20)]
+        taking = asyncio.ensure_future(worker.take())
+        for put in puts:
+            with pytest.raises(aioipc.ResourceExhausted, match=r"jobs\.db: .*full"):
+                await put
+        found = await counters(producer)
+        assert (found["accepted"], found["ready"], found["leased"]) == (1, 0, 1)
+        await waiting.ack()
+        assert not taking.done()
+        limit(server, 1_000_000)
+        await producer.put("there is room")
+        job = await taking
+        assert (job.value, job.attempt) == ("there is room", 1)
+        await job.ack()
+        await reach(producer, "done", 2)
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records][1:] == [
+        "the journal has room again"
+    ]
+    async with queues.serve("unix:", journal=journal) as server:
+        assert server.numbers["ready"] == 0
+
+
+@pytest.mark.leaves_names
+async def test_no_room_for_anything_keeps_answers_back(peers: Peers, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stands for the full disk: not even an acknowledgement can be written down."""
+    address = f"unix:{tmp_path}/jobs"
+    peer = program(
+        peers,
+        """
+        import resource
+        async with aioipc.queues.serve(sys.argv[1], journal=sys.argv[2]):
+            say("serving")
+            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+            while line := await hear():
+                resource.setrlimit(resource.RLIMIT_FSIZE, (int(line), most))
+                say("limited")
+        """,
+        address,
+        tmp_path / "jobs.db",
+    )
+    assert await peer.next_line() == "serving"
+    async with queues.open(address) as producer, queues.open(address) as worker:
+        await producer.put("a")
+        job = await worker.take()
+        peer.tell("1")
+        assert await peer.next_line() == "limited"
+        acknowledging = asyncio.ensure_future(job.ack())
+        with pytest.raises(aioipc.ResourceExhausted, match=r"jobs\.db"):
+            await producer.put("b")
+        assert (await producer.statistics()).counters["done"] == 1
+        assert not acknowledging.done()
+        peer.tell(str(2**40))
+        assert await peer.next_line() == "limited"
+        await producer.put("c")
+        await acknowledging
+        assert await worker.get() == "c"
+    peer.tell("")
+    assert await peer.ended() == 0
 
 
 # Servers that come and go
