@@ -235,7 +235,7 @@ async def large_s(contender: Callable[[int], Any]) -> tuple[float, float]:
     async with contender(1) as opened:
 
         async def there() -> bool:
-            return await opened.size(data) == LARGE_BYTES + 1
+            return bool(await opened.size(data) == LARGE_BYTES + 1)
 
         async def and_back() -> bool:
             return bool((await opened.inverted(data))[-1] == 254)
