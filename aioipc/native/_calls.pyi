@@ -67,7 +67,8 @@ class CallCore:
         current: ContextVar[Any],
         metadata: ContextVar[Any],
         timeout: ContextVar[Any],
-        careful: tuple[str, ...],
+        tracing: str,
+        scopes: str,
     ) -> None: ...
     def answer_straight(self, name: str, method: Any, function: Callable[..., Any]) -> None: ...
     def follow(self) -> None: ...

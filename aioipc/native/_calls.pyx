@@ -220,7 +220,8 @@ cdef class CallCore:
         current: The context variable that holds the call that a method runs for.
         metadata: The context variable that holds what travels beside the arguments.
         timeout: The context variable that is not None where a call has a deadline.
-        careful: The names of modules: once one is loaded, there may be more to any call.
+        tracing: The name of a module: once it is loaded, there may be more to any call.
+        scopes: The same for what gives calls of this side a deadline.
     """
 
     cdef readonly ChannelCore channel
@@ -240,7 +241,7 @@ cdef class CallCore:
     cdef object current, metadata, timeout
     cdef object own_record, served_record
     cdef object new_call, new_return, new_raise
-    cdef tuple careful
+    cdef object tracing, scopes
 
     def __init__(
         self,
@@ -254,7 +255,8 @@ cdef class CallCore:
         current,
         metadata,
         timeout,
-        careful,
+        tracing,
+        scopes,
     ):
         self.channel = channel
         self.session = session
@@ -268,15 +270,10 @@ cdef class CallCore:
         self.current = current
         self.metadata = metadata
         self.timeout = timeout
-        self.careful = careful
+        self.tracing = tracing
+        self.scopes = scopes
         self.modules = sys.modules
         self.handlers = {}
-
-    cdef bint c_needs_care(self) except -1:
-        for name in self.careful:
-            if name in self.modules:
-                return True
-        return False
 
     def answer_straight(self, str name, method, function):
         """Answer a method of the peer's on the straight way."""
@@ -397,7 +394,7 @@ cdef class CallCore:
             or message.remaining_ns is not None
             or self.is_closing
             or len(self.served) >= self.max_calls
-            or self.c_needs_care()
+            or self.tracing in self.modules
         ):
             return callee.answer(message)
         call = self.served_record.__new__(self.served_record)
@@ -539,6 +536,8 @@ cdef class Ask(Operation):
         except BaseException:
             if self.state == RUNNING:
                 self.state = DONE
+                if self.call is not None and not self.call.c_is_done():
+                    self.hub.caller.give_up(self.call)
             raise
 
     cdef int c_begin(self, PyObject** result) except -1:
@@ -551,8 +550,10 @@ cdef class Ask(Operation):
             hub.ending is not None
             or len(hub.calls) >= hub.max_calls
             or not self.method.is_plain
-            or (hub.c_needs_care() and caller.needs_care())
             or value_of(hub.timeout) is not None
+            or (
+                (hub.tracing in hub.modules or hub.scopes in hub.modules) and caller.needs_care()
+            )
         ):
             return self.c_take_detour(caller.call_with_care(self.method, self.args), result)
         self.call = hub.own_record.__new__(hub.own_record)
@@ -564,15 +565,12 @@ cdef class Ask(Operation):
             parts = channel.c_encode(
                 hub.new_call(number, self.method.name, self.args, None, value_of(hub.metadata))
             )
-            if channel.queued == 0 and channel.port.c_send(parts, ()) == ACCEPTED:
-                if not channel.port.c_rest():
-                    return self.c_look(result)
-                sent = True
-            else:
-                sent = False
+            sent = channel.queued == 0 and channel.port.c_send(parts, ()) == ACCEPTED
         except BaseException as error:
             caller.withdraw(self.call, error)
             raise
+        if sent and not channel.port.c_rest():
+            return self.c_look(result)
         sending = Send.__new__(Send)
         sending.state = NEW
         sending.encoded = True

@@ -70,7 +70,8 @@ class Connection(CallCore, AsyncResource):
             current=current,
             metadata=metadata_sent,
             timeout=innermost,
-            careful=(ANYIO, TRACING),
+            tracing=TRACING,
+            scopes=ANYIO,
         )
         self.parcels = Parcels(channel, self.tell, self.end)
         self._handlers = handlers

@@ -246,6 +246,22 @@ async def test_a_server_that_talks_nonsense(said: Any) -> None:
         await rpc.aclose(store)
 
 
+async def test_an_answer_that_was_there_before_the_call() -> None:
+    """What is wrong with it is found in the very step that sends the call."""
+    async with (
+        aioipc.listen("unix:", codec=rpc.CODEC) as listener,
+        rpc.connect(listener.address, Store) as store,
+    ):
+        call = asyncio.ensure_future(store.get("a"))
+        channel = await listener.accept()
+        await channel.send_many([Return(1, 7), Return(3, NIL), Return(5, 9)])
+        assert await call == 7
+        with pytest.raises(aioipc.RemoteError, match="Expected `int`, got `None`"):
+            await store.get("a")
+        assert await store.get("a") == 9
+        await channel.aclose()
+
+
 async def test_an_answer_after_a_cancel_is_dropped() -> None:
     async with (
         aioipc.listen("unix:", codec=rpc.CODEC) as listener,
