@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -21,6 +22,10 @@ class Renewable(Protocol):
     @property
     def ending(self) -> BaseException | None:
         """Why it is of no more use; None while it is."""
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether the far side ever said anything over it."""
 
     async def aclose(self) -> None:
         """Close it. Idempotent."""
@@ -57,6 +62,7 @@ class Renewal(Generic[R]):
         self._lock = asyncio.Lock()
         self._trying: asyncio.Timeout | None = None
         self._is_closed = False
+        self._pause_s = 0.0
         self.current = first
         """The present connection, or the last one."""
 
@@ -82,6 +88,7 @@ class Renewal(Generic[R]):
     async def _renew(self) -> None:
         try:
             async with asyncio.timeout(None) as self._trying:
+                await self._pause()
                 async for attempt in self._attempts():
                     with attempt:
                         self.current = await self._open()
@@ -91,6 +98,14 @@ class Renewal(Generic[R]):
             raise
         finally:
             self._trying = None
+
+    async def _pause(self) -> None:
+        """Wait, each time longer, while servers accept connections and drop them unanswered."""
+        if self.current.was_answered:
+            self._pause_s = 0.0
+            return
+        await asyncio.sleep(self._pause_s + random.uniform(0, _FIRST_PAUSE_S))  # noqa: S311
+        self._pause_s = min(2 * self._pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
 
     async def aclose(self) -> None:
         """Close the connection for good; who waits for another gets ClosedError. Idempotent."""

@@ -108,6 +108,11 @@ class WorkQueue(Queue[T]):
     def address(self) -> str:
         return self._channel.address
 
+    @property
+    def was_answered(self) -> bool:
+        """Whether the server ever said anything."""
+        return self._channel.statistics().messages_received > 0
+
     async def put(
         self, obj: T, *, priority: int = 0, kind: int | None = None, ttl_s: float | None = None
     ) -> None:

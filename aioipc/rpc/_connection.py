@@ -246,6 +246,11 @@ class Connection(CallCore, AsyncResource):
         if not self._ended.done():
             self._ended.set_result(None)
 
+    @property
+    def was_answered(self) -> bool:
+        """Whether the far side ever said anything."""
+        return self.channel.statistics().messages_received > 0
+
     async def wait_ended(self) -> None:
         """Wait until nothing more can be received, from either side.
 

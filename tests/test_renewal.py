@@ -1,0 +1,40 @@
+"""Clients that reconnect, and servers that are no good."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import aioipc
+from aioipc import _renewal, rpc
+from tests.rpc.store import MemoryStore, Store
+
+pytestmark = pytest.mark.asyncio
+
+LEAST_S = (0.002, 0.004, 0.008, 0.016)
+CLOCK_S = 0.001  # uvloop counts milliseconds
+DROPPED = 2 + len(LEAST_S)
+
+
+async def test_servers_that_drop_connections_are_asked_less_and_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_renewal, "_FIRST_PAUSE_S", 0.002)
+    monkeypatch.setattr(_renewal, "_LONGEST_PAUSE_S", 0.02)
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+    async with (
+        aioipc.listen("unix:", codec=rpc.CODEC) as listener,
+        rpc.connect(listener.address, Store, reconnect=True) as store,
+    ):
+        call = asyncio.ensure_future(store.ping())
+        for _ in range(DROPPED):
+            channel = await listener.accept()
+            times.append(loop.time())
+            channel.abort()
+        async with rpc.serve(await listener.accept(), MemoryStore(), interface=Store):
+            assert await call == "pong"
+    # The first one is tried again soon, those after it 2, 4, 8 and 16 ms later at the earliest.
+    for before, after, least_s in zip(times[1:-1], times[2:], LEAST_S, strict=True):
+        assert after - before >= least_s - CLOCK_S
