@@ -479,7 +479,9 @@ async with aioipc.listen(sys.argv[1]) as listener:
     used = len(os.listdir("/proc/self/fd")) - 1
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     for_the_client = 1  # its process is watched
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + int(sys.argv[2]) + for_the_client, hard))
+    for_statistics = 1  # the page of this process, from its first channel on
+    most = used + int(sys.argv[2]) + for_the_client + for_statistics
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     say("listening")
     await listener.serve(tell_and_echo)
 """

@@ -26,6 +26,7 @@ from typing import Any
 import aioipc
 import aioipc.listener
 from aioipc import Channel, EndOfStream, IPCError, Limits
+from aioipc.kernel.statistics import Kind, open_row
 from tests.conftest import LOOPS
 
 PATIENCE_S = 15.0
@@ -373,6 +374,7 @@ async def main(scenario: str, loop: str) -> None:
     directory = Path(tempfile.mkdtemp(prefix="aioipc-"))
     failing = Failing(SCENARIOS[scenario], directory)
     asyncio.get_running_loop().set_exception_handler(failing.note)
+    open_row(Kind.CHANNEL, "")  # the page of statistics lives as long as the process
     try:
         for _ in range(2):  # import what is imported late, fill what is cached
             await failing.run("nothing", 1, "EIO")
