@@ -42,11 +42,12 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 ON_ONE_LOOP = frozenset(
     {
-        *("broadcast", "cli", "memory", "process", "pubsub", "queues", "rpc", "shm", "sync"),
-        "transports",
+        *("asyncio_face", "broadcast", "cli", "memory", "process", "pubsub", "queues", "rpc"),
+        *("shm", "sync", "transports"),
+        *("test_backpressure", "test_cancellation", "test_contracts", "test_dropped"),
     }
 )
-"""Directories of tests that take long together: each test runs on one loop."""
+"""Directories and files of tests that take long together: each test runs on one loop."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -63,8 +64,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _runs_here(item: pytest.Item) -> bool:
-    directory = item.path.parent.name
-    if directory not in ON_ONE_LOOP and item.get_closest_marker("slow") is None:
+    takes_long = not ON_ONE_LOOP.isdisjoint((item.path.parent.name, item.path.stem))
+    if not takes_long and item.get_closest_marker("slow") is None:
         return True
     name, _, variant = item.nodeid.partition("[")
     loop = next((loop for loop in LOOPS if loop in variant), None)
