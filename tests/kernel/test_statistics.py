@@ -53,7 +53,10 @@ def open_rows(reading: Reading) -> list[Counted]:
 
 
 def page_links(pid: int) -> list[str]:
-    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since: the process is at work
+            links.append(os.readlink(link))
     return [link for link in links if link == LINK]
 
 
