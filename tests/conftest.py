@@ -45,6 +45,8 @@ ON_ONE_LOOP = frozenset(
         *("asyncio_face", "broadcast", "cli", "memory", "process", "pubsub", "queues", "rpc"),
         *("shm", "sync", "transports"),
         *("test_backpressure", "test_cancellation", "test_contracts", "test_dropped"),
+        *("test_fifo_faults", "test_hostile_peer", "test_lifecycle", "test_peer_death"),
+        *("test_silence", "test_unix_faults"),
     }
 )
 """Directories and files of tests that take long together: each test runs on one loop."""
