@@ -9,7 +9,17 @@ else there is to it (deadlines, streams, failures, the end) is a coroutine of th
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
-from aioipc.native._core cimport ChannelCore, Operation, Send, Waiter
+from aioipc.native._core cimport (
+    DONE,
+    NEW,
+    NEXT,
+    RUNNING,
+    SLEEPING,
+    ChannelCore,
+    Operation,
+    Send,
+    Waiter,
+)
 from aioipc.native._pacer cimport ACCEPTED
 
 import sys
@@ -34,17 +44,6 @@ cdef extern from "Python.h":
     object PyContextVar_Set(object, object)
     int PyContextVar_Get(object, PyObject* default, PyObject** value) except -1
     object PyObject_CallObject(object, object)
-
-# As in _core.pyx.
-cdef enum:
-    RETURN = 0
-    NEXT = 1
-
-cdef enum State:
-    DONE = 0
-    NEW = 1
-    RUNNING = 2
-    SLEEPING = 4
 
 
 cdef PySendResult go_on(object coroutine, object context, PyObject** value) except PYGEN_ERROR:

@@ -5,6 +5,18 @@ from libc.stdint cimport int64_t
 from aioipc.native._pacer cimport MessagePort, Pacer
 from aioipc.native._scan cimport scanner
 
+# What c_step answers: PySendResult of the C API, and one word of our own.
+cdef enum:
+    RETURN = 0
+    NEXT = 1
+    RETRY = 2
+
+cdef enum State:
+    DONE = 0                     # and never begun: one that no channel made
+    NEW = 1
+    RUNNING = 2
+    YIELDED = 3
+    SLEEPING = 4
 
 
 cdef class Waiter:

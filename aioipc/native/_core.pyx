@@ -70,19 +70,6 @@ cdef extern from *:
 
 ctypedef int (*raw_step)(PyObject*, PyObject*, PyObject**) noexcept
 
-# What c_step answers: PySendResult of the C API, and one word of our own.
-cdef enum:
-    RETURN = 0
-    NEXT = 1
-    RETRY = 2
-
-cdef enum State:
-    DONE = 0                     # and never begun: one that no channel made
-    NEW = 1
-    RUNNING = 2
-    YIELDED = 3
-    SLEEPING = 4
-
 cdef enum Polling:
     ADAPTIVE = 0
     BLOCK = 1
