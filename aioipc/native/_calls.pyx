@@ -509,12 +509,16 @@ cdef class Lead(Operation):
 
 
 cdef class Ask(Operation):
-    """``await hub.ask(method, args)``"""
+    """``await hub.ask(method, args)``
+
+    Attributes:
+        call: The call once it was made, or may have been; None if it certainly was not.
+    """
 
     cdef CallCore hub
-    cdef object method
-    cdef object args
-    cdef CallRecord call
+    cdef readonly object method
+    cdef readonly object args
+    cdef public CallRecord call
     cdef object detour           # what goes on where the straight way ends
     cdef Lead leading
 
@@ -554,7 +558,7 @@ cdef class Ask(Operation):
                 (hub.tracing in hub.modules or hub.scopes in hub.modules) and caller.needs_care()
             )
         ):
-            return self.c_take_detour(caller.call_with_care(self.method, self.args), result)
+            return self.c_take_detour(caller.call_with_care(self), result)
         self.call = hub.own_record.__new__(hub.own_record)
         self.call.caller = caller
         self.call.method = self.method
@@ -566,7 +570,8 @@ cdef class Ask(Operation):
             )
             sent = channel.queued == 0 and channel.port.c_send(parts, ()) == ACCEPTED
         except BaseException as error:
-            caller.withdraw(self.call, error)
+            call, self.call = self.call, None
+            caller.withdraw(call, error)
             raise
         if sent and not channel.port.c_rest():
             return self.c_look(result)
@@ -577,7 +582,7 @@ cdef class Ask(Operation):
         sending.core = channel
         sending.parts = parts
         sending.fds = ()
-        return self.c_take_detour(caller.call_late(self.call, sending), result)
+        return self.c_take_detour(caller.call_late(self, sending), result)
 
     cdef int c_look(self, PyObject** result) except -1:
         """What a call has come to, or the wait for it."""

@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
 from aioipc import rpc
 from aioipc.errors import BadArguments, FrameTooLarge, PeerCrashed, WorkerDied
 from aioipc.limits import Limits
+from aioipc.native._calls import Ask
 from aioipc.process.batch import EACH, Failed, outcome_of
 from aioipc.process.crew import Crew
 from aioipc.process.member import Member, Terms
@@ -126,19 +127,20 @@ class Pool:
 
     async def _call(self, member: Member, method: Method, args: tuple[Any, ...]) -> Any:
         """Call a method in a worker that was taken, or in another one if that has gone."""
-        for attempts_left in reversed(range(_MOST_ATTEMPTS)):
-            member, call = await self._open(member, method, args)
+        attempts_left = _MOST_ATTEMPTS
+        while True:
+            asked = member.ask(method, args)
+            self._calls += 1
             try:
-                return await call.caller.outcome(call)
+                return await asked
             except PeerCrashed as error:
-                if call.error is not error:
-                    raise  # the method itself declares it
-                death = await member.death()
-                repeats = method.is_idempotent and method.upload is None
-                if not repeats or not attempts_left:
-                    raise _lost(method, death, error) from (death or error)
+                if asked.call is None:  # so it did not run
+                    self._calls -= 1
+                    member.lost(error)
+                else:
+                    attempts_left -= 1
+                    await _check_repeats(member, asked, error, attempts_left)
             member = await self._crew.take()
-        raise AssertionError("the last attempt returns or raises")
 
     async def call_each(
         self, method: Method, arguments: Sequence[tuple[Any, ...]], finished: Finished
@@ -280,6 +282,20 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<Pool of {self._terms.size} x {self._terms.maker}>"
+
+
+async def _check_repeats(member: Member, asked: Ask, error: PeerCrashed, attempts: int) -> None:
+    """Whether a call that was lost may be made so many times more.
+
+    Raises:
+        PeerCrashed: It may not, or nothing was lost: the method itself declares the error.
+    """
+    if asked.call.error is not error:
+        raise error
+    death = await member.death()
+    method = asked.method
+    if not attempts or not method.is_idempotent or method.upload is not None:
+        raise _lost(method, death, error) from (death or error)
 
 
 def _moved(finished: Finished, by: int, position: int, outcome: Any) -> None:
