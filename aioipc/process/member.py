@@ -164,13 +164,14 @@ class Member:
 
     async def open(self, method: Method, args: tuple[Any, ...], *, count: int = 1) -> OwnCall:
         """Make a call there, which counts as so many; see `Connection.caller`."""
+        call = await self.connection.caller.open(method, args)
         self._count(count)
-        return await self.connection.caller.open(method, args)
+        return call
 
     def _count(self, calls: int) -> None:
         """It gets so many calls; after the last one that it may have, it gets no other."""
         self._taken += calls
-        if not self.calls_left:
+        if self.calls_left <= 0:
             self.is_dismissed = True
 
     def lost(self, error: BaseException) -> None:
