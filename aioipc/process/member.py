@@ -14,7 +14,7 @@ from aioipc import rpc
 from aioipc.errors import WorkerDied
 from aioipc.kernel.usage import resident_bytes
 from aioipc.limits import Limits
-from aioipc.native._calls import News
+from aioipc.native._calls import Ask, News
 from aioipc.process.service import serve
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
@@ -142,16 +142,14 @@ class Member:
         return not self.is_dismissed and self.serves
 
     @property
-    def has_room(self) -> bool:
-        """Whether it can take another call.
+    def room(self) -> int:
+        """How many more calls it can take at present.
 
-        Not while it has to end one that was cancelled: it may be about to be killed for that.
+        None while it has to end one that was cancelled: it may be about to be killed for that.
         """
-        return (
-            self.is_open
-            and not self._unsettled
-            and len(self.connection.session.calls) < self._terms.calls_per_worker
-        )
+        if self._unsettled or not self.is_open:
+            return 0
+        return min(self._terms.calls_per_worker - self.load, self.calls_left)
 
     @property
     def calls_left(self) -> int:
@@ -159,12 +157,22 @@ class Member:
         most = self._terms.max_tasks_per_worker
         return sys.maxsize if most is None else most - self._taken
 
+    def ask(self, method: Method, args: tuple[Any, ...]) -> Ask:
+        """Call a method there and wait for its result: `CallCore.ask`."""
+        self._count(1)
+        return self.connection.ask(method, args)
+
     async def open(self, method: Method, args: tuple[Any, ...], *, count: int = 1) -> OwnCall:
         """Make a call there, which counts as so many; see `Connection.caller`."""
-        self._taken += count
-        if not self.calls_left:
+        call = await self.connection.caller.open(method, args)
+        self._count(count)
+        return call
+
+    def _count(self, calls: int) -> None:
+        """It gets so many calls; after the last one that it may have, it gets no other."""
+        self._taken += calls
+        if self.calls_left <= 0:
             self.is_dismissed = True
-        return await self.connection.caller.open(method, args)
 
     def lost(self, error: BaseException) -> None:
         """Nothing can be sent to it any more."""
@@ -203,8 +211,7 @@ class Member:
             self._look_at_memory(self._terms.max_memory_bytes)
         if self.connection.ending is not None or (self.is_dismissed and not self.load):
             self._over.set()
-        if self.has_room:
-            self._tell_freed()
+        self._tell_freed()
 
     def cancelled(self, call: OwnCall) -> None:
         """A call was given up here: see to it that it ends there."""

@@ -21,7 +21,7 @@ from aioipc.errors import (
     PeerCrashed,
 )
 from aioipc.loop.deadline import remaining_s
-from aioipc.native._calls import CallRecord, News
+from aioipc.native._calls import Ask, CallRecord, News
 from aioipc.native._core import Send
 from aioipc.rpc._call import metadata_sent
 from aioipc.rpc._faults import raised
@@ -162,13 +162,16 @@ class Caller:
         """Whether a call has a deadline, or a span."""
         return active_tracing() is not None or remaining_s(self._loop) < _LONGEST_S
 
-    async def call_with_care(self, method: Method, args: tuple[Any, ...]) -> Any:
+    async def call_with_care(self, asked: Ask) -> Any:
         """As `CallCore.ask`, whatever there is to it."""
-        return await self.outcome(await self.open(method, args))
+        asked.call = await self.open(asked.method, asked.args)
+        return await self.outcome(asked.call)
 
-    async def call_late(self, call: OwnCall, sending: Send) -> Any:
+    async def call_late(self, asked: Ask, sending: Send) -> Any:
         """The rest of a call that there was no room for, or not enough."""
+        call, asked.call = asked.call, None
         await self._send(call, sending)
+        asked.call = call
         return await self.outcome(call)
 
     def give_up(self, call: OwnCall) -> None:
