@@ -23,7 +23,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import click
@@ -168,9 +167,11 @@ async def multiprocessing_pool(size: int) -> AsyncIterator[Opened]:
             """What comes from the thread of the pool that takes results, without further ones."""
             loop = asyncio.get_running_loop()
             future = loop.create_future()
-            pool.apply_async(
-                answer, (number,), callback=partial(loop.call_soon_threadsafe, future.set_result)
-            )
+
+            def tell(result: int) -> None:
+                loop.call_soon_threadsafe(future.set_result, result)
+
+            pool.apply_async(answer, (number,), callback=tell)
             return future
 
         yield Opened(

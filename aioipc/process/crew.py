@@ -77,15 +77,21 @@ class Crew:
         Cancellation:
             Safe.
         """
-        if not self._line.places and (member := self._freest()) is not None:
-            return member
-        return await self._line.until(self._freest)
+        member = self.free()
+        return await self._line.until(self._freest) if member is None else member
+
+    def free(self) -> Member | None:
+        """As `take`, but None if that waits."""
+        return None if self._line.places else self._freest()
 
     def _freest(self) -> Member | None:
-        """The freest worker, if one has room; raises what `take` does if none ever will."""
         self._check()
-        free = [member for member in self._members if member.room]
-        return min(free, key=_load, default=None)
+        freest, most = None, 0
+        for member in self._members:
+            room = member.room
+            if room > most:
+                freest, most = member, room
+        return freest
 
     def _check(self) -> None:
         if not self._is_open:
@@ -194,10 +200,6 @@ class Crew:
 
 class _DiedServing(IPCError):
     """A worker died that had been ready."""
-
-
-def _load(member: Member) -> int:
-    return member.load
 
 
 def _again(error: IPCError) -> IPCError:

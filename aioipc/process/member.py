@@ -83,17 +83,21 @@ class Member:
     def __init__(self, worker: Worker, terms: Terms, freed: Callable[[], object]) -> None:
         self.worker = worker
         self.connection = rpc.Connection(worker.channel, connected=True)
-        self.connection.caller.watch(self)
+        self._caller = self.connection.caller
+        self._caller.watch(self)
         self.is_dismissed = False
         self.was_killed = False
         self._terms = terms
+        self._calls_at_once = terms.calls_per_worker
+        self._calls = self.connection.session.calls
         self._tell_freed = freed
         self._taken = 0
         self._looked_at = 0.0
+        self._is_over = False
         self._over = asyncio.Event()
         self._unsettled = 0
         self._settling: set[News] = set()
-        worker.when_ended(self._over.set)
+        worker.when_ended(self._end)
 
     @classmethod
     async def start(
@@ -126,10 +130,14 @@ class Member:
         """Wait until it can take no other call, and none is open."""
         await self._over.wait()
 
+    def _end(self) -> None:
+        self._is_over = True
+        self._over.set()
+
     @property
     def load(self) -> int:
-        """How many calls are open there, with those that were cancelled and still run."""
-        return len(self.connection.session.calls)
+        """How many calls are open there, or about to be; also those cancelled that still run."""
+        return len(self._calls) + self._caller.packing
 
     @property
     def serves(self) -> bool:
@@ -137,19 +145,19 @@ class Member:
         return self.connection.ending is None and self.worker.status is None
 
     @property
-    def is_open(self) -> bool:
-        """Whether it may get calls at all."""
-        return not self.is_dismissed and self.serves
-
-    @property
     def room(self) -> int:
         """How many more calls it can take at present.
 
         None while it has to end one that was cancelled: it may be about to be killed for that.
         """
-        if self._unsettled or not self.is_open:
+        if (
+            self.is_dismissed
+            or self._unsettled
+            or self._is_over
+            or self.connection.ending is not None
+        ):
             return 0
-        return min(self._terms.calls_per_worker - self.load, self.calls_left)
+        return self._calls_at_once - self.load
 
     @property
     def calls_left(self) -> int:
@@ -177,7 +185,7 @@ class Member:
     def lost(self, error: BaseException) -> None:
         """Nothing can be sent to it any more."""
         self.connection.end(error)
-        self._over.set()
+        self._end()
 
     async def death(self) -> WorkerDied | None:
         """How it died, after a moment in which it may still do so."""
@@ -210,7 +218,7 @@ class Member:
         if self._terms.max_memory_bytes is not None and not self.is_dismissed:
             self._look_at_memory(self._terms.max_memory_bytes)
         if self.connection.ending is not None or (self.is_dismissed and not self.load):
-            self._over.set()
+            self._end()
         self._tell_freed()
 
     def cancelled(self, call: OwnCall) -> None:
@@ -223,7 +231,7 @@ class Member:
         grace_s = self._terms.cancel_grace_s
         try:
             async with asyncio.timeout(grace_s):
-                while call.id in self.connection.session.calls:
+                while call.id in self._calls:
                     await self._wait_freed()
         except TimeoutError:
             log.warning(

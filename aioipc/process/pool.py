@@ -111,8 +111,15 @@ class Pool:
 
     # Calling, as a proxy does it
 
-    async def call(self, method: Method, args: tuple[Any, ...]) -> Any:
+    async def call(
+        self, method: Method, args: tuple[Any, ...], *, member: Member | None = None
+    ) -> Any:
         """Call a method in some worker, as soon as one is free.
+
+        Args:
+            method: What to call.
+            args: All arguments, in the order of the declaration.
+            member: A worker that was taken for it.
 
         Raises:
             PeerCrashed: Its worker died, and the method may have run. One that is
@@ -123,12 +130,10 @@ class Pool:
         Cancellation:
             Cancels the method. A worker that does not let that happen is killed.
         """
-        return await self._call(await self._crew.take(), method, args)
-
-    async def _call(self, member: Member, method: Method, args: tuple[Any, ...]) -> Any:
-        """Call a method in a worker that was taken, or in another one if that has gone."""
         attempts_left = _MOST_ATTEMPTS
         while True:
+            if member is None:
+                member = self._crew.free() or await self._crew.take()
             asked = member.ask(method, args)
             self._calls += 1
             try:
@@ -140,7 +145,7 @@ class Pool:
                 else:
                     attempts_left -= 1
                     await _check_repeats(member, asked, error, attempts_left)
-            member = await self._crew.take()
+            member = None
 
     async def call_each(
         self, method: Method, arguments: Sequence[tuple[Any, ...]], finished: Finished
@@ -179,7 +184,7 @@ class Pool:
     async def _one(self, member: Member, method: Method, args: tuple[Any, ...]) -> Any:
         """The result of one call, or `Failed`."""
         try:
-            return await self._call(member, method, args)
+            return await self.call(method, args, member=member)
         except Exception as error:  # noqa: BLE001 - it is told, not raised
             return Failed(error)
 
