@@ -8,9 +8,8 @@ import errno
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,47 +17,20 @@ import aioipc
 from aioipc import (
     AccessDenied,
     AddressError,
-    Channel,
     CodecMismatch,
     ConnectError,
     HandshakeError,
     Limits,
-    Listener,
     PeerCrashed,
     QuotaExceeded,
     ResourceExhausted,
 )
 from tests.children import Peers
+from tests.echoes import is_served, serving
 from tests.programs import ECHO, SERVE_ECHO, Nursery, converse, program
 from tests.shm.bare import CAPACITY, LIMITS, BareEnd, open_fds
 
 pytestmark = pytest.mark.asyncio
-
-
-async def echo(channel: Channel[Any]) -> None:
-    async for obj in channel:
-        await channel.send(obj)
-
-
-@contextlib.asynccontextmanager
-async def serving(listener: Listener[Any]) -> AsyncIterator[None]:
-    task = asyncio.create_task(listener.serve(echo))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def is_served(address: str) -> bool:
-    try:
-        async with aioipc.connect(address) as channel:
-            await channel.send("served?")
-            answer: bool = await channel.receive() == "served?"
-            return answer
-    except (ConnectError, PeerCrashed):
-        return False
 
 
 # Names
