@@ -19,6 +19,7 @@ from tests.children import Peers
 from tests.echoes import is_served, serving
 from tests.programs import SERVE_ECHO, program
 from tests.shm.bare import LIMITS, open_fds
+from tests.shm.test_meeting import served_again
 
 in_loop = pytest.mark.asyncio
 
