@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aioipc
-from aioipc import Channel, ConnectError, Listener, PeerCrashed
+from aioipc import Channel, ConnectError, Listener, PeerCrashed, QuotaExceeded
 
-__all__ = ["echo", "is_served", "serving"]
+__all__ = ["echo", "is_served", "served_again", "serving"]
 
 
 async def echo(channel: Channel[Any]) -> None:
@@ -40,3 +40,13 @@ async def is_served(address: str) -> bool:
             return answer
     except (ConnectError, PeerCrashed):
         return False
+
+
+async def served_again(address: str) -> None:
+    """Wait until the ends of others were seen, which nothing tells of."""
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(QuotaExceeded):
+                if await is_served(address):
+                    return
+            await asyncio.sleep(0)

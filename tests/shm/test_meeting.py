@@ -26,7 +26,7 @@ from aioipc import (
     ResourceExhausted,
 )
 from tests.children import Peers
-from tests.echoes import is_served, serving
+from tests.echoes import is_served, served_again, serving
 from tests.programs import ECHO, SERVE_ECHO, Nursery, converse, program
 from tests.shm.bare import CAPACITY, LIMITS, BareEnd, open_fds
 
@@ -296,16 +296,6 @@ async def test_one_too_many(caplog: pytest.LogCaptureFixture) -> None:
             with pytest.raises(QuotaExceeded, match="holds 2 connections, its limit"):
                 await aioipc.connect(listener.address)
         await served_again(listener.address)
-
-
-async def served_again(address: str) -> None:
-    """Wait until the ends of others were seen, which nothing tells of."""
-    async with asyncio.timeout(10):
-        while True:
-            with contextlib.suppress(QuotaExceeded):
-                if await is_served(address):
-                    return
-            await asyncio.sleep(0)
 
 
 async def test_two_codecs(caplog: pytest.LogCaptureFixture) -> None:
