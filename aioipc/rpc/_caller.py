@@ -30,7 +30,7 @@ from aioipc.rpc._interface import Method
 from aioipc.rpc._packing import Parcel
 from aioipc.rpc._streams import Items, ResultStream
 from aioipc.rpc._tracing import Span, active_tracing, end_span
-from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Outgoing, Raise, Return
+from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Raise, Return
 
 __all__ = ["CallObserver", "Caller", "OwnCall"]
 
@@ -52,7 +52,7 @@ class CallObserver(Protocol):
         """One call or more are no longer open."""
 
 
-class OwnCall(CallRecord, Outgoing):
+class OwnCall(CallRecord):
     """A call of this side, and what is known about its outcome."""
 
     items: Items | None
