@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aioipc.errors import AccessDenied, ClosedError, WouldBlock
 from aioipc.kernel.mqueue import MAX_PRIORITY
+from aioipc.kernel.statistics import Kind, Tally
 from aioipc.loop.line import Line
 from aioipc.queues._coding import Coding, whole
 from aioipc.queues._queue import Item, Queue, QueueStatistics
@@ -77,6 +78,7 @@ class KernelQueue(Queue[T]):
         self._putters = Line(end.on_writable)
         self._anything = Line(self._ask)
         self._getters = {0: self._anything}
+        self._tally = Tally(Kind.KERNEL_QUEUE, end.address)
         end.bind(asyncio.get_running_loop())
 
     @property
@@ -101,7 +103,9 @@ class KernelQueue(Queue[T]):
         # Before it waits it is all done in this one frame: each call in between would cost a
         # tenth of what the system call costs.
         if self._putters.places or not self._try_put(message, key):
-            await self._putters.until(lambda: self._try_put(message, key) or None)
+            with self._tally.waiting():
+                await self._putters.until(lambda: self._try_put(message, key) or None)
+        self._tally.add("put")
 
     def put_nowait(
         self, obj: T, *, priority: int = 0, kind: int | None = None, ttl_s: float | None = None
@@ -110,6 +114,7 @@ class KernelQueue(Queue[T]):
         key = self._key_of(priority, kind, ttl_s)
         if self._putters.places or not self._try_put(message, key):
             raise WouldBlock(f"{self.address} is full")
+        self._tally.add("put")
 
     async def get(self, *, kind: int | None = None) -> T:
         found = None
@@ -118,6 +123,8 @@ class KernelQueue(Queue[T]):
             found = self._try_take(0)
         if found is None:
             found = await self._take(0 if kind is None else self._selector_of(kind))
+        else:
+            self._tally.add("got")
         return self._decode(found[0])
 
     def get_nowait(self, *, kind: int | None = None) -> T:
@@ -125,6 +132,7 @@ class KernelQueue(Queue[T]):
         found = None if self._line(selector).places else self._try_take(selector)
         if found is None:
             raise WouldBlock(f"{self.address} has nothing to get")
+        self._tally.add("got")
         return self._decode(found[0])
 
     async def get_item(self, *, kind: int | None = None) -> Item[T]:
@@ -138,6 +146,7 @@ class KernelQueue(Queue[T]):
         if self._is_closed:
             return
         self._is_closed = True
+        self._tally.close()
         self._end.close()
         error = ClosedError(f"this side closed {self.address}")
         for line in (self._putters, *self._getters.values()):
@@ -165,7 +174,9 @@ class KernelQueue(Queue[T]):
         line = self._line(selector)
         found = None if line.places else self._try_take(selector)
         if found is None:
-            found = await line.until(lambda: self._try_take(selector))
+            with self._tally.waiting():
+                found = await line.until(lambda: self._try_take(selector))
+        self._tally.add("got")
         return found
 
     def _line(self, selector: int) -> Line:
@@ -193,6 +204,7 @@ class KernelQueue(Queue[T]):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         finally:  # a warning may be an error
             self._is_closed = True
+            self._tally.close()
             self._end.close()
 
     def __repr__(self) -> str:
