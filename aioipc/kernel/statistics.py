@@ -137,15 +137,19 @@ class Tally:
 
     def add(self, name: str, number: int = 1) -> None:
         """Add to one of the numbers in `WORDS`."""
-        row = self._row or self._open()
+        row = self.row()
         if row is not None:
             row.add(self._words[name], number)
 
     def put(self, name: str, number: int) -> None:
         """Say what one of the numbers in `WORDS` is now."""
-        row = self._row or self._open()
+        row = self.row()
         if row is not None:
             row.put(self._words[name], number)
+
+    def row(self) -> Row | None:
+        """Where it is counted, from now on; None where nothing is."""
+        return self._row or self._open()
 
     def waiting(self) -> Waiting:
         """``with tally.waiting():`` counts a wait, and how long it takes."""
