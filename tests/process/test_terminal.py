@@ -99,13 +99,12 @@ class TestInterruption:
 
     async def test_while_the_pool_starts(self, terminal: tuple[int, str], peers: Peers) -> None:
         keyboard, path = terminal
-        script = HEAD + POOL.format(body="pass")
+        script = HEAD + POOL.format(body="await asyncio.Event().wait()")
         peer = peers.script(script, path, start_new_session=True)
         assert await peer.next_line() == "starts"
         await until(lambda: len(session(peer.pid)) > 1)
         os.write(keyboard, CTRL_C)
         await ends(peer)
-        assert peer.rest() == "", "it was not open yet"
 
     async def test_of_the_command(self, terminal: tuple[int, str], peers: Peers) -> None:
         keyboard, path = terminal
