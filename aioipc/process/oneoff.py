@@ -81,7 +81,8 @@ async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
         ResourceExhausted: There is no memory for large arguments, or another process.
 
     Cancellation:
-        Ends the process: SIGTERM, which cancels an ``async`` function, and after a second SIGKILL.
+        Ends the process: SIGTERM, which cancels an ``async`` function, and SIGKILL two seconds
+        later.
     """
     serve = _run_async if inspect.iscoroutinefunction(function) else _run_plain
     target = Target.of(function)
