@@ -18,6 +18,7 @@ from aioipc.errors import (
     DeadlineExceeded,
     EncodeError,
     EndOfStream,
+    IPCError,
     PeerCrashed,
 )
 from aioipc.loop.deadline import remaining_s
@@ -40,6 +41,9 @@ _LONGEST_S: Final = 1e9
 """Deadlines beyond this (thirty years) are none."""
 
 _CLOCK_SLACK_S: Final = 0.1
+
+_TOLD: Final = IPCError("the caller was told")
+"""In place of an error that was raised."""
 
 
 class CallObserver(Protocol):
@@ -83,7 +87,12 @@ class OwnCall(CallRecord):
             Exception: How it failed.
         """
         if self.error is not None:
-            raise self.error
+            # It keeps the frames that it passes, and they keep this: not the other way round.
+            error, self.error = self.error, _TOLD
+            try:
+                raise error
+            finally:
+                del error
         last = self.last
         if type(last) is Return:
             return self.method.decode_result(last.value) if self.items is None else None
