@@ -19,8 +19,7 @@ from aioipc.kernel.region import (
     try_region,
 )
 from aioipc.kernel.runtime_dir import open_runtime_dir
-from aioipc.sync._guard import Enterable, Guard
-from aioipc.sync._named import kernel_errors
+from aioipc.sync._guard import Enterable, Guard, Holding, kernel_errors
 from aioipc.sync._turns import Turn
 
 __all__ = ["FileLock"]
@@ -135,7 +134,7 @@ class FileLock(Enterable):
             self._drop_all()
             if self._lines is not None:
                 self._lines.close()
-            self._turns.end()
+            self._turns.close()
 
     def abandon(self) -> None:
         """Belong to the parent, in a forked child that inherits it held."""
@@ -154,7 +153,7 @@ class FileLock(Enterable):
             if not isinstance(found, Region):
                 return found
             try:
-                line = self._line(InTheWay(found.file, start, length), make=True)
+                line = self._line(InTheWay(found.file, start, length, self._shared), make=True)
                 held = _HeldRegion(found, line)
             except BaseException:
                 found.close()
@@ -187,26 +186,31 @@ class FileLock(Enterable):
                 yield watch if line.is_held() else None
 
     def _line(self, region: InTheWay, *, make: bool) -> Lifeline:
-        """The lifeline of those who have one region, in the runtime directory."""
+        """The lifeline of those who have one region, in the runtime directory.
+
+        Who shares it has another one. Who wants to share waits for one who does not, and would
+        not hear of his end on a lifeline that others have already.
+        """
         lines = self._lines
         if lines is None or not lines.is_current():
             lines = self._lines = open_runtime_dir("sync", "file")
         device, inode = region.file
-        name = f".{device:x}-{inode:x}~{region.start}-{region.length}"
+        kind = "s" if region.shared else "x"
+        name = f".{device:x}-{inode:x}~{region.start}-{region.length}{kind}"
         return Lifeline(lines, name, make=make)
 
 
 async def _wait_behind(turn: Turn, watch: Watch | None, pause_s: float) -> float:
     """Wait until it is worth trying again; return how long the pause was, in seconds."""
     if watch is not None:
-        await turn.waits.fd(watch.fileno())
+        await turn.lookout.ready(watch.fileno())
         return 0.0
     pause_s = min(max(_SHORTEST_PAUSE_S, pause_s * 2), _LONGEST_PAUSE_S)
     await asyncio.sleep(pause_s)
     return pause_s
 
 
-class _HeldRegion:
+class _HeldRegion(Holding):
     """A locked region, and the lifeline that tells others when it is free."""
 
     __slots__ = ("_line", "_region", "_told")
