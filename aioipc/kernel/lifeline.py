@@ -57,10 +57,6 @@ class Hold(OwnedFd):
             seat += 1
         return seat
 
-    def is_alone(self) -> bool:
-        """Exchange a shared hold for one that excludes others; False if there are others."""
-        return try_lock(self._fd, start=_HOLD_BYTE, length=1)
-
 
 class Watch(OwnedFd):
     """Readable once a lifeline was let go of by all who had it when the watch began."""
@@ -172,6 +168,14 @@ class Lifeline:
     def remove(self) -> None:
         """Remove the name, if it is there. Only for who knows that nobody wants it."""
         self._directory.unlink(self.name)
+
+    def remove_unused(self) -> None:
+        """Remove the name if it is there, and nobody holds it."""
+        with contextlib.suppress(FileNotFoundError):
+            hold = Lifeline(self._directory, self.name, make=False).try_hold()
+            if hold is not None:
+                with hold:
+                    self.remove()
 
     def _is_locked(self, start: int, *, length: int = 1, shared: bool = False) -> bool:
         try:

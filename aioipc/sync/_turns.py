@@ -98,6 +98,9 @@ class Turns:
             if not _call(loop, turn.lookout.close):
                 turn.lookout.close()
 
+    def __del__(self) -> None:
+        self.close()
+
     def forget(self) -> None:
         """Know of nobody, in a forked child."""
         turns, self._turns = self._turns, weakref.WeakKeyDictionary()
