@@ -19,7 +19,16 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
 
-from aioipc.native._pacer cimport ACCEPTED, Borrowed, MessagePort, NO_ROOM, Pacer, clock_ns
+from aioipc.native._pacer cimport (
+    ACCEPTED,
+    Borrowed,
+    MessagePort,
+    NO_FDS,
+    NO_ROOM,
+    Pacer,
+    clock_ns,
+    must_yield,
+)
 from aioipc.native._scan cimport scanner_of
 
 import os
@@ -65,7 +74,6 @@ cdef extern from *:
         pass
     void aioipc_set_am_send(PyTypeObject*, PyAsyncMethods*, void*)
     unsigned long PyThread_get_thread_ident() nogil
-    Py_ssize_t Py_REFCNT(PyObject*)
     int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
 
 ctypedef int (*raw_step)(PyObject*, PyObject*, PyObject**) noexcept
@@ -82,7 +90,6 @@ cdef enum:
 cdef int64_t BUSY_SLICE_NS = 100_000
 
 cdef object NOTHING = object()   # there is no object, not even None
-cdef object NO_FDS = ()
 
 # Raised in each child process, so that inherited objects notice (one load per operation).
 cdef unsigned long fork_generation = 1
@@ -321,7 +328,7 @@ cdef class ChannelCore:
         if problem != 0:
             raise error_of(problem, self.max_depth, self.max_elements)
         if size >= LONG:
-            self.pacer.look = True
+            self.pacer.next_look = 0
         try:
             if self.shares:
                 return self.decode(message, self.port.take_fds)
@@ -358,7 +365,7 @@ cdef class ChannelCore:
             else:
                 parts = self.encode(obj)
             if not PyBytes_CheckExact(parts) or len(parts) >= LONG:
-                self.pacer.look = True
+                self.pacer.next_look = 0
             return parts
         except IPCError:
             raise
@@ -676,15 +683,6 @@ cdef class ChannelCore:
 # Operations
 
 
-cdef inline bint is_spare(Operation operation) noexcept:
-    """Whether only the channel and the caller's variable still refer to it.
-
-    A channel keeps one operation of each usual kind that has done its work, and gives it out
-    again: making one costs a quarter of a send.
-    """
-    return operation is not None and Py_REFCNT(<PyObject*>operation) == 2
-
-
 @cython.freelist(32)
 cdef class Operation:
     """One call of a channel method, awaited by one task."""
@@ -698,7 +696,7 @@ cdef class Operation:
                 core.c_enter()
                 self.state = RUNNING
                 self.c_claim()
-                if core.pacer.c_must_yield():
+                if must_yield(core.pacer):
                     if not self.queued:
                         self.c_join()
                     return self.c_yield(result)
@@ -1304,7 +1302,7 @@ cdef int step_receive(PyObject* operation, PyObject* value, PyObject** result) e
         and is_usable(core)
         and core.receiver is None
         and core.deferred is None
-        and not core.pacer.c_must_yield()
+        and not must_yield(core.pacer)
     ):
         message = core.port.c_receive()
         if message is not None:
@@ -1338,7 +1336,7 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
         and core.queued == 0
         and (core.encode is not None or PyBytes_CheckExact(self.parts))
         and not core.shares
-        and not core.pacer.c_must_yield()
+        and not must_yield(core.pacer)
     ):
         self.state = DONE  # also where this raises
         if core.encode is not None:
@@ -1371,7 +1369,7 @@ cdef int step_borrow(PyObject* operation, PyObject* value, PyObject** result) ex
         and is_usable(core)
         and core.receiver is None
         and core.deferred is None
-        and not core.pacer.c_must_yield()
+        and not must_yield(core.pacer)
     ):
         message = core.port.c_borrow()
         if message is not None:
@@ -1391,7 +1389,7 @@ cdef int step_slot(PyObject* operation, PyObject* value, PyObject** result) exce
         and self.phase == RESERVING
         and is_usable(core)
         and core.queued == 0
-        and not core.pacer.c_must_yield()
+        and not must_yield(core.pacer)
     ):
         self.state = DONE  # also where this raises
         core.port.c_check_size(self.size)
