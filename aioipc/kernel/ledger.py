@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import functools
 import os
 import stat
@@ -18,11 +19,19 @@ from typing import NamedTuple
 
 from aioipc.errors import AddressError
 from aioipc.kernel.directory import Directory, denied, identity_of
+from aioipc.kernel.lifeline import Hold, Lifeline
 from aioipc.kernel.lockfile import try_lock, unlock
 from aioipc.kernel.owned import OwnedFd
-from aioipc.native._locks import NOTE_BYTES, is_linked, read_note, write_note
+from aioipc.native._locks import (
+    NOTE_BYTES,
+    disown_fifo,
+    is_at,
+    own_fifo,
+    read_note,
+    write_note,
+)
 
-__all__ = ["Ledger", "Note", "State", "open_ledger", "remove_unused"]
+__all__ = ["Ledger", "Note", "State", "Tenure", "open_ledger", "remove_unused"]
 
 _HEAD = struct.Struct("<8s16sQ")  # magic, kind, count
 _MAGIC = b"aioipc\0\1"
@@ -66,19 +75,20 @@ class Note(NamedTuple):
     @property
     def since_s(self) -> float:
         """The same in seconds of ``time.monotonic``, which a time namespace may set ahead."""
-        _, ahead_ns = _ourselves(os.getpid())
+        *_, ahead_ns = _ourselves()
         return (self.since_ns + ahead_ns) / 1e9
 
 
 class Ledger(OwnedFd):
     """The open file. Reading and writing notes is up to who holds what they are about."""
 
-    __slots__ = ("_directory", "_name")
+    __slots__ = ("_directory", "_name", "_path")
 
     def __init__(self, fd: int, directory: Directory, name: str) -> None:
         super().__init__(fd)
         self._directory = directory
         self._name = name
+        self._path = os.fsencode(name)
 
     def read(self, place: int) -> Note:
         """Read the note at a place; an empty one where nobody ever wrote."""
@@ -93,16 +103,43 @@ class Ledger(OwnedFd):
 
         It is one write, which a reader sees whole or not at all.
         """
-        started, ahead_ns = _ourselves(os.getpid())
-        write_note(self._fd, _offset(place), number, state, started, ahead_ns)
+        write_note(self._fd, _offset(place), number, state, *_ourselves())
+
+    def own(self, line: Lifeline, place: int, *, tears: bool) -> Tenure | None:
+        """Take hold of a lifeline in the same directory, and note that.
+
+        Args:
+            line: The lifeline.
+            place: Where to note it.
+            tears: Whether a death tears what is held, so that also who comes after the next one
+                has to know of it, until somebody says that it is repaired.
+
+        Returns:
+            None if somebody else has it.
+
+        Raises:
+            FileNotFoundError: This file has lost its name, so others note elsewhere.
+            AccessDenied: What has the lifeline's name is no FIFO, or somebody else's.
+            OSError: The lifeline cannot be opened or made.
+        """
+        after_death = State.HELD_TORN if tears else State.HELD
+        found = line.take(
+            *(own_fifo, self._fd, self._path, _offset(place), State.HELD, after_death),
+            *_ourselves(),
+        )
+        if found is None:
+            return None
+        if isinstance(found, int):  # STALE
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._name)
+        return Tenure(self, place, found, tears=tears)
 
     def places(self) -> int:
         """How many places have ever been written."""
         return max(0, os.fstat(self._fd).st_size - _HEAD.size) // NOTE_BYTES
 
     def is_current(self) -> bool:
-        """Whether the file still has a name: somebody else may have removed it."""
-        return self._fd >= 0 and is_linked(self._fd)
+        """Whether the file still has its name: somebody else may have removed or renamed it."""
+        return self._fd >= 0 and is_at(self._fd, self._directory.fileno(), self._path)
 
     def leave(self, remove_rest: Callable[[], object]) -> bool:
         """Remove the file if nobody else is here, and before it what else belongs to the name.
@@ -124,6 +161,40 @@ class Ledger(OwnedFd):
             remove_rest()
         self._directory.unlink_if(self._name, ours)
         return True
+
+
+class Tenure(Hold):
+    """A lifeline that is held, as the ledger has it; only closed, it is as if its holder died.
+
+    Attributes:
+        owner_died: Whether the last one who noted it died holding it.
+    """
+
+    __slots__ = ("_ledger", "_number", "_place", "_tears", "owner_died")
+
+    def __init__(
+        self, ledger: Ledger, place: int, found: tuple[int, int, bool], *, tears: bool
+    ) -> None:
+        fd, self._number, self.owner_died = found
+        super().__init__(fd)
+        self._ledger = ledger
+        self._place = place
+        self._tears = tears
+
+    def let_go(self, *, is_consistent: bool = True) -> None:
+        """Note that nobody holds it, and close it. Idempotent.
+
+        Args:
+            is_consistent: Whether the next owner need not be told of a death.
+        """
+        fd = self.detach()
+        if fd < 0:
+            return
+        state = State.TORN if self._tears and not is_consistent else State.NONE
+        # The ledger was closed if somebody removed it: the one that took its place knows
+        # nothing of this.
+        where = self._ledger.fileno(), _offset(self._place)
+        disown_fifo(fd, *where, self._number, state, *_ourselves())
 
 
 def remove_unused(directory: Directory, name: str, remove_rest: Callable[[], object]) -> bool:
@@ -171,10 +242,14 @@ def open_ledger(directory: Directory, name: str, kind: str, count: int) -> Ledge
         os.sched_yield()  # somebody is removing it, which takes him two system calls
 
 
-@functools.lru_cache(maxsize=1)
-def _ourselves(pid: int) -> tuple[int, int]:
-    """When this process started, and how far its clock is ahead of that of notes."""
-    return _start_ticks(pid), _clock_ahead_ns(pid)
+@functools.cache
+def _ourselves() -> tuple[int, int, int]:
+    """This process, when it started, and how far its clock is ahead of that of notes."""
+    pid = os.getpid()
+    return pid, _start_ticks(pid), _clock_ahead_ns(pid)
+
+
+os.register_at_fork(after_in_child=_ourselves.cache_clear)
 
 
 def _start_ticks(pid: int) -> int:

@@ -18,15 +18,18 @@ import errno
 import os
 import select
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from aioipc.errors import AccessDenied
 from aioipc.kernel.directory import Directory, denied
 from aioipc.kernel.lockfile import find_lock, try_lock
 from aioipc.kernel.owned import OwnedFd
-from aioipc.native._locks import FOREIGN, LOCKED, hold_fifo, let_go
+from aioipc.native._locks import FOREIGN, GONE, LOCKED, hold_fifo, let_go
 
 __all__ = ["Hold", "Lifeline", "Watch", "watch_all"]
+
+T = TypeVar("T")
 
 _HOLD_BYTE = 0
 _FIRST_SEAT = 1
@@ -43,16 +46,16 @@ class Hold(OwnedFd):
         if fd >= 0:
             let_go(fd)
 
+    def let_go(self, *, is_consistent: bool = True) -> None:
+        """The same: nobody noted anything of it."""
+        self.close()
+
     def take_seat(self) -> int:
         """Take the lowest number from 0 that no other holder has; for holders who share."""
         seat = 0
         while not try_lock(self._fd, start=_FIRST_SEAT + seat, length=1):
             seat += 1
         return seat
-
-    def is_alone(self) -> bool:
-        """Exchange a shared hold for one that excludes others; False if there are others."""
-        return try_lock(self._fd, start=_HOLD_BYTE, length=1)
 
 
 class Watch(OwnedFd):
@@ -96,21 +99,38 @@ class Lifeline:
             AccessDenied: What is there is no FIFO, or somebody else's.
             OSError: It cannot be opened or made.
         """
+        found = self.take(hold_fifo, shared)
+        return None if found is None else Hold(found)
+
+    def take(self, attempt: Callable[..., T], *arguments: object) -> T | None:
+        """Attempt to hold it; it is made before that if it is not there.
+
+        Args:
+            attempt: `hold_fifo`, or one that does more. It is given the directory and the name.
+            arguments: What it is given besides.
+
+        Returns:
+            What it returned; None if somebody else has it.
+
+        Raises:
+            AccessDenied: What is there is no FIFO, or somebody else's.
+            OSError: It cannot be opened or made.
+        """
         while True:
             try:
-                found = hold_fifo(self._directory.fileno(), self._path, shared)
+                found = attempt(self._directory.fileno(), self._path, *arguments)
             except FileNotFoundError:
                 self._make_it()
                 continue
             except OSError as error:
                 raise self._directory.explained(error, self.name) from None
-            if found >= 0:
-                return Hold(found)
             if found == LOCKED:
                 return None
             if found == FOREIGN:
                 raise self._foreign()
-            # Else the last user removed it while this was being taken.
+            if found != GONE:
+                return found
+            # Else somebody removed or renamed it while this was being taken.
 
     def watch(self) -> Watch:
         """Begin to watch. Look after this, not before, whether waiting is needed at all."""
@@ -148,6 +168,14 @@ class Lifeline:
     def remove(self) -> None:
         """Remove the name, if it is there. Only for who knows that nobody wants it."""
         self._directory.unlink(self.name)
+
+    def remove_unused(self) -> None:
+        """Remove the name if it is there, and nobody holds it."""
+        with contextlib.suppress(FileNotFoundError):
+            hold = Lifeline(self._directory, self.name, make=False).try_hold()
+            if hold is not None:
+                with hold:
+                    self.remove()
 
     def _is_locked(self, start: int, *, length: int = 1, shared: bool = False) -> bool:
         try:

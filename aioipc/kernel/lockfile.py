@@ -17,14 +17,29 @@ import fcntl
 import os
 import stat
 import struct
+from typing import NamedTuple
 
 from aioipc.kernel.directory import Directory, Identity, denied, identity_of
 from aioipc.kernel.owned import OwnedFd
 
-__all__ = ["Guard", "find_lock", "try_guard", "try_lock", "unlock"]
+__all__ = ["FoundLock", "Guard", "find_lock", "try_guard", "try_lock", "unlock"]
 
 # struct flock: type, whence, start, length (0: to the end), pid (0 for OFD locks)
 _FLOCK = struct.Struct("hhqqi")
+
+
+class FoundLock(NamedTuple):
+    """A lock of somebody else.
+
+    Attributes:
+        start: First byte of what is locked.
+        length: Number of bytes; 0 for all there can be.
+        shared: Whether others may have shared locks there too.
+    """
+
+    start: int
+    length: int
+    shared: bool
 
 
 class Guard(OwnedFd):
@@ -112,17 +127,16 @@ def unlock(fd: int, *, start: int = 0, length: int = 0) -> None:
 
 def find_lock(
     fd: int, *, shared: bool = False, start: int = 0, length: int = 0
-) -> tuple[int, int] | None:
+) -> FoundLock | None:
     """Find a lock of somebody else that excludes one: ``F_OFD_GETLK``.
 
     The kernel does not tell whose it is.
-
-    Returns:
-        Start and length of the region that is locked, None if there is no such lock.
     """
     wanted = _FLOCK.pack(_kind(shared), os.SEEK_SET, start, length, 0)
     kind, _, start, length, _ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted))
-    return None if kind == fcntl.F_UNLCK else (start, length)
+    if kind == fcntl.F_UNLCK:
+        return None
+    return FoundLock(start, length, kind == fcntl.F_RDLCK)
 
 
 def _kind(shared: bool) -> int:

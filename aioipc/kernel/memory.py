@@ -160,13 +160,13 @@ def checked_size(memory: OwnedFd) -> int:
         ProtocolError: It is no such memory as `create_memory` makes.
         OSError: The kernel does not say.
     """
-    size = size_of(memory)
-    wrong = what_is_wrong(memory.fileno(), size, writable=False)
-    if wrong is not None or size == 0:
-        raise ProtocolError(
-            f"descriptor {memory.fileno()} is no shared memory: {wrong or 'it is empty'}"
-        )
-    return size
+    fd = memory.fileno()
+    try:
+        status, _ = _examined(fd)
+        _check_allocated(status, status.st_size)
+    except ValueError as error:
+        raise ProtocolError(f"descriptor {fd} is no shared memory: {error}") from None
+    return status.st_size
 
 
 def what_is_wrong(fd: int, size: int, *, writable: bool = True) -> str | None:
@@ -180,30 +180,55 @@ def what_is_wrong(fd: int, size: int, *, writable: bool = True) -> str | None:
     Returns:
         The reason, None if it is good.
     """
-    if (wrong := what_may_change(fd)) is not None:
-        return wrong
-    status = os.fstat(fd)
-    seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    is_writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
-    if writable and (not is_writable or seals & _WRITE_SEALS):
-        return "it cannot be written"
-    if status.st_size != size:
-        return f"it has {status.st_size:,} bytes, not {size:,}"
-    if status.st_blocks * 512 < size:
-        return "it is not allocated"
+    try:
+        status, seals = _examined(fd)
+        if writable:
+            _check_writable(fd, seals)
+        _check_allocated(status, size)
+    except ValueError as error:
+        return str(error)
     return None
 
 
 def what_may_change(fd: int) -> str | None:
     """Say why a file might shrink under a mapping of it; None if it cannot."""
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        return "it is no file in memory"
+    try:
+        _examined(fd)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _examined(fd: int) -> tuple[os.stat_result, int]:
+    """What stat(2) says of memory that keeps its size, and its seals.
+
+    Raises:
+        ValueError: It might not keep its size.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no file in memory")
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError:
-        return "it cannot be sealed"
+        raise ValueError("it cannot be sealed") from None
     if filesystem_type(fd) != _TMPFS_MAGIC:
-        return "it is made of huge pages or on another file system"
+        raise ValueError("it is made of huge pages or on another file system")
     if seals & _SEALS != _SEALS:
-        return f"its seals are {seals:#x}, and {_SEALS:#x} are due"
-    return None
+        raise ValueError(f"its seals are {seals:#x}, and {_SEALS:#x} are due")
+    return status, seals
+
+
+def _check_writable(fd: int, seals: int) -> None:
+    is_writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    if not is_writable or seals & _WRITE_SEALS:
+        raise ValueError("it cannot be written")
+
+
+def _check_allocated(status: os.stat_result, size: int) -> None:
+    if status.st_size != size:
+        raise ValueError(f"it has {status.st_size:,} bytes, not {size:,}")
+    if size == 0:
+        raise ValueError("it is empty")
+    if status.st_blocks * 512 < size:
+        raise ValueError("it is not allocated")

@@ -120,8 +120,8 @@ class OwnedFd(Closing):
     __slots__ = ("__weakref__", "_fd")
 
     def __init__(self, fd: int) -> None:
-        self._fd = above_stdio(fd)
-        abandon_in_child(self)
+        self._fd = fd if fd > 2 else above_stdio(fd)
+        _owners.add(self)
 
     def fileno(self) -> int:
         """The number of the descriptor, -1 once it is closed."""
@@ -134,13 +134,13 @@ class OwnedFd(Closing):
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""
-        OwnedFd.abandon(self)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def abandon(self) -> None:
         """Close the bare number and change nothing that others can see."""
-        fd = self.detach()
-        if fd >= 0:
-            os.close(fd)
+        OwnedFd.close(self)
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:

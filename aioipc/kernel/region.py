@@ -43,11 +43,13 @@ class InTheWay:
         file: The file it is on.
         start: Its first byte.
         length: Its number of bytes, 0 for all there can be.
+        shared: Whether others may have locks of that kind there too.
     """
 
     file: Identity
     start: int
     length: int
+    shared: bool
 
 
 @dataclass(frozen=True, slots=True, order=True)

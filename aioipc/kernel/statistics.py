@@ -135,11 +135,12 @@ class Tally:
         self._row: Row | None = None
         self._is_closed = False
 
-    def add(self, name: str, number: int = 1) -> None:
-        """Add to one of the numbers in `WORDS`."""
+    def add(self, **numbers: int) -> None:
+        """Add to some of the numbers in `WORDS`."""
         row = self.row()
         if row is not None:
-            row.add(self._words[name], number)
+            for name, number in numbers.items():
+                row.add(self._words[name], number)
 
     def put(self, name: str, number: int) -> None:
         """Say what one of the numbers in `WORDS` is now."""
@@ -183,12 +184,10 @@ class Waiting:
 
     def __enter__(self) -> None:
         self._began_ns = time.monotonic_ns()
-        self._tally.add("waits")
-        self._tally.add("waiting")
+        self._tally.add(waits=1, waiting=1)
 
     def __exit__(self, *details: object) -> None:
-        self._tally.add("waiting", -1)
-        self._tally.add("waited_ns", time.monotonic_ns() - self._began_ns)
+        self._tally.add(waiting=-1, waited_ns=time.monotonic_ns() - self._began_ns)
 
 
 def _forget() -> None:

@@ -10,8 +10,8 @@ import contextlib
 import os
 
 from aioipc.kernel.directory import Directory
-from aioipc.kernel.ledger import Ledger, Note, State, open_ledger
-from aioipc.kernel.lifeline import Hold, Lifeline, Watch, watch_all
+from aioipc.kernel.ledger import Ledger, Note, Tenure, open_ledger
+from aioipc.kernel.lifeline import Lifeline, Watch, watch_all
 from aioipc.kernel.memory import map_memory
 from aioipc.kernel.owned import Closing, OwnedFd
 from aioipc.kernel.runtime_dir import open_runtime_dir
@@ -85,17 +85,9 @@ class ValuePlace:
             if self.note() == note:
                 return note
 
-    def try_write(self) -> Hold | None:
+    def try_write(self) -> Tenure | None:
         """Become the one writer; None if there is one."""
-        hold = self._writer.try_hold()
-        if hold is not None:
-            self._ledger.note(_WRITER, State.HELD, number=self.note().number + 1)
-        return hold
-
-    def end_writing(self, hold: Hold) -> None:
-        """Be the writer no more, and let everybody know that this was meant."""
-        self._ledger.note(_WRITER, State.NONE, number=self.note().number)
-        hold.close()
+        return self._ledger.own(self._writer, _WRITER, tears=False)
 
     def ring(self) -> None:
         """Wake who sleeps."""

@@ -23,8 +23,7 @@ from aioipc.errors import (
     WouldBlock,
     from_os_error,
 )
-from aioipc.kernel.ledger import State
-from aioipc.kernel.lifeline import Hold
+from aioipc.kernel.ledger import State, Tenure
 from aioipc.kernel.owned import Closing, abandon_in_child
 from aioipc.kernel.value_place import ValuePlace, ValueWatch, open_value_place
 from aioipc.loop.waiting import Waits
@@ -59,7 +58,7 @@ class SharedValue(Closing, Generic[T]):
         self._codec: Codec[T] = codecs.get(codec)
         self._place: ValuePlace | None = None
         self._cell: ValueCell | None = None
-        self._hold: Hold | None = None
+        self._hold: Tenure | None = None
         self._waits = Waits()
         self._seen = 0
         self._ended = 0
@@ -248,7 +247,7 @@ class SharedValue(Closing, Generic[T]):
         if place is not None:
             with contextlib.suppress(OSError):
                 if hold is not None:
-                    place.end_writing(hold)
+                    hold.let_go()
                 place.close(keep=False)
 
     async def aclose(self) -> None:

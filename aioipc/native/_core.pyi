@@ -1,3 +1,4 @@
+from asyncio import AbstractEventLoop
 from collections.abc import Coroutine, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -7,6 +8,11 @@ from aioipc.abc import Codec, HasFileno, MessageTransport
 from aioipc.native._pacer import MessagePort, Pacer
 
 _T = TypeVar("_T")
+
+class Waiter:
+    def __init__(self, loop: AbstractEventLoop) -> None: ...
+    def __await__(self) -> Generator[Any, Any]: ...
+    def wake(self, *, now: bool = False) -> None: ...
 
 class ChannelCore(Generic[_T]):
     @property

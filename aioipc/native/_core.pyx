@@ -133,6 +133,19 @@ cdef class Waiter:
                 self.loop.call_soon(callback, self, context=self.context)
         return 0
 
+    def __await__(self):
+        if not self.is_done:
+            yield self
+        return self.result()
+
+    def wake(self, *, bint now=False):
+        """End the wait. Idempotent.
+
+        Args:
+            now: Whether to step the waiting task within this call; for callbacks of the loop.
+        """
+        self.c_wake(now)
+
     def get_loop(self):
         return self.loop
 

@@ -5,13 +5,13 @@
 Whoever is woken runs this with cold caches, where each line of Python costs several times as much.
 """
 
-from libc.errno cimport EACCES, EAGAIN, errno
+from libc.errno cimport EACCES, EAGAIN, ENOENT, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.fcntl cimport O_CLOEXEC, O_NONBLOCK, O_RDWR
 from posix.stat cimport S_ISFIFO, fstat, struct_stat
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from posix.unistd cimport SEEK_SET, close, geteuid, getpid, pread, pwrite
+from posix.unistd cimport SEEK_SET, close, geteuid, pread, pwrite
 from cpython.exc cimport PyErr_SetFromErrno
 
 cdef extern from "<fcntl.h>" nogil:
@@ -27,6 +27,16 @@ cdef extern from "<fcntl.h>" nogil:
     short F_RDLCK
     short F_WRLCK
     short F_UNLCK
+    int AT_SYMLINK_NOFOLLOW
+
+cdef extern from *:
+    """
+    #define set_errno(number) (errno = (number))
+    """
+    void set_errno(int number) noexcept nogil
+
+cdef extern from "<sys/stat.h>" nogil:
+    int fstatat(int directory, const char* name, struct_stat* status, int flags)
 
 cdef struct Note:
     uint64_t number
@@ -40,10 +50,12 @@ cdef enum:
     C_GONE = -2
     C_FOREIGN = -3
     C_FAILED = -4
+    C_STALE = -5
 
 LOCKED = C_LOCKED
 GONE = C_GONE
 FOREIGN = C_FOREIGN
+STALE = C_STALE
 NOTE_BYTES = sizeof(Note)
 
 
@@ -58,41 +70,114 @@ def hold_fifo(int directory, bytes name not None, bint shared):
         OSError: It cannot be opened.
     """
     cdef const char* path = name
+    cdef int found
+    with nogil:
+        found = _hold(directory, path, F_RDLCK if shared else F_WRLCK)
+    if found == C_FAILED:
+        PyErr_SetFromErrno(OSError)
+    return found
+
+
+def own_fifo(
+    int directory,
+    bytes name not None,
+    int ledger,
+    bytes ledger_name not None,
+    long offset,
+    uint32_t state,
+    uint32_t state_after_death,
+    uint32_t pid,
+    uint64_t start_ticks,
+    int64_t ahead_ns,
+):
+    """Do what `hold_fifo` does, and then what `read_note` and `write_note` do, in one step.
+
+    Args:
+        directory: Where the FIFO is, and the ledger.
+        name: Of the FIFO.
+        ledger: The descriptor of the ledger.
+        ledger_name: Its name.
+        offset: Where the note is.
+        state: What to note.
+        state_after_death: What to note if the note says anything.
+        pid: Of this process; and so on, as in `write_note`.
+
+    Returns:
+        As `hold_fifo` where it is not held; also STALE if the ledger has lost its name. Else the
+        descriptor, the number in the note, and whether the note that was there said anything.
+
+    Raises:
+        OSError: The FIFO cannot be opened, or the ledger not be read or written.
+    """
+    cdef const char* path = name
+    cdef const char* ledger_path = ledger_name
+    cdef Note note
+    cdef bint died = False
     cdef int fd, found = C_FAILED
     with nogil:
-        fd = openat(directory, path, O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC)
+        fd = _hold(directory, path, F_WRLCK)
         if fd >= 0:
-            found = _lock(fd, F_RDLCK if shared else F_WRLCK)
-    if found == 0:
-        return fd
-    try:
-        if found == C_FAILED:
-            PyErr_SetFromErrno(OSError)
-    finally:
-        if fd >= 0:
-            close(fd)
-    return found
+            memset(&note, 0, sizeof(note))
+            if not _is_at(ledger, directory, ledger_path):
+                found = C_STALE if errno == ENOENT else C_FAILED
+            elif pread(ledger, &note, sizeof(note), offset) >= 0:
+                died = note.state != 0
+                _sign(&note, note.number + 1, state_after_death if died else state,
+                      pid, start_ticks, ahead_ns)
+                if pwrite(ledger, &note, sizeof(note), offset) >= 0:
+                    found = fd
+            if found < 0:
+                _undo(fd)
+        else:
+            found = fd
+    if found == C_FAILED:
+        PyErr_SetFromErrno(OSError)
+    if found < 0:
+        return found
+    return found, note.number, died
 
 
 def let_go(int fd):
     """Drop all locks of an open file description, also for who has a copy of it, and close it."""
-    cdef flock lock
     cdef int result
-    memset(&lock, 0, sizeof(lock))
-    lock.l_type = F_UNLCK
     with nogil:
-        fcntl(fd, F_OFD_SETLK, &lock)
-        result = close(fd)
+        result = _let_go(fd)
     if result < 0:
         PyErr_SetFromErrno(OSError)
 
 
-def is_linked(int fd):
-    """Whether an open file still has a name."""
-    cdef struct_stat status
-    if fstat(fd, &status) < 0:
+def disown_fifo(
+    int fd,
+    int ledger,
+    long offset,
+    uint64_t number,
+    uint32_t state,
+    uint32_t pid,
+    uint64_t start_ticks,
+    int64_t ahead_ns,
+):
+    """Do what `write_note` does if there is a ledger, and then, whatever happens, `let_go`."""
+    cdef Note note
+    cdef int result = -1
+    with nogil:
+        _sign(&note, number, state, pid, start_ticks, ahead_ns)
+        if ledger < 0 or pwrite(ledger, &note, sizeof(note), offset) >= 0:
+            result = _let_go(fd)
+        else:
+            _undo(fd)
+    if result < 0:
         PyErr_SetFromErrno(OSError)
-    return status.st_nlink > 0
+
+
+def is_at(int fd, int directory, bytes name not None):
+    """Whether a name stands for an open file: fstat(2), fstatat(2)."""
+    cdef const char* path = name
+    cdef bint found
+    with nogil:
+        found = _is_at(fd, directory, path)
+    if not found and errno != ENOENT:
+        PyErr_SetFromErrno(OSError)
+    return found
 
 
 def read_note(int fd, long offset):
@@ -109,28 +194,60 @@ def read_note(int fd, long offset):
 
 
 def write_note(
-    int fd, long offset, uint64_t number, uint32_t state, uint64_t start_ticks, int64_t ahead_ns
+    int fd,
+    long offset,
+    uint64_t number,
+    uint32_t state,
+    uint32_t pid,
+    uint64_t start_ticks,
+    int64_t ahead_ns,
 ):
     """Write a note of this process, as of now, in one write: pwrite(2).
 
     ``ahead_ns`` is how far this process's clock is ahead of the one that the notes are in.
     """
     cdef Note note
-    cdef timespec now
     cdef ssize_t count
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    note.number = number
-    note.start_ticks = start_ticks
-    note.since_ns = <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec - <uint64_t>ahead_ns
-    note.pid = <uint32_t>getpid()
-    note.state = state
     with nogil:
+        _sign(&note, number, state, pid, start_ticks, ahead_ns)
         count = pwrite(fd, &note, sizeof(note), offset)
     if count < 0:
         PyErr_SetFromErrno(OSError)
 
 
-cdef int _lock(int fd, short kind) noexcept nogil:
+cdef void _sign(
+    Note* note,
+    uint64_t number,
+    uint32_t state,
+    uint32_t pid,
+    uint64_t start_ticks,
+    int64_t ahead_ns,
+) noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    note.number = number
+    note.start_ticks = start_ticks
+    note.since_ns = <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec - <uint64_t>ahead_ns
+    note.pid = pid
+    note.state = state
+
+
+cdef int _hold(int directory, const char* path, short kind) noexcept nogil:
+    """The descriptor, or one of the codes; C_FAILED leaves errno."""
+    cdef int found, fd = openat(directory, path, O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC)
+    if fd < 0:
+        return C_FAILED
+    found = _lock(fd, kind, directory, path)
+    if found == 0:
+        return fd
+    if found == C_LOCKED:
+        close(fd)
+    else:
+        _undo(fd)
+    return found
+
+
+cdef int _lock(int fd, short kind, int directory, const char* path) noexcept nogil:
     cdef struct_stat status
     cdef flock lock
     memset(&lock, 0, sizeof(lock))
@@ -139,8 +256,43 @@ cdef int _lock(int fd, short kind) noexcept nogil:
     lock.l_len = 1
     if fcntl(fd, F_OFD_SETLK, &lock) < 0:
         return C_LOCKED if errno == EAGAIN or errno == EACCES else C_FAILED
-    if fstat(fd, &status) < 0:  # after the lock, which keeps our own kind from removing it
+    if fstat(fd, &status) < 0:
         return C_FAILED
     if not S_ISFIFO(status.st_mode) or status.st_uid != geteuid():
         return C_FOREIGN
-    return 0 if status.st_nlink > 0 else C_GONE
+    # After the lock, which keeps our own kind from removing it.
+    if _stands_for(directory, path, &status):
+        return 0
+    return C_GONE if errno == ENOENT else C_FAILED
+
+
+cdef bint _is_at(int fd, int directory, const char* path) noexcept nogil:
+    """Whether it is; if not, errno is ENOENT, or says why nobody knows."""
+    cdef struct_stat status
+    return fstat(fd, &status) == 0 and _stands_for(directory, path, &status)
+
+
+cdef bint _stands_for(int directory, const char* path, const struct_stat* status) noexcept nogil:
+    """Whether a name stands for that file; if not, errno is ENOENT, or says why nobody knows."""
+    cdef struct_stat found
+    if fstatat(directory, path, &found, AT_SYMLINK_NOFOLLOW) < 0:
+        return False
+    if found.st_ino == status.st_ino and found.st_dev == status.st_dev:
+        return True
+    set_errno(ENOENT)
+    return False
+
+
+cdef int _let_go(int fd) noexcept nogil:
+    cdef flock lock
+    memset(&lock, 0, sizeof(lock))
+    lock.l_type = F_UNLCK
+    fcntl(fd, F_OFD_SETLK, &lock)
+    return close(fd)
+
+
+cdef void _undo(int fd) noexcept nogil:
+    """Let go, and leave errno as it is."""
+    cdef int number = errno
+    _let_go(fd)
+    set_errno(number)

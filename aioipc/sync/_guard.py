@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
-from aioipc.errors import IPCError
+from aioipc.errors import IPCError, from_os_error
 from aioipc.kernel.ledger import Note
 from aioipc.kernel.owned import abandon_in_child
 from aioipc.kernel.statistics import Kind, Tally
 from aioipc.sync._turns import Turns
 
-__all__ = ["Enterable", "Guard", "Guarded", "Holder", "caller"]
+__all__ = ["Enterable", "Guard", "Guarded", "Holder", "Holding", "explained", "kernel_errors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,23 @@ class Holder:
 
 
 class _Hold(Protocol):
+    def let_go(self, *, is_consistent: bool) -> None: ...
+
     def close(self) -> None: ...
+
+
+class Holding:
+    """What a guard stands for where nobody is told of a death: a subclass says how it is closed."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Give it back."""
+        raise NotImplementedError
+
+    def let_go(self, *, is_consistent: bool) -> None:
+        """The same."""
+        self.close()
 
 
 class Guard:
@@ -57,28 +73,23 @@ class Guard:
         owner: The task that holds it, or the number of the thread where no loop runs.
     """
 
-    __slots__ = ("_consistent", "_hold", "_let_go", "is_held", "owner", "owner_died", "slot")
+    __slots__ = ("_consistent", "_forget", "_hold", "is_held", "owner", "owner_died", "slot")
 
     def __init__(
         self,
-        let_go: Callable[[Guard], None],
+        forget: Callable[[Guard], None],
         hold: _Hold,
         *,
         slot: int = 0,
         owner_died: bool = False,
     ) -> None:
-        self._let_go = let_go
+        self._forget = forget
         self._hold = hold
         self.owner = caller()
         self._consistent = not owner_died
         self.is_held = True
         self.owner_died = owner_died
         self.slot = slot
-
-    @property
-    def is_consistent(self) -> bool:
-        """Whether the next owner need not be told of a death."""
-        return self._consistent
 
     def mark_consistent(self) -> None:
         """Say that what it guards is repaired; else the next owner is told of the death too.
@@ -100,11 +111,17 @@ class Guard:
             raise RuntimeError("this was released already")
         if self.owner != caller():
             raise RuntimeError("another task or thread holds this")
+        self.end()
+
+    def end(self) -> None:
+        """Do it, for who knows that it may be done."""
         self.is_held = False
-        try:
-            self._let_go(self)
+        try:  # others first: they wait
+            self._hold.let_go(is_consistent=self._consistent)
+        except OSError as error:
+            raise explained(error, "release this") from error
         finally:
-            self._hold.close()
+            self._forget(self)
 
     def drop(self) -> None:
         """Let go of it without a word, as if the process had died."""
@@ -144,10 +161,7 @@ class Guarded:
 
     def _keep(self, guard: Guard) -> Guard:
         self._held.setdefault(guard.owner, []).append(guard)
-        self._tally.add("acquired")
-        self._tally.add("held")
-        if guard.owner_died:
-            self._tally.add("owners_died")
+        self._tally.add(acquired=1, held=1, owners_died=guard.owner_died)
         return guard
 
     def _forget(self, guard: Guard) -> None:
@@ -155,7 +169,7 @@ class Guarded:
         guards.remove(guard)
         if not guards:
             del self._held[guard.owner]
-        self._tally.add("held", -1)
+        self._tally.add(held=-1)
 
     def _mine(self) -> Guard | None:
         guards = self._held.get(caller()) if self._held else None
@@ -177,7 +191,7 @@ class Guarded:
         guard = self._mine()
         if guard is None:
             raise RuntimeError(f"this task holds nothing of {self._what}")
-        guard.release()
+        guard.end()
 
 
 class Enterable(Guarded):
@@ -197,8 +211,8 @@ class Enterable(Guarded):
         """
         self._release()
 
-    async def __aenter__(self) -> Guard:
-        return await self.acquire()
+    def __aenter__(self) -> Coroutine[Any, Any, Guard]:
+        return self.acquire()  # no coroutine of its own: each one is gone through at a wake-up
 
     async def __aexit__(
         self,
@@ -217,3 +231,29 @@ def caller() -> object:
     except RuntimeError:
         task = None
     return threading.get_ident() if task is None else task
+
+
+def explained(error: OSError, doing: str) -> OSError | IPCError:
+    """What `aioipc.errors` has for what the system said; a missing file stays one."""
+    return error if isinstance(error, IPCError | FileNotFoundError) else from_os_error(error, doing)
+
+
+class kernel_errors:  # noqa: N801 - it is a statement
+    """Raise what `explained` says."""
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, OSError) and (better := explained(error, self._doing)) is not error:
+            raise better from error

@@ -7,19 +7,18 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from types import TracebackType
 from typing import ClassVar, TypeVar
 
 from aioipc.address import check_name
-from aioipc.errors import AddressError, ClosedError, ForkError, IPCError, from_os_error
+from aioipc.errors import AddressError, ClosedError, ForkError
 from aioipc.kernel.directory import Directory, open_trusted
-from aioipc.kernel.ledger import Ledger, open_ledger
+from aioipc.kernel.ledger import Ledger, Tenure, open_ledger
 from aioipc.kernel.lifeline import Lifeline, Watch, watch_all
 from aioipc.kernel.runtime_dir import open_runtime_dir
-from aioipc.sync._guard import Guarded
+from aioipc.sync._guard import Guarded, explained, kernel_errors
 from aioipc.sync._turns import Turn
 
-__all__ = ["Named", "Place", "kernel_errors"]
+__all__ = ["Named", "Place"]
 
 T = TypeVar("T")
 
@@ -132,6 +131,18 @@ class Named(Guarded):
             raise
         return Place(directory, name, ledger, self._parts)
 
+    def _own(self, line: int, note: int, *, tears: bool) -> Tenure | None:
+        """Take hold of one of the lifelines, and note it: `Ledger.own`."""
+        place = self._place or self._open()
+        try:
+            return place.ledger.own(place.lines[line], note, tears=tears)
+        except FileNotFoundError:  # somebody removed the files
+            place = self._open()
+        except OSError as error:
+            raise explained(error, f"take {self._what}") from error
+        with kernel_errors(f"take {self._what}"):
+            return place.ledger.own(place.lines[line], note, tears=tears)
+
     async def _take(self, attempt: Callable[[], T | None]) -> T:
         """Stand in line, then take something as soon as one of the lifelines lets go."""
         turn = self._turns.here()
@@ -152,7 +163,7 @@ class Named(Guarded):
                 with self._watch(watch) as watching:
                     taken = attempt()  # who was in the way may be gone already
                     if taken is None:
-                        await turn.waits.fd(watching.fileno())
+                        await turn.lookout.ready(watching.fileno())
                         taken = attempt()
         return taken
 
@@ -166,7 +177,7 @@ class Named(Guarded):
         if place is not None:
             with contextlib.suppress(OSError):
                 place.close(keep=self._is_to_be_kept(place))
-        self._turns.end()
+        self._turns.close()
 
     def __del__(self) -> None:
         if getattr(self, "_place", None) is not None:
@@ -176,24 +187,3 @@ class Named(Guarded):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
-
-
-class kernel_errors:  # noqa: N801 - it is a statement
-    """Raise what `aioipc.errors` has for what the system said; a missing file stays one."""
-
-    __slots__ = ("_doing",)
-
-    def __init__(self, doing: str) -> None:
-        self._doing = doing
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, OSError) and not isinstance(error, IPCError | FileNotFoundError):
-            raise from_os_error(error, self._doing) from error

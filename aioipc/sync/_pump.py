@@ -3,6 +3,9 @@
 The thread runs while somebody waits. It never serves a certain task: it hands each permit to
 the loop of whoever has waited longest, and there the oldest waiter who still wants it gets it.
 If nobody does, the permit goes back.
+
+`aioipc.loop.pump` only looks now and then, which is right for messages, for they cannot be put back
+where they were. Who only looks gets no permit as long as others block in the kernel for it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aioipc.errors import ClosedError, ForkError, IPCError, WouldBlock
-from aioipc.sync._guard import Enterable, Guard
+from aioipc.sync._guard import Enterable, Guard, Holding
 from aioipc.sync._pump import Pump
 
 __all__ = ["PumpedSemaphore"]
@@ -82,7 +82,7 @@ class PumpedSemaphore(Enterable):
             return
 
 
-class _Permit:
+class _Permit(Holding):
     __slots__ = ("_give",)
 
     def __init__(self, give: Callable[[], None]) -> None:

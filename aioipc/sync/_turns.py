@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import weakref
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeVar
 
 from aioipc.kernel.statistics import Tally
-from aioipc.loop.waiting import Waits
+from aioipc.loop.lookout import Lookout
 
 __all__ = ["Turn", "Turns"]
 
@@ -41,12 +40,12 @@ class Line(asyncio.Lock):
 class Turn:
     """The tasks of one loop. Only the first in line tries and waits; so order is kept."""
 
-    __slots__ = ("_tally", "line", "waits")
+    __slots__ = ("_tally", "line", "lookout")
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self.line = Line(tally)
-        self.waits = Waits()
+        self.lookout = Lookout()
 
     async def take(self, attempt: Callable[[], T | None], source: Source) -> T:
         """Stand in line; then try until it works, and wait for a descriptor in between.
@@ -63,7 +62,7 @@ class Turn:
                 return taken
             with self._tally.waiting():
                 while (taken := attempt()) is None:
-                    await self.waits.fd(source.fileno())
+                    await self.lookout.ready(source.fileno())
             return taken
 
 
@@ -84,16 +83,53 @@ class Turns:
         """That of the running loop."""
         loop = asyncio.get_running_loop()
         turn = self._turns.get(loop)
-        if turn is None:
-            turn = self._turns[loop] = Turn(self._tally)
-        return turn
+        return self._begin(loop) if turn is None else turn
 
     def end(self) -> None:
         """Let everybody look again, from whatever thread."""
         for loop, turn in list(self._turns.items()):
-            with contextlib.suppress(RuntimeError):  # that loop is closed
-                loop.call_soon_threadsafe(turn.waits.end)
+            _call(loop, turn.lookout.end)
+
+    def close(self) -> None:
+        """The same, when there is nothing to wait for any more."""
+        self.end()
+        turns, self._turns = self._turns, weakref.WeakKeyDictionary()
+        for loop, turn in turns.items():
+            if not _call(loop, turn.lookout.close):
+                turn.lookout.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     def forget(self) -> None:
         """Know of nobody, in a forked child."""
-        self._turns = weakref.WeakKeyDictionary()
+        turns, self._turns = self._turns, weakref.WeakKeyDictionary()
+        for turn in turns.values():
+            turn.lookout.abandon()
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> Turn:
+        for old, turn in list(self._turns.items()):
+            if old.is_closed():
+                del self._turns[old]
+                turn.lookout.close()
+        turn = self._turns[loop] = Turn(self._tally)
+        return turn
+
+
+def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> bool:
+    """Call something in a loop, at once if it is this thread's; False if it is closed."""
+    if _is_here(loop):
+        callback()
+        return True
+    try:
+        loop.call_soon_threadsafe(callback)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _is_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from aioipc.errors import BrokenBarrierError
 from aioipc.kernel.ledger import State
 from aioipc.kernel.lifeline import Hold, Lifeline, Watch, watch_all
-from aioipc.sync._guard import Holder
-from aioipc.sync._named import Named, Place, kernel_errors
+from aioipc.sync._guard import Holder, kernel_errors
+from aioipc.sync._named import Named, Place
 
 __all__ = ["Barrier"]
 
@@ -109,7 +109,7 @@ class Barrier(Named):
                 with watch:
                     if seat.is_over():  # whoever left while the watch began
                         break
-                    await turn.waits.fd(watch.fileno())
+                    await turn.lookout.ready(watch.fileno())
                     self._check()
         return seat.number
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from aioipc.kernel.ledger import State
 from aioipc.kernel.lifeline import Hold, Watch, watch_all
-from aioipc.sync._guard import Guard
-from aioipc.sync._named import Place, kernel_errors
+from aioipc.sync._guard import Guard, kernel_errors
+from aioipc.sync._named import Place
 from aioipc.sync.lock import Lock
 
 __all__ = ["Condition"]

@@ -6,8 +6,8 @@ import os
 
 from aioipc.kernel.ledger import State
 from aioipc.kernel.lifeline import Watch
-from aioipc.sync._guard import Holder
-from aioipc.sync._named import Named, Place, kernel_errors
+from aioipc.sync._guard import Holder, kernel_errors
+from aioipc.sync._named import Named, Place
 
 __all__ = ["Event"]
 

@@ -19,8 +19,7 @@ from aioipc.kernel.region import (
     try_region,
 )
 from aioipc.kernel.runtime_dir import open_runtime_dir
-from aioipc.sync._guard import Enterable, Guard
-from aioipc.sync._named import kernel_errors
+from aioipc.sync._guard import Enterable, Guard, Holding, kernel_errors
 from aioipc.sync._turns import Turn
 
 __all__ = ["FileLock"]
@@ -38,8 +37,9 @@ class FileLock(Enterable):
     there, and never removed. It excludes tasks, threads, loops and processes alike; tasks of
     one loop get it in the order in which they asked.
 
-    Between programs of this library waiting costs no timer. For a lock of a foreign program,
-    which does not tell when it is released, it looks every 5 to 50 ms.
+    Between programs of this library waiting costs no timer: for it each has a FIFO in the runtime
+    directory, until the lock is closed or dropped. For a lock of a foreign program, which does not
+    tell when it is released, it looks every 5 to 50 ms.
 
     The process must not hold classic locks on the same file: closing any descriptor of a file
     releases those, and each release of a FileLock closes one.
@@ -74,6 +74,7 @@ class FileLock(Enterable):
         self._shared = shared
         self._network = network
         self._lines: Directory | None = None
+        self._kept: Lifeline | None = None
 
     async def acquire(self) -> Guard:
         """Wait for the lock and take it.
@@ -133,15 +134,16 @@ class FileLock(Enterable):
         if self._unusable is None:
             self._unusable = ClosedError(f"{self._what} was closed")
             self._drop_all()
+            self._leave()
             if self._lines is not None:
                 self._lines.close()
-            self._turns.end()
+            self._turns.close()
 
     def abandon(self) -> None:
         """Belong to the parent, in a forked child that inherits it held."""
         if self._held:
             self._unusable = ForkError(f"{self._what} belongs to the parent; make one in the child")
-        self._lines = None
+        self._lines = self._kept = None
         super().abandon()
 
     def _attempt(self) -> Guard | InTheWay | None:
@@ -154,8 +156,7 @@ class FileLock(Enterable):
             if not isinstance(found, Region):
                 return found
             try:
-                line = self._line(InTheWay(found.file, start, length), make=True)
-                held = _HeldRegion(found, line)
+                held = _HeldRegion(found, self._own_line(found))
             except BaseException:
                 found.close()
                 raise
@@ -186,34 +187,56 @@ class FileLock(Enterable):
             with watch:
                 yield watch if line.is_held() else None
 
+    def _own_line(self, region: Region) -> Lifeline:
+        """The lifeline to hold; it stays until `close`, for making a file costs the most of all."""
+        line = self._line(InTheWay(region.file, *self._region, self._shared), make=True)
+        if self._kept is not None and self._kept.name != line.name:  # it is another file now
+            self._leave()
+        self._kept = line
+        return line
+
+    def _leave(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            with contextlib.suppress(OSError):
+                kept.remove_unused()
+
+    def __del__(self) -> None:
+        if getattr(self, "_kept", None) is not None:
+            self._leave()
+
     def _line(self, region: InTheWay, *, make: bool) -> Lifeline:
-        """The lifeline of those who have one region, in the runtime directory."""
+        """The lifeline of those who have one region, in the runtime directory.
+
+        Who shares it has another one. Who wants to share waits for one who does not, and would
+        not hear of his end on a lifeline that others have already.
+        """
         lines = self._lines
         if lines is None or not lines.is_current():
             lines = self._lines = open_runtime_dir("sync", "file")
         device, inode = region.file
-        name = f".{device:x}-{inode:x}~{region.start}-{region.length}"
+        kind = "s" if region.shared else "x"
+        name = f".{device:x}-{inode:x}~{region.start}-{region.length}{kind}"
         return Lifeline(lines, name, make=make)
 
 
 async def _wait_behind(turn: Turn, watch: Watch | None, pause_s: float) -> float:
     """Wait until it is worth trying again; return how long the pause was, in seconds."""
     if watch is not None:
-        await turn.waits.fd(watch.fileno())
+        await turn.lookout.ready(watch.fileno())
         return 0.0
     pause_s = min(max(_SHORTEST_PAUSE_S, pause_s * 2), _LONGEST_PAUSE_S)
     await asyncio.sleep(pause_s)
     return pause_s
 
 
-class _HeldRegion:
+class _HeldRegion(Holding):
     """A locked region, and the lifeline that tells others when it is free."""
 
-    __slots__ = ("_line", "_region", "_told")
+    __slots__ = ("_region", "_told")
 
     def __init__(self, region: Region, line: Lifeline) -> None:
         self._region = region
-        self._line = line
         # None if somebody looks just now whether he is the last one here: then who waits for
         # this holder has to look for himself.
         self._told: Hold | None = line.try_hold(shared=True)
@@ -222,6 +245,4 @@ class _HeldRegion:
         """Release the region first: who is told finds it free."""
         self._region.close()
         if self._told is not None:
-            with self._told:
-                if self._told.is_alone():
-                    self._line.remove()
+            self._told.close()

@@ -10,8 +10,7 @@ from typing import Self
 
 from aioipc.errors import AddressError, ClosedError, ConnectError, ForkError, WouldBlock
 from aioipc.kernel.tokens import TokenPipe
-from aioipc.sync._guard import Enterable, Guard
-from aioipc.sync._named import kernel_errors
+from aioipc.sync._guard import Enterable, Guard, Holding, kernel_errors
 
 __all__ = ["JobServer"]
 
@@ -136,7 +135,7 @@ class JobServer(Enterable):
         if self._unusable is None:
             self._unusable = ClosedError("this jobserver was closed")
             self._drop_all()
-            self._turns.end()
+            self._turns.close()
             self._pipe.close()
 
     def abandon(self) -> None:
@@ -174,7 +173,7 @@ class JobServer(Enterable):
         return f"<JobServer jobs={self._jobs}>"
 
 
-class _OwnSlot:
+class _OwnSlot(Holding):
     __slots__ = ("_server",)
 
     def __init__(self, server: JobServer) -> None:
@@ -184,7 +183,7 @@ class _OwnSlot:
         self._server.give_own_slot()
 
 
-class _Token:
+class _Token(Holding):
     __slots__ = ("_pipe", "_token")
 
     def __init__(self, pipe: TokenPipe, token: bytes) -> None:

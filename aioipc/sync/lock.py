@@ -6,11 +6,12 @@ import os
 
 from aioipc.errors import WouldBlock
 from aioipc.kernel.ledger import State
-from aioipc.sync._guard import Enterable, Guard, Holder
-from aioipc.sync._named import Named, Place, kernel_errors
+from aioipc.sync._guard import Enterable, Guard, Holder, kernel_errors
+from aioipc.sync._named import Named, Place
 
 __all__ = ["Lock"]
 
+_LINE = 0
 _NOTE = 0
 
 
@@ -69,37 +70,17 @@ class Lock(Named, Enterable):
     def locked(self) -> bool:
         """Whether somebody holds it."""
         with kernel_errors(f"look at {self._what}"):
-            return self._open().lines[0].is_held()
+            return self._open().lines[_LINE].is_held()
 
     def holders(self) -> list[Holder]:
         """Who holds it: at most one."""
         return [Holder.of(self._open().ledger.read(_NOTE))] if self.locked() else []
 
     def _attempt(self) -> Guard | None:
-        with kernel_errors(f"take {self._what}"):
-            hold = (self._place or self._open()).lines[0].try_hold()
-            if hold is None:
-                return None
-            try:
-                ledger = self._open().ledger  # a new one, if the old one was removed meanwhile
-                before = ledger.read(_NOTE)
-                died = before.state is not State.NONE
-                state = State.HELD_TORN if died else State.HELD
-                number = before.number + 1
-                ledger.note(_NOTE, state, number=number)
-            except BaseException:
-                hold.close()
-                raise
-
-        def let_go(guard: Guard) -> None:
-            self._forget(guard)
-            if ledger.fileno() < 0:
-                return  # somebody removed it, and the one that took its place knows nothing of this
-            with kernel_errors(f"release {self._what}"):
-                left = State.NONE if guard.is_consistent else State.TORN
-                ledger.note(_NOTE, left, number=number)
-
-        return self._keep(Guard(let_go, hold, owner_died=died))
+        tenure = self._own(_LINE, _NOTE, tears=True)
+        if tenure is None:
+            return None
+        return self._keep(Guard(self._forget, tenure, owner_died=tenure.owner_died))
 
     def _is_to_be_kept(self, place: Place) -> bool:
         return place.ledger.read(_NOTE).state is not State.NONE

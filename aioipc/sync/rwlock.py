@@ -7,14 +7,15 @@ import os
 from collections.abc import AsyncIterator, Callable
 
 from aioipc.errors import WouldBlock
-from aioipc.kernel.ledger import Ledger, State
+from aioipc.kernel.ledger import State, Tenure
 from aioipc.kernel.lifeline import Hold, Lifeline
-from aioipc.sync._guard import Guard, Holder
-from aioipc.sync._named import Named, Place, kernel_errors
+from aioipc.kernel.owned import OwnedFd
+from aioipc.sync._guard import Guard, Holder, kernel_errors
+from aioipc.sync._named import Named, Place
 
 __all__ = ["RWLock"]
 
-_GATE, _MAIN = 0, 1
+_GATE, _MAIN, _ROPE = 0, 1, 2
 _WRITER = 0
 _FIRST_READER = 1
 
@@ -37,10 +38,13 @@ class RWLock(Named):
         AddressError: It cannot be a name.
     """
 
+    # Readers wait for a writer alone, so he holds a rope of his own besides: the main lifeline
+    # is silent again as soon as another reader has it, maybe before this one has looked.
+
     kind = "rwlock"
 
     def __init__(self, name: str | os.PathLike[str]) -> None:
-        super().__init__(name, 1, ["gate", "main"])
+        super().__init__(name, 1, ["gate", "main", "rope"])
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[Guard]:
@@ -74,7 +78,7 @@ class RWLock(Named):
         Cancellation:
             Safe: it was not taken.
         """
-        return await self._acquire(self._attempt_reading, shared=True)
+        return await self._acquire(self._attempt_reading, _ROPE, shared=True)
 
     async def acquire_writing(self) -> Guard:
         """Wait until nobody holds it, and become the writer; raises as `acquire_reading`.
@@ -82,7 +86,7 @@ class RWLock(Named):
         Cancellation:
             Safe: it was not taken.
         """
-        return await self._acquire(self._attempt_writing, shared=False)
+        return await self._acquire(self._attempt_writing, _MAIN, shared=False)
 
     def acquire_reading_nowait(self) -> Guard:
         """Become a reader at once.
@@ -124,7 +128,9 @@ class RWLock(Named):
             taken = [seat for seat in readers if main.is_taken(seat)]
             return [Holder.of(ledger.read(_FIRST_READER + seat)) for seat in taken]
 
-    async def _acquire(self, attempt: Callable[[], Guard | None], *, shared: bool) -> Guard:
+    async def _acquire(
+        self, attempt: Callable[[], Guard | None], line: int, *, shared: bool
+    ) -> Guard:
         self._refuse_again()
         turn = self._turns.here()
         async with turn.line:
@@ -133,7 +139,7 @@ class RWLock(Named):
             )
             with gate:
                 return await self._wait_until(
-                    turn, attempt, lambda place: place.lines[_MAIN].watch()
+                    turn, attempt, lambda place: place.lines[line].watch()
                 )
 
     def _acquire_nowait(self, attempt: Callable[[], Guard | None], *, shared: bool) -> Guard:
@@ -156,48 +162,26 @@ class RWLock(Named):
         hold = self._try_hold(self._open().lines[_MAIN], True)
         if hold is None:
             return None
-
-        def note(ledger: Ledger) -> tuple[int, bool]:
-            seat = hold.take_seat()
-            ledger.note(_FIRST_READER + seat, State.HELD)
-            return seat, ledger.read(_WRITER).state is not State.NONE
-
-        return self._noted(hold, note, self._forget)
-
-    def _attempt_writing(self) -> Guard | None:
-        hold = self._try_hold(self._open().lines[_MAIN], False)
-        if hold is None:
-            return None
-
-        def note(ledger: Ledger) -> tuple[int, bool]:
-            before = ledger.read(_WRITER)
-            died = before.state is not State.NONE
-            state = State.HELD_TORN if died else State.HELD
-            ledger.note(_WRITER, state, number=before.number + 1)
-            return 0, died
-
-        return self._noted(hold, note, self._let_go_writing)
-
-    def _noted(
-        self,
-        hold: Hold,
-        note: Callable[[Ledger], tuple[int, bool]],
-        let_go: Callable[[Guard], None],
-    ) -> Guard:
         try:
             with kernel_errors(f"take {self._what}"):
-                slot, died = note(self._open().ledger)
+                ledger = self._open().ledger
+                seat = hold.take_seat()
+                ledger.note(_FIRST_READER + seat, State.HELD)
+                died = ledger.read(_WRITER).state is not State.NONE
         except BaseException:
             hold.close()
             raise
-        return self._keep(Guard(let_go, hold, slot=slot, owner_died=died))
+        return self._keep(Guard(self._forget, hold, slot=seat, owner_died=died))
 
-    def _let_go_writing(self, guard: Guard) -> None:
-        self._forget(guard)
-        with kernel_errors(f"release {self._what}"):
-            ledger = self._open().ledger
-            state = State.NONE if guard.is_consistent else State.TORN
-            ledger.note(_WRITER, state, number=ledger.read(_WRITER).number)
+    def _attempt_writing(self) -> Guard | None:
+        with contextlib.ExitStack() as undo:
+            with kernel_errors(f"take {self._what}"):
+                rope = undo.enter_context(self._open().lines[_ROPE].pull())
+            tenure = self._own(_MAIN, _WRITER, tears=True)
+            if tenure is None:
+                return None
+            undo.pop_all()
+        return self._keep(Guard(self._forget, _Writing(tenure, rope), owner_died=tenure.owner_died))
 
     def _leave(self, guard: Guard) -> None:
         if self._unusable is None:  # else nothing is held any more
@@ -205,3 +189,23 @@ class RWLock(Named):
 
     def _is_to_be_kept(self, place: Place) -> bool:
         return place.ledger.read(_WRITER).state is not State.NONE
+
+
+class _Writing:
+    """What the writer has: the lock, and the rope that tells readers when it is free."""
+
+    __slots__ = ("_rope", "_tenure")
+
+    def __init__(self, tenure: Tenure, rope: OwnedFd) -> None:
+        self._tenure = tenure
+        self._rope = rope
+
+    def let_go(self, *, is_consistent: bool) -> None:
+        """Release it first: who is told finds it free."""
+        with self._rope:
+            self._tenure.let_go(is_consistent=is_consistent)
+
+    def close(self) -> None:
+        """Let go of both without a word."""
+        with self._rope:
+            self._tenure.close()

@@ -7,9 +7,8 @@ import random
 
 from aioipc.errors import ClosedError, ForkError, WouldBlock
 from aioipc.kernel.eventfd import PermitCounter
-from aioipc.kernel.ledger import State
-from aioipc.sync._guard import Enterable, Guard, Holder
-from aioipc.sync._named import Named, kernel_errors
+from aioipc.sync._guard import Enterable, Guard, Holder, Holding, kernel_errors
+from aioipc.sync._named import Named
 
 __all__ = ["AnonymousSemaphore", "Semaphore"]
 
@@ -92,26 +91,10 @@ class Semaphore(Named, Enterable):
         return None
 
     def _attempt_slot(self, slot: int) -> Guard | None:
-        with kernel_errors(f"take {self._what}"):
-            hold = self._open().lines[slot].try_hold()
-            if hold is None:
-                return None
-            try:
-                ledger = self._open().ledger  # a new one, if the old one was removed meanwhile
-                before = ledger.read(slot)
-                ledger.note(slot, State.HELD, number=before.number + 1)
-            except BaseException:
-                hold.close()
-                raise
-        died = before.state is not State.NONE
-        return self._keep(Guard(self._let_go, hold, slot=slot, owner_died=died))
-
-    def _let_go(self, guard: Guard) -> None:
-        self._forget(guard)
-        with kernel_errors(f"release {self._what}"):
-            ledger = self._open().ledger
-            number = ledger.read(guard.slot).number
-            ledger.note(guard.slot, State.NONE, number=number)
+        tenure = self._own(slot, slot, tears=False)
+        if tenure is None:
+            return None
+        return self._keep(Guard(self._forget, tenure, slot=slot, owner_died=tenure.owner_died))
 
 
 class AnonymousSemaphore(Enterable):
@@ -181,7 +164,7 @@ class AnonymousSemaphore(Enterable):
         if self._unusable is None:
             self._unusable = ClosedError(f"{self._what} was closed")
             self._drop_all()
-            self._turns.end()
+            self._turns.close()
             self._counter.close()
 
     def abandon(self) -> None:
@@ -200,7 +183,7 @@ class AnonymousSemaphore(Enterable):
         return self._keep(Guard(self._forget, _Permit(self._counter)))
 
 
-class _Permit:
+class _Permit(Holding):
     """One of the counter's, to be given back once."""
 
     __slots__ = ("_counter",)

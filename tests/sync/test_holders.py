@@ -24,6 +24,7 @@ await hear()
 """
 
 
+@pytest.mark.leaves_names  # the other one is killed at the end
 @pytest.mark.asyncio
 async def test_holders_of_a_region(tmp_path: Path, peers: Peers) -> None:
     lock = sync.FileLock(tmp_path / "file", 15, 10)

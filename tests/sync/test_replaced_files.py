@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from aioipc import AccessDenied, AddressError, sync
+from aioipc import AccessDenied, AddressError, WouldBlock, sync
 from tests.links import steps
 from tests.sync.contest import in_time
+
+KINDS: dict[str, Callable[[], sync.Lock | sync.Semaphore]] = {
+    "lock": lambda: sync.Lock("x"),
+    "semaphore": lambda: sync.Semaphore("x", 1),
+}
 
 
 def remove_all(runtime_dir: Path) -> None:
@@ -36,6 +42,28 @@ async def test_removed_while_held_and_waited_for(runtime_dir: Path) -> None:
         await waiting
     for lock in (one, two, three):
         lock.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.asyncio
+async def test_renamed_while_in_use(kind: str, runtime_dir: Path) -> None:
+    """Who has a renamed file open comes over to the new one, and nobody removes what he holds."""
+    folder = runtime_dir / "sync" / kind
+    one, two, three = (KINDS[kind]() for _ in range(3))
+    async with one:
+        pass
+    for path in list(folder.iterdir()):
+        path.rename(runtime_dir / f"{path.name}.renamed")
+    async with one:
+        assert two.locked()
+        two.close()  # it is not the last one here
+        with pytest.raises(WouldBlock):
+            three.acquire_nowait()
+    one.close()
+    three.close()
+    assert not list(folder.iterdir())
+    for path in runtime_dir.glob("*.renamed"):
+        path.unlink()
 
 
 async def hold_once(lock: sync.Lock | sync.FileLock) -> None:

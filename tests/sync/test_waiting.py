@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from aioipc import sync
+from tests.links import steps
+from tests.sync.contest import in_time
 
 WAIT_S = 0.3
 
@@ -34,10 +36,7 @@ WAITS: dict[str, Callable[[], tuple[list[Any], Callable[[Any], Awaitable[object]
         [sync.Semaphore("x", 1), sync.Semaphore("x", 1)],
         lambda it: it.acquire(),
     ),
-    "file": lambda: (
-        [sync.FileLock("/dev/shm/aioipc-wait"), sync.FileLock("/dev/shm/aioipc-wait")],
-        lambda it: it.acquire(),
-    ),
+    "file": lambda: ([sync.FileLock(__file__), sync.FileLock(__file__)], lambda it: it.acquire()),
     "event": lambda: ([sync.Event("x")], lambda it: it.wait()),
     "barrier": lambda: ([sync.Barrier("x", 3)], lambda it: it.wait()),
     "condition": lambda: ([sync.Condition("x")], at_condition),
@@ -66,6 +65,36 @@ async def test_who_waits_sleeps(kind: str) -> None:
     for subject in subjects:
         subject.close()
     Path("/dev/shm/aioipc-wait").unlink(missing_ok=True)
+
+
+@pytest.mark.asyncio
+async def test_a_reader_comes_in_beside_one_who_was_faster(runtime_dir: Path) -> None:
+    """Who waited for the writer is let in, also if another reader has it by the time he looks."""
+    writer, slow, fast = (sync.RWLock("x") for _ in range(3))
+    writer.acquire_writing_nowait()
+    waiting = asyncio.create_task(slow.acquire_reading())
+    await steps(3)
+    writer.release()
+    fast.acquire_reading_nowait()  # before the loop has looked who may go on
+    async with in_time():
+        await waiting
+    assert len(fast.holders()) == 2
+    for lock in (writer, slow, fast):
+        lock.close()
+
+
+@pytest.mark.asyncio
+async def test_a_shared_file_lock_comes_in_beside_one_that_was_faster(tmp_path: Path) -> None:
+    alone, slow, fast = (sync.FileLock(tmp_path / "x", shared=it) for it in (False, True, True))
+    alone.acquire_nowait()
+    waiting = asyncio.create_task(slow.acquire())
+    await steps(3)
+    alone.release()
+    fast.acquire_nowait()
+    async with in_time():
+        await waiting
+    for lock in (alone, slow, fast):
+        lock.close()
 
 
 def test_no_realtime_clock() -> None:
