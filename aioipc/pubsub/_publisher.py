@@ -195,13 +195,12 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         self._check_open()
         subject = self._subject(topic)  # it complains about what is no topic
         self._retained.check(topic)
-        data = subject.pack(self._codec.encode_object(obj))
-        if len(data) > self._limits.max_message_bytes:
-            raise FrameTooLarge(len(data), self._limits.max_message_bytes)
-        return data
+        return subject.pack(self._codec.encode_object(obj))
 
     def _try_publish(self, topic: str, data: bytes) -> bool:
         """Send a message to all who want it, unless one of them has to be waited for."""
+        if len(data) > self._limits.max_message_bytes:
+            raise FrameTooLarge(len(data), self._limits.max_message_bytes)
         audience = self._audience(topic)
         self._settle()
         if audience.blocking and not audience.has_room(len(data)):
@@ -217,7 +216,8 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         if riders and len(riders) == len(audience.feeds):
             self.aboard = audience
             self.rides_left = min(feed.outbox.rides for feed in riders)
-            self.longest_ride = min(feed.seat.longest for feed in riders if feed.seat is not None)
+            seats = (feed.seat.longest for feed in riders if feed.seat is not None)
+            self.longest_ride = min(self._limits.max_message_bytes, *seats)
         return True
 
     # By the ring
