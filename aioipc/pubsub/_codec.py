@@ -28,7 +28,7 @@ from aioipc.wire.pubsub import (
     Welcome,
 )
 
-__all__ = ["Aside", "PublisherEnd", "Request", "SubscriberEnd"]
+__all__ = ["LOOK", "Aside", "PublisherEnd", "Request", "SubscriberEnd"]
 
 T = TypeVar("T")
 
@@ -37,6 +37,7 @@ Aside = Welcome | Ring | Away | Look
 _Answer = Aside | Publication | Lost
 
 _pack: Final = msgspec.msgpack.Encoder().encode
+LOOK: Final = _pack(Look())
 _unpack_request: Callable[[Buffer], Request] = msgspec.msgpack.Decoder(Request).decode
 _unpack_answer: Callable[[Buffer], _Answer] = msgspec.msgpack.Decoder(_Answer).decode
 

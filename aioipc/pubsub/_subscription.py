@@ -128,7 +128,10 @@ class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
         if place is not None and not place.arm():
             return None
         try:
-            item = await self._next_heard()
+            if self.owed and place is not None and not place.is_on:
+                item = await self._receive_off_ring()
+            else:
+                item = await self._channel.receive()
         except DecodeError:
             if place is not None and place.is_known():
                 return None
@@ -157,11 +160,10 @@ class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
     def _unpack(self, data: bytes) -> Message[T]:
         return self._end.decode_message(data)
 
-    async def _next_heard(self) -> Message[T] | Gap | Aside:
-        if self.owed and self._place is not None and not self._place.is_on:
-            with contextlib.suppress(WouldBlock):
-                return self._channel.receive_nowait()  # type: ignore[no-any-return]
-            await self._grant()  # with nothing under way messages may come by the ring again
+    async def _receive_off_ring(self) -> Message[T] | Gap | Aside:
+        with contextlib.suppress(WouldBlock):
+            return self._channel.receive_nowait()  # type: ignore[no-any-return]
+        await self._grant()  # with nothing under way messages may come by the ring again
         return await self._channel.receive()  # type: ignore[no-any-return]
 
     def _heed(self, aside: Aside) -> None:
@@ -175,8 +177,9 @@ class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
         count = self.owed
         sending = self._channel.send(Credit(count))
         try:
-            with contextlib.suppress(IPCError):  # the next receive says so, after what is there
-                await sending
+            await sending
+        except IPCError:  # nobody listens any more; a receive says so, after what is there
+            self.owed = 0
         finally:
             if sending.is_accepted:
                 self.owed -= count

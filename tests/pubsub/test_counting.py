@@ -69,6 +69,7 @@ async def test_one_copy_whatever_the_number_of_subscribers() -> None:
     for count in (1, 8, 50):
         async with audience(count) as (publisher, subscriptions):
             stage = publisher.stage
+            assert stage is not None
             before = stage.writer.position
             for _ in range(MESSAGES):
                 await publisher.publish("a", MESSAGE)
