@@ -50,11 +50,12 @@ async def work(queue: queues.Queue[int], halfway: asyncio.Event) -> set[int]:
     """Do jobs until each was done once, and return them."""
     done: set[int] = set()
     while len(done) < JOBS:
+        job = await queue.take()
+        if job.value == JOBS // 2:
+            halfway.set()
+            await asyncio.sleep(0.1)  # long enough for the server to be killed meanwhile
         try:
-            async with queue.take() as job:
-                if job.value == JOBS // 2:
-                    halfway.set()
-                    await asyncio.sleep(0.1)  # long enough for the server to be killed meanwhile
+            await job.ack()
         except aioipc.PeerCrashed:
             print(f"job {job.value} was done for a server that is gone", flush=True)
         else:
