@@ -505,12 +505,16 @@ cdef class Lead(Operation):
 
 
 cdef class Ask(Detour):
-    """``await hub.ask(method, args)``"""
+    """``await hub.ask(method, args)``
+
+    Attributes:
+        call: The call once it was made, or may have been; None if it certainly was not.
+    """
 
     cdef CallCore hub
-    cdef object method
-    cdef object args
-    cdef CallRecord call
+    cdef readonly object method
+    cdef readonly object args
+    cdef public CallRecord call
     cdef Lead leading
 
     cdef int c_step(self, PyObject** result) except -1:
@@ -549,7 +553,7 @@ cdef class Ask(Detour):
                 (hub.tracing in hub.modules or hub.scopes in hub.modules) and caller.needs_care()
             )
         ):
-            return self.c_take_detour(caller.call_with_care(self.method, self.args), result)
+            return self.c_take_detour(caller.call_with_care(self), result)
         self.call = hub.own_record.__new__(hub.own_record)
         self.call.caller = caller
         self.call.method = self.method
@@ -561,7 +565,8 @@ cdef class Ask(Detour):
             )
             sent = channel.queued == 0 and channel.port.c_send(parts, ()) == ACCEPTED
         except BaseException as error:
-            caller.withdraw(self.call, error)
+            call, self.call = self.call, None
+            caller.withdraw(call, error)
             raise
         if sent and not channel.port.c_rest():
             return self.c_look(result)
@@ -572,7 +577,7 @@ cdef class Ask(Detour):
         sending.core = channel
         sending.parts = parts
         sending.fds = ()
-        return self.c_take_detour(caller.call_late(self.call, sending), result)
+        return self.c_take_detour(caller.call_late(self, sending), result)
 
     cdef int c_look(self, PyObject** result) except -1:
         """What a call has come to, or the wait for it."""

@@ -19,7 +19,16 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
 
-from aioipc.native._pacer cimport ACCEPTED, Borrowed, MessagePort, NO_ROOM, Pacer, clock_ns
+from aioipc.native._pacer cimport (
+    ACCEPTED,
+    Borrowed,
+    MessagePort,
+    NO_FDS,
+    NO_ROOM,
+    Pacer,
+    clock_ns,
+    must_yield,
+)
 from aioipc.native._scan cimport scanner_of
 
 import os
@@ -81,7 +90,6 @@ cdef enum:
 cdef int64_t BUSY_SLICE_NS = 100_000
 
 NOTHING = object()
-cdef object NO_FDS = ()
 
 # Raised in each child process, so that inherited objects notice (one load per operation).
 cdef unsigned long fork_generation = 1
@@ -307,7 +315,7 @@ cdef class ChannelCore:
         if problem != 0:
             raise error_of(problem, self.max_depth, self.max_elements)
         if size >= LONG:
-            self.pacer.look = True
+            self.pacer.next_look = 0
         try:
             if self.shares:
                 return self.decode(message, self.port.take_fds)
@@ -344,7 +352,7 @@ cdef class ChannelCore:
             else:
                 parts = self.encode(obj)
             if not PyBytes_CheckExact(parts) or len(parts) >= LONG:
-                self.pacer.look = True
+                self.pacer.next_look = 0
             return parts
         except IPCError:
             raise
@@ -675,7 +683,7 @@ cdef class Operation:
                 core.c_enter()
                 self.state = RUNNING
                 self.c_claim()
-                if core.pacer.c_must_yield():
+                if must_yield(core.pacer):
                     if not self.queued:
                         self.c_join()
                     return self.c_yield(result)
@@ -1281,7 +1289,7 @@ cdef int step_receive(PyObject* operation, PyObject* value, PyObject** result) e
         and is_usable(core)
         and core.receiver is None
         and core.deferred is None
-        and not core.pacer.c_must_yield()
+        and not must_yield(core.pacer)
     ):
         message = core.port.c_receive()
         if message is not None:
@@ -1315,7 +1323,7 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
         and core.queued == 0
         and (core.encode is not None or PyBytes_CheckExact(self.parts))
         and not core.shares
-        and not core.pacer.c_must_yield()
+        and not must_yield(core.pacer)
     ):
         self.state = DONE  # also where this raises
         if core.encode is not None:
@@ -1348,7 +1356,7 @@ cdef int step_borrow(PyObject* operation, PyObject* value, PyObject** result) ex
         and is_usable(core)
         and core.receiver is None
         and core.deferred is None
-        and not core.pacer.c_must_yield()
+        and not must_yield(core.pacer)
     ):
         message = core.port.c_borrow()
         if message is not None:
@@ -1368,7 +1376,7 @@ cdef int step_slot(PyObject* operation, PyObject* value, PyObject** result) exce
         and self.phase == RESERVING
         and is_usable(core)
         and core.queued == 0
-        and not core.pacer.c_must_yield()
+        and not must_yield(core.pacer)
     ):
         self.state = DONE  # also where this raises
         core.port.c_check_size(self.size)

@@ -5,6 +5,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
 from aioipc.native._core cimport DONE, NEW, NEXT, RETURN, RUNNING, SLEEPING, YIELDED, Operation
+from aioipc.native._pacer cimport must_yield
 
 
 cdef class Detour(Operation):
@@ -57,7 +58,7 @@ cdef class Straight(Detour):
         if self.way is not None:
             return self.c_go_on(result)
         if state == NEW:
-            if self.pacer.c_must_yield():
+            if must_yield(self.pacer):
                 self.state = YIELDED
                 self.pacer.c_yielding()
                 Py_INCREF(None)

@@ -22,6 +22,8 @@ cdef enum:
     NO_ROOM = 0
     ACCEPTED = 1
 
+cdef object NO_FDS               # what a message without descriptors is sent with
+
 
 cdef class PollBudget:
     cdef readonly bint enabled
@@ -81,8 +83,8 @@ cdef class Pacer:
     cdef bint crowded            # other callbacks took long in the last turn
     cdef list dirty
     cdef set waiting             # ports whose receiver is asleep in this loop
-    cdef int ops
-    cdef bint look               # the last operation took long: the next looks at the clock
+    cdef int ops                 # operations since the loop turned
+    cdef int next_look           # at how many of them to look at the clock; 0 after long work
     cdef int64_t resumed_ns      # since when channels work without a turn; 0 before they begin
     cdef int64_t yielded_ns
 
@@ -97,3 +99,10 @@ cdef class Pacer:
     cdef int c_end_turn(self) except -1
     cdef int c_turned(self) except -1
     cdef int c_poll(self, MessagePort port, int64_t budget_ns, bint for_room) except -1
+
+
+# Inline: each operation asks.
+cdef inline bint must_yield(Pacer pacer) noexcept:
+    """Whether the operation that begins has to let the loop turn first."""
+    pacer.ops += 1
+    return pacer.ops >= pacer.next_look and pacer.c_must_yield()

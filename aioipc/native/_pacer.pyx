@@ -20,23 +20,25 @@ cdef extern from "<poll.h>" nogil:
 # Fairness: one checkpoint per so many operations or nanoseconds, whichever is first.
 cdef enum:
     OPS_PER_TURN = 512
-    OPS_PER_CLOCK = 32           # power of two
+    OPS_PER_CLOCK = 32
     MOST_POLLED = 8              # more sleepers than this: the loop is the better poller
 cdef int64_t TURN_NS = 60_000
 
 # Adaptive polling (measured by benchmarks/round_trip.py; see docs/architecture.md).
 cdef int64_t FULL_BUDGET_NS = 50_000
 cdef int64_t LEAST_BUDGET_NS = 10_000
-cdef int64_t SHORT_WAIT_NS = 100_000
+cdef int64_t SHORT_WAIT_NS = 200_000
 cdef int64_t CROWDED_NS = 20_000
 cdef int MISSES_BEFORE_SKIP = 3
 cdef int MOST_SKIPPED_EXPONENT = 10
+
+NO_FDS = ()
 
 
 cdef class PollBudget:
     """How long the next wait polls before it sleeps: pure arithmetic, no clock.
 
-    Two sleeps in a row that end within 100 us give a budget of 50 us. A hit keeps it, a
+    Two sleeps in a row that end within 200 us give a budget of 50 us. A hit keeps it, a
     miss halves it, a long sleep takes it away. After three misses in a row 2**n waits
     are not polled at all, so that two processes on one CPU pay next to nothing for
     polling that cannot succeed.
@@ -217,22 +219,19 @@ cdef class Pacer:
     # Fairness
 
     cdef bint c_must_yield(self) noexcept:
-        self.ops += 1
-        if self.resumed_ns == 0:
-            self.resumed_ns = clock_ns()
-        if self.ops >= OPS_PER_TURN:
-            return True
-        return self.c_tired(not self.ops & (OPS_PER_CLOCK - 1))
+        """The rest of `must_yield`, when it is time to look."""
+        return self.ops >= OPS_PER_TURN or self.c_tired(True)
 
     cdef bint c_tired(self, bint regular) noexcept:
         """`c_overdue`, but looks at the clock only now and then, and after long work."""
-        if not regular and not self.look:
+        if not regular and self.ops < self.next_look:
             return False
-        self.look = False
-        if not self.c_overdue():
-            return False
-        self.ops = OPS_PER_TURN  # due until the loop has turned, whoever asks again
-        return True
+        if self.c_overdue():
+            self.ops = OPS_PER_TURN  # due until the loop has turned, whoever asks again
+            self.next_look = 0
+            return True
+        self.next_look = min(self.ops + OPS_PER_CLOCK, OPS_PER_TURN)
+        return False
 
     cdef bint c_overdue(self) noexcept:
         """Whether the loop has not turned for longer than is fair."""
@@ -253,6 +252,7 @@ cdef class Pacer:
         self.crowded = self.yielded_ns != 0 and now - self.yielded_ns > CROWDED_NS
         self.yielded_ns = 0
         self.ops = 0
+        self.next_look = OPS_PER_CLOCK
         self.resumed_ns = now
 
     # The turn: a message that finds nothing gathered is written at once, the rest of the
@@ -292,6 +292,7 @@ cdef class Pacer:
     cdef int c_turned(self) except -1:
         """The loop has turned: what is done from here on counts anew."""
         self.ops = 0
+        self.next_look = 0
         self.resumed_ns = 0
         return self.c_end_turn()
 
@@ -349,7 +350,7 @@ cdef class Pacer:
                     found = 1 if not direct and fds[0].revents else 2
                 if clock_ns() >= deadline:
                     break
-        self.look = True
+        self.next_look = 0
         port.counters.polls += 1
         if found == 1:
             port.counters.poll_hits += 1

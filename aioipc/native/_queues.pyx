@@ -333,7 +333,7 @@ cdef class QueueCore:
             return obj
         message = self.coding.encode(obj) if self.encode is None else self.c_encode_parts(obj)
         if PyBytes_GET_SIZE(message) >= LONG:
-            self.pacer.look = True
+            self.pacer.next_look = 0
         return message
 
     cdef object c_encode_parts(self, object obj):
@@ -349,7 +349,7 @@ cdef class QueueCore:
         if self.decode is None:
             return message
         if size >= LONG:
-            self.pacer.look = True
+            self.pacer.next_look = 0
         if self.scan == NULL or self.scan(text, size, self.max_depth, self.max_elements) == 0:
             try:
                 return self.decode(message)

@@ -18,6 +18,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -32,7 +33,7 @@ from aioipc.native._frames cimport (
     get_buffer,
     hold,
 )
-from aioipc.native._pacer cimport ACCEPTED, NO_ROOM
+from aioipc.native._pacer cimport ACCEPTED, NO_FDS, NO_ROOM
 
 from aioipc.errors import (
     AddressError,
@@ -63,18 +64,16 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
     PyObject* PyBytes_New "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
+    PyObject* PyBytes_TryNew "PyBytes_FromStringAndSize"(const char*, Py_ssize_t)
     char* PyBytes_Data "PyBytes_AS_STRING"(PyObject*)
     Py_ssize_t PyBytes_Size "PyBytes_GET_SIZE"(PyObject*)
     void Py_XDECREF(PyObject*)
 
 cdef enum:
-    FRAGMENT = 32768             # of a message that is too long for one record
     PATIENCE = 100               # looks of 20 to 30 ns each
     IN_PLACE = 16384             # shorter messages are copied before they are decoded
     RETIRE = 32768               # given back at the latest, so that a sender who waits can go on
-    GATHER = 32768               # shown at the latest, even within a turn
     LONG = 8192                  # bytes that take a time worth looking at the clock
-    MOST_RECORDS = 64            # without a message, before the clock is looked at
     MOST_CONTROLS = 16
 
 
@@ -215,7 +214,7 @@ cdef class RingPort(FramePort):
                     self.counters.messages_received += 1
                     self.counters.bytes_received += record.length
                     if <Py_ssize_t>record.length >= LONG and self.pacer is not None:
-                        self.pacer.look = True
+                        self.pacer.next_look = 0
                     self.c_retire_some()
                     return message
                 message = self.c_record(&record)
@@ -284,7 +283,7 @@ cdef class RingPort(FramePort):
         self.counters.messages_received += 1
         self.counters.bytes_received += record.length
         if <Py_ssize_t>record.length >= LONG and self.pacer is not None:
-            self.pacer.look = True
+            self.pacer.next_look = 0
         return lease
 
     cdef int c_end_read(self, ReadLease lease) except -1:
@@ -303,11 +302,14 @@ cdef class RingPort(FramePort):
 
     @cython.final
     cdef object c_copy(self, RingRecord* record):
-        try:
-            return PyBytes_FromStringAndSize(<const char*>record.payload, record.length)
-        except MemoryError:
+        # A `try` would cost each message more than its bytes do.
+        cdef PyObject* copy = PyBytes_TryNew(<const char*>record.payload, record.length)
+        if copy is NULL:
             self.consumer.cursor -= RING_HEADER + ((record.length + 7) & ~<uint64_t>7)
-            raise
+            raise MemoryError
+        message = <object>copy
+        Py_DECREF(message)
+        return message
 
     cdef object c_find_ending(self):
         if not self.closed_by_peer and ring_arm(&self.consumer) == RING_END:
@@ -360,7 +362,7 @@ cdef class RingPort(FramePort):
         memcpy(PyBytes_Data(self.large) + self.large_filled, record.payload, record.length)
         self.large_filled = filled
         if self.pacer is not None:
-            self.pacer.look = True
+            self.pacer.next_look = 0
         if self.queue is not None:
             self.queue.c_claim(record.tag >> 16)
             if not more:
@@ -492,7 +494,7 @@ cdef class RingPort(FramePort):
         self.counters.messages_sent += 1
         self.counters.bytes_sent += size
         if size >= LONG and self.pacer is not None:
-            self.pacer.look = True
+            self.pacer.next_look = 0
         return 0
 
     cdef int c_cancel(self, object lease) except -1:
@@ -503,7 +505,7 @@ cdef class RingPort(FramePort):
         return 0
 
     cdef int c_send(self, object parts, object fds) except -1:
-        if fds:
+        if fds is not NO_FDS and fds:
             return self.c_send_with_fds(parts, fds)
         self.c_check_sending()
         if (self.rest is not None or self.controls) and not self.c_flush():
@@ -596,7 +598,7 @@ cdef class RingPort(FramePort):
             if not self.dirty:
                 self.pacer.c_gathered(self)
             if self.producer.cursor - self.producer.published >= GATHER:
-                self.pacer.look = True
+                self.pacer.next_look = 0
                 self.c_publish()
             return ACCEPTED
         if self.pacer is not None:
@@ -1027,10 +1029,10 @@ cdef class RingPort(FramePort):
         if self.stall if for_room else self.out_of_leases:
             return 0
         self.patience = PATIENCE
-        if self.counters.messages_received != self.received_before:
-            self.answers = self.counters.messages_sent != self.sent_before
-            self.sent_before = self.counters.messages_sent
-            self.received_before = self.counters.messages_received
+        if self.counters.bytes_received != self.received_before:
+            self.answers = self.counters.bytes_sent != self.sent_before
+            self.sent_before = self.counters.bytes_sent
+            self.received_before = self.counters.bytes_received
         return self.is_open and not self.dead and self.ending is None
 
     cdef bint c_poll_look(self, bint for_room) noexcept nogil:
@@ -1071,143 +1073,3 @@ cdef class RingPort(FramePort):
         self.c_close_fds()
         self.is_open = False
         self.memory = None
-
-
-cdef class RingStream:
-    """A ByteTransport over a ring: each write is records, each read as many as are there.
-
-    Args:
-        port: Takes care of HELLO, GOODBYE and the peer's death.
-        capabilities: What this transport can do.
-    """
-
-    def __init__(self, RingPort port, capabilities):
-        self.port = port
-        self.capabilities = capabilities
-
-    @property
-    def address(self):
-        return self.port.transport.address
-
-    @property
-    def peer(self):
-        return self.port.transport.peer
-
-    @property
-    def watch(self):
-        """What binds it to its loop."""
-        return self.port.transport.watch
-
-    @property
-    def poll_source(self):
-        return None
-
-    def try_read_into(self, buffer):
-        cdef Py_buffer into
-        cdef Py_ssize_t count = 0
-        cdef int records
-        if not self.port.is_open and self.port.ending is None:
-            raise ClosedError(f"{self.address} is closed")
-        PyObject_GetBuffer(buffer, &into, PyBUF_SIMPLE | PyBUF_WRITABLE)
-        try:
-            for records in range(MOST_RECORDS):  # of nothing: they must not keep the loop
-                if self.record is None:
-                    self.record = self.port.c_borrow()
-                    self.offset = 0
-                if self.record is None:
-                    return count or None
-                count += self.c_take(<char*>into.buf + count, into.len - count)
-                if count == into.len:
-                    return count
-            return count or None
-        except EndOfStream:
-            return count
-        except IPCError:
-            if count == 0:  # else it is raised when this was read
-                raise
-            return count
-        finally:
-            PyBuffer_Release(&into)
-
-    cdef Py_ssize_t c_take(self, char* data, Py_ssize_t size) except -1:
-        """Copy the next bytes of the record, and give it back when that was its end."""
-        cdef Py_buffer record
-        get_buffer(self.record, &record)
-        size = min(size, record.len - self.offset)
-        memcpy(data, <char*>record.buf + self.offset, size)
-        self.offset += size
-        is_read = self.offset == record.len
-        PyBuffer_Release(&record)
-        if is_read:
-            self.c_drop_record()
-        return size
-
-    cdef int c_drop_record(self) except -1:
-        record, self.record = self.record, None
-        if isinstance(record, ReadLease):
-            (<ReadLease>record).c_end()
-        return 0
-
-    def try_write(self, parts, fds=()):
-        cdef Py_buffer view
-        cdef Py_ssize_t written = 0, sent = 0
-        cdef bint is_all = True
-        if fds:
-            raise AddressError(f"{self.address} carries no descriptors with a stream")
-        self.port.c_check_sending()
-        if self.port.controls and not self.port.c_flush():
-            return 0
-        if isinstance(parts, (bytes, bytearray, memoryview)):
-            parts = (parts,)
-        for part in parts:
-            get_buffer(part, &view)
-            try:
-                sent = self.c_put(<char*>view.buf, view.len)
-                is_all = sent == view.len
-            finally:
-                PyBuffer_Release(&view)
-            written += sent
-            if not is_all:
-                break
-        self.port.c_publish()
-        return written
-
-    cdef Py_ssize_t c_put(self, const char* data, Py_ssize_t size) except -1:
-        cdef RingAnswer answer
-        cdef Py_ssize_t start = 0, length
-        while start < size:
-            length = min(size - start, <Py_ssize_t>FRAGMENT, <Py_ssize_t>ring_max_record(&self.port.producer.ring))
-            answer = ring_put(&self.port.producer, RING_DATA, data + start, length)
-            if answer != RING_QUEUED:
-                self.port.c_no_room(answer)
-                break
-            start += length
-            if self.port.producer.cursor - self.port.producer.published >= GATHER:
-                self.port.c_publish()
-        self.port.counters.bytes_sent += start
-        return start
-
-    def on_readable(self, callback):
-        if callback is not None and self.record is not None:
-            self.port.c_call_back(callback)
-        else:
-            self.port.on_readable(callback)
-
-    def on_writable(self, callback):
-        self.port.on_writable(callback)
-
-    def try_flush(self):
-        """Show what is left, the end of the stream: True when all of it is in the ring."""
-        return self.port.c_flush() == 1
-
-    def take_fds(self):
-        return []
-
-    def close_write(self):
-        if self.port.is_open and not self.port.write_ended:
-            self.port.say_goodbye()
-            self.port.flush_quietly()
-
-    def close(self):
-        self.c_drop_record()
-        self.port.close()

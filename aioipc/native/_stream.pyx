@@ -26,7 +26,7 @@ from aioipc.native._frames cimport (
     get_buffer,
     hold,
 )
-from aioipc.native._pacer cimport ACCEPTED, NO_ROOM
+from aioipc.native._pacer cimport ACCEPTED, NO_FDS, NO_ROOM
 
 from aioipc.errors import (
     ClosedError,
@@ -298,7 +298,7 @@ cdef class StreamPort(FramePort):
         if n > 0:
             self.end += n
             if n >= LONG and self.pacer is not None:
-                self.pacer.look = True
+                self.pacer.next_look = 0
             return 1
         if n == WOULD_BLOCK:
             if self.start == self.end:
@@ -426,7 +426,7 @@ cdef class StreamPort(FramePort):
     # Sending
 
     cdef int c_send(self, object parts, object fds) except -1:
-        if fds:
+        if fds is not NO_FDS and fds:
             return self.c_send_with_fds(parts, fds)
         if self.send_failure is not None:
             raise self.send_failure.with_traceback(None)
@@ -530,7 +530,7 @@ cdef class StreamPort(FramePort):
         if written == WOULD_BLOCK:
             return NO_ROOM
         if self.pacer is not None:
-            self.pacer.look = True
+            self.pacer.next_look = 0
         if written < HEADER:
             if self.out is NULL:
                 self.out = take_block()
@@ -656,7 +656,7 @@ cdef class StreamPort(FramePort):
             if n == WOULD_BLOCK:
                 return 0
             if n >= LONG and self.pacer is not None:
-                self.pacer.look = True
+                self.pacer.next_look = 0
             self.out_start += n
         self.c_drop_out()
         return 1

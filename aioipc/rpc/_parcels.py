@@ -13,9 +13,9 @@ from typing import Any, Final
 from aioipc.abc import Capability
 from aioipc.channel import Channel
 from aioipc.errors import ProtocolError, from_os_error
+from aioipc.kernel.lending import Lender, Loan
 from aioipc.kernel.memory import checked_size, map_memory
 from aioipc.kernel.owned import OwnedFd
-from aioipc.rpc._lending import Lender
 from aioipc.rpc._packing import Enclosed, Packing, Parcel
 from aioipc.wire.rpc import Freed, Message
 
@@ -60,6 +60,10 @@ class Parcels:
             and (port.passes_fds or not port.greeted)
         )
 
+    def _lend(self, nbytes: int) -> Loan:
+        """Memory for an array: a message does not wait for some to come back."""
+        return self._lender.lend(nbytes) or Loan.once(nbytes)
+
     async def pack(self, value: Any) -> Parcel:
         """Make a value ready to travel; what is in it stays the caller's.
 
@@ -70,7 +74,7 @@ class Parcels:
         Cancellation:
             Undoes.
         """
-        packing = Packing(self._lender.lend if self.carries else None)
+        packing = Packing(self._lend if self.carries else None)
         with contextlib.ExitStack() as undo:
             undo.callback(packing.give_back)
             packed = packing.pack(value)
@@ -85,7 +89,7 @@ class Parcels:
         Raises:
             EncodeError: It holds what cannot travel.
         """
-        packing = Packing(self._lender.lend if self.carries else None)
+        packing = Packing(self._lend if self.carries else None)
         try:
             packing.pack(value)
         finally:
