@@ -106,7 +106,7 @@ class ByteStream(anyio.abc.ByteStream):
             while True:
                 count = self.transport.try_read_into(into)
                 if count:
-                    self._tally.add("bytes_received", count)
+                    self._tally.add(bytes_received=count)
                     return bytes(into[:count])
                 if count == 0:
                     raise EndOfStream(f"{self.address}: the peer finished")
@@ -141,7 +141,7 @@ class ByteStream(anyio.abc.ByteStream):
                     await self._waits.writable(self.transport)
                     self._check()
                     continue
-                self._tally.add("bytes_sent", count)
+                self._tally.add(bytes_sent=count)
                 rest = rest[count:]
                 if rest:
                     await self._pace()

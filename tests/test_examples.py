@@ -222,6 +222,16 @@ def test_job_queue() -> None:
     ]
 
 
+def test_lasting_queue() -> None:
+    done = run("lasting_queue.py")
+    assert done.status == 0, done.err
+    assert done.out.splitlines() == [
+        "the server ended with status -9",
+        "job 3 was done for a server that is gone",
+        "6 jobs done",
+    ]
+
+
 def test_a_python_and_a_c_program_over_a_queue() -> None:
     done = run("mq_sensor/reader.py")
     assert (done.status, done.err) == (0, "")

@@ -196,7 +196,7 @@ class Transport(Sendfile):
         if count == 0:
             self._end_reading()
             return
-        self._tally.add("bytes_received", count)
+        self._tally.add(bytes_received=count)
         try:
             self._protocol.data_received(bytes(view[:count]))
         except _OURS:
@@ -224,7 +224,7 @@ class Transport(Sendfile):
         if count == 0:
             self._end_reading()
             return
-        self._tally.add("bytes_received", count)
+        self._tally.add(bytes_received=count)
         try:
             self._protocol.buffer_updated(count)
         except _OURS:
@@ -331,7 +331,7 @@ class Transport(Sendfile):
         except Exception as error:  # noqa: BLE001 - the protocol is told of it
             self._fatal_error(error, "Fatal write error on transport")
             return False
-        self._tally.add("bytes_sent", count)
+        self._tally.add(bytes_sent=count)
         if count == size:
             return False
         self._keep(memoryview(data)[count:])
@@ -346,7 +346,7 @@ class Transport(Sendfile):
             self._drop_buffer()
             self._fatal_error(error, "Fatal write error on transport")
             return 0
-        self._tally.add("bytes_sent", count)
+        self._tally.add(bytes_sent=count)
         return count
 
     def _keep(self, view: memoryview) -> None:

@@ -1,9 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The two sides of a broadcast ring: broadcast.h has the protocol."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from aioipc.native._memory cimport Mapping
@@ -11,41 +10,6 @@ from aioipc.native._memory cimport Mapping
 from aioipc.errors import RingCorrupted
 
 cdef extern from "broadcast.h" nogil:
-    enum:
-        CAST_DATA_OFFSET
-        CAST_PAGE_BYTES
-        CAST_MAX_WORDS
-        RING_DATA
-    ctypedef enum CastAnswer:
-        CAST_DONE
-        CAST_WAKE
-        CAST_RECORD
-        CAST_GAP
-        CAST_AGAIN
-        CAST_TOO_LARGE
-        CAST_RETRY
-        CAST_POISONED
-    ctypedef struct CastShared:
-        pass
-    ctypedef struct CastPage:
-        pass
-    ctypedef struct CastWord:
-        pass
-    ctypedef struct CastGeometry:
-        uint64_t capacity
-        uint32_t words
-    ctypedef struct CastWriter:
-        uint64_t cursor
-        int32_t blocker
-    ctypedef struct CastFault:
-        int reason
-        uint64_t value
-    ctypedef struct CastReader:
-        uint64_t cursor
-        uint64_t retired
-        CastFault fault
-    ctypedef struct CastRecord:
-        uint32_t length
     bint cast_attach_writer(CastWriter*, void*, CastGeometry, uint64_t)
     uint64_t cast_seat(CastWriter*, uint32_t, CastPage*, bint)
     void cast_hold(CastWriter*, uint32_t, bint)
@@ -71,12 +35,6 @@ cdef class BroadcastWriter:
         memory: ``HEAD_BYTES`` and the capacity, writable.
         words: Of a mask: for 64 readers each.
     """
-
-    cdef CastWriter writer
-    cdef uint64_t bells[CAST_MAX_WORDS]
-    cdef Mapping memory
-    cdef dict pages
-    cdef uint32_t words
 
     def __init__(self, Mapping memory not None, uint32_t words):
         cdef CastGeometry geometry = CastGeometry(memory.size - CAST_DATA_OFFSET, words)
@@ -122,7 +80,7 @@ cdef class BroadcastWriter:
                 words[slot // 64] |= <uint64_t>1 << slot % 64
         return PyBytes_FromStringAndSize(<const char*>words, 8 * self.words)
 
-    def put(self, data, bytes mask not None):
+    def put(self, bytes data not None, bytes mask not None):
         """Put a message in, to be shown by `publish`.
 
         Args:
@@ -136,27 +94,35 @@ cdef class BroadcastWriter:
         Raises:
             ValueError: It is longer than a quarter of the ring.
         """
-        cdef Py_buffer view
+        cdef int answer = self.c_put(data, mask)
+        return None if answer == PUT else answer
+
+    cdef int c_put(self, bytes data, bytes mask) except -3:
+        """As `put`; PUT where that says None."""
         cdef CastAnswer answer
         cdef uint64_t words[CAST_MAX_WORDS]
-        if len(mask) != 8 * self.words:
+        if PyBytes_GET_SIZE(mask) != 8 * self.words:
             raise ValueError(f"a mask of {len(mask)} bytes, {8 * self.words} are due")
         memcpy(words, PyBytes_AS_STRING(mask), 8 * self.words)
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-        answer = cast_put(&self.writer, words, RING_DATA, view.buf, view.len)
-        PyBuffer_Release(&view)
+        answer = cast_put(
+            &self.writer, words, RING_DATA, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
+        )
         if answer == CAST_TOO_LARGE:
             raise ValueError(f"a message of {len(data):,} bytes is too long for the ring")
-        return None if answer == CAST_DONE else self.writer.blocker
+        return PUT if answer == CAST_DONE else self.writer.blocker
 
     def publish(self):
         """Show what was put. Returns the slots of readers that sleep and are to be woken."""
         cdef uint32_t slot
-        if cast_publish(&self.writer, self.bells) != CAST_WAKE:
+        if not self.c_publish():
             return ()
         return [
             slot for slot in range(64 * self.words) if self.bells[slot // 64] >> slot % 64 & 1
         ]
+
+    cdef bint c_publish(self) noexcept:
+        """Show what was put: whether somebody is to be woken, as ``bells`` says."""
+        return cast_publish(&self.writer, self.bells) == CAST_WAKE
 
     def untaken(self, uint32_t slot):
         """Copies of the messages that a reader has not taken, as far as it said."""
@@ -182,12 +148,12 @@ cdef class BroadcastReader:
         words: Of a mask.
         slot: The reader's.
         start: Where it begins.
-    """
 
-    cdef CastReader reader
-    cdef Mapping memory
-    cdef Mapping page
-    cdef uint64_t patience
+    Attributes:
+        taken: How many messages for it came by the ring.
+        is_on: Whether one came since `resume`.
+        is_overrun: Whether some were written over before they were taken.
+    """
 
     def __init__(
         self,
@@ -212,14 +178,19 @@ cdef class BroadcastReader:
         self.patience = geometry.capacity // 8
 
     def take(self):
-        """The next message: bytes, None if there is none, and False if one or more are lost.
+        """The next message as bytes, or None.
+
+        There is none either, until `resume`, after some were written over before they were taken.
 
         Raises:
             RingCorrupted: The writer broke the protocol.
         """
+        return self.c_take()
+
+    cdef object c_take(self):
         cdef CastRecord record
         cdef CastAnswer answer
-        while True:
+        while not self.is_overrun:
             answer = cast_next(&self.reader, &record)
             if answer == CAST_RECORD:
                 data = PyBytes_FromStringAndSize(NULL, record.length)
@@ -227,12 +198,16 @@ cdef class BroadcastReader:
                     continue
                 if self.reader.cursor - self.reader.retired >= self.patience:
                     cast_retire(&self.reader)
+                self.taken += 1
+                self.is_on = True
                 return data
             if answer == CAST_GAP:
-                return False
-            if answer == CAST_POISONED:
-                self._complain()
-            return None
+                self.is_overrun = True
+            elif answer == CAST_POISONED:
+                self.c_complain()
+            else:
+                break
+        return None
 
     def resume(self, uint64_t position, uint64_t taken):
         """Go on elsewhere.
@@ -241,8 +216,10 @@ cdef class BroadcastReader:
             RingCorrupted: That is nowhere.
         """
         if not cast_resume(&self.reader, position, taken):
-            self._complain()
+            self.c_complain()
         cast_retire(&self.reader)
+        self.taken = taken
+        self.is_on = self.is_overrun = False
 
     def arm(self):
         """Before sleeping: whether to sleep; else there may be something already.
@@ -252,10 +229,10 @@ cdef class BroadcastReader:
         """
         cdef CastAnswer answer = cast_arm(&self.reader)
         if answer == CAST_POISONED:
-            self._complain()
+            self.c_complain()
         return answer != CAST_RETRY and answer != CAST_WAKE
 
-    cdef _complain(self):
+    cdef int c_complain(self) except -1:
         raise RingCorrupted(
             f"the publisher broke the rules of the broadcast ring (reason "
             f"{self.reader.fault.reason}, value {self.reader.fault.value:#x})"

@@ -22,6 +22,9 @@ cdef enum State:
     SLEEPING = 4
 
 
+cdef object NOTHING              # there is no object, not even None
+
+
 cdef class Waiter:
     cdef public bint _asyncio_future_blocking
     cdef object loop

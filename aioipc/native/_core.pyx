@@ -89,7 +89,7 @@ cdef enum:
     LONG = 512                   # bytes that take a codec a time worth looking at the clock
 cdef int64_t BUSY_SLICE_NS = 100_000
 
-cdef object NOTHING = object()   # there is no object, not even None
+NOTHING = object()
 
 # Raised in each child process, so that inherited objects notice (one load per operation).
 cdef unsigned long fork_generation = 1

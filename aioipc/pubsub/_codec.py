@@ -11,6 +11,7 @@ from aioipc import codecs
 from aioipc.abc import Buffer, Codec
 from aioipc.errors import DecodeError, EncodeError, IPCError, ProtocolError
 from aioipc.limits import Limits
+from aioipc.native._pubsub import Unpacker
 from aioipc.native._scan import scan
 from aioipc.pubsub._items import Gap, Message
 from aioipc.wire.pubsub import (
@@ -27,7 +28,7 @@ from aioipc.wire.pubsub import (
     Welcome,
 )
 
-__all__ = ["Aside", "PublisherEnd", "Request", "SubscriberEnd"]
+__all__ = ["LOOK", "Aside", "PublisherEnd", "Request", "SubscriberEnd"]
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ Aside = Welcome | Ring | Away | Look
 _Answer = Aside | Publication | Lost
 
 _pack: Final = msgspec.msgpack.Encoder().encode
+LOOK: Final = _pack(Look())
 _unpack_request: Callable[[Buffer], Request] = msgspec.msgpack.Decoder(Request).decode
 _unpack_answer: Callable[[Buffer], _Answer] = msgspec.msgpack.Decoder(_Answer).decode
 
@@ -56,23 +58,22 @@ class PublisherEnd(_End, Generic[T]):
 
     def __init__(self, codec: Codec[T]) -> None:
         super().__init__(codec)
-        self._codec = codec
+        self.codec = codec
 
-    def pack(self, topic: str, obj: T) -> bytes:
-        """The message for all subscribers.
+    def encode_object(self, obj: T) -> Buffer:
+        """What is packed for all subscribers.
 
         Raises:
             EncodeError: The object does not fit the codec.
         """
         try:
-            parts = self._codec.encode(obj)
-            value = b"".join(parts) if isinstance(parts, list | tuple) else parts
-            return _pack(Publication(topic, value))  # type: ignore[arg-type]
+            parts = self.codec.encode(obj)
+            return b"".join(parts) if isinstance(parts, list | tuple) else parts  # type: ignore[return-value]
         except IPCError:
             raise
         except Exception as error:
             raise EncodeError(
-                f"the {self._codec.name} codec cannot encode this {type(obj).__name__}: {error}"
+                f"the {self.codec.name} codec cannot encode this {type(obj).__name__}: {error}"
             ) from error
 
     def encode(self, message: bytes | Lost | Aside, /) -> bytes:
@@ -91,11 +92,19 @@ class SubscriberEnd(_End, Generic[T]):
         self._format = codec.format
         self._decode = codec.decode
         self._decodes_in_place = bool(getattr(codec, "in_place", False))
+        self.unpacker = Unpacker(
+            Message,
+            codec,
+            self._unpack,
+            max_depth=limits.max_depth,
+            max_elements=limits.max_elements,
+        )
+        self.decode: Callable[[Buffer], Message[T] | Gap | Aside] = self.unpacker.unpack
 
     def encode(self, message: Request, /) -> bytes:
         return _pack(message)
 
-    def decode(self, buffer: Buffer, /) -> Message[T] | Gap | Aside:
+    def _unpack(self, buffer: Buffer, /) -> Message[T] | Gap | Aside:
         answer = _unpack_answer(buffer)
         if isinstance(answer, Publication):
             return Message(answer.topic, self._object(answer.value))
@@ -110,7 +119,7 @@ class SubscriberEnd(_End, Generic[T]):
             DecodeError: The object does not fit the codec.
         """
         try:
-            message = self.decode(data)
+            message = self._unpack(data)
         except DecodeError:
             raise
         except Exception as error:

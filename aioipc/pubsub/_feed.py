@@ -13,8 +13,9 @@ from aioipc.channel import Channel
 from aioipc.errors import FrameTooLarge, IPCError, QuotaExceeded, WouldBlock
 from aioipc.limits import Limits
 from aioipc.loop.waiting import Waits
+from aioipc.pubsub._codec import LOOK
 from aioipc.pubsub._stage import Seat
-from aioipc.wire.pubsub import Away, Look, Lost, Open, Outbox, WhenFull
+from aioipc.wire.pubsub import Away, Lost, Open, Outbox, WhenFull
 
 __all__ = ["Feed", "SubscriberStatistics"]
 
@@ -104,7 +105,7 @@ class Feed:
         """Wake the subscriber: there is something in the ring."""
         if not self._is_over:
             if self._writing is None:
-                self._send(Look())
+                self._send(LOOK)
             else:
                 self._must_look = True
 
@@ -144,16 +145,16 @@ class Feed:
         while message is not None and self._send(message):
             message = self._next()
 
-    def _next(self) -> bytes | Lost | Away | Look | None:
+    def _next(self) -> bytes | Lost | Away | None:
         if self._away is not None:
             away, self._away = self._away, None
             return away
         if self._must_look:
             self._must_look = False
-            return Look()
+            return LOOK
         return self.outbox.take()
 
-    def _send(self, message: bytes | Lost | Away | Look) -> bool:
+    def _send(self, message: bytes | Lost | Away) -> bool:
         """Send what was taken; False if nothing else can be sent now."""
         try:
             self.channel.send_nowait(message)
@@ -201,7 +202,7 @@ class Feed:
             waiting=len(self.outbox),
         )
 
-    async def _write(self, message: bytes | Lost | Away | Look | None) -> None:
+    async def _write(self, message: bytes | Lost | Away | None) -> None:
         try:
             while message is not None:
                 try:

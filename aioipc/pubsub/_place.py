@@ -46,12 +46,13 @@ class Place:
                 raise from_os_error(error, f"map a ring of {size:,} bytes") from error
             except ValueError as error:
                 raise HandshakeError(f"the publisher offers a bad ring: {error}") from None
-        self.is_on = False
-        """Whether the last message came by the ring."""
-        self._taken = 0
-        self._is_overrun = False
         self._known = 0  # messages that come by the channel, and came by the ring before
         abandon_in_child(self)
+
+    @property
+    def reader(self) -> BroadcastReader | None:
+        """The ring; None once it was let go of."""
+        return self._reader
 
     def take(self) -> bytes | None:
         """The next message; None if there is none in the ring.
@@ -59,16 +60,8 @@ class Place:
         Raises:
             RingCorrupted: The publisher broke the protocol.
         """
-        if self._reader is None or self._is_overrun:
-            return None
-        data = self._reader.take()
-        if isinstance(data, bytes):
-            self._taken += 1
-            self.is_on = True
-            return data
         # Only who is off the ring is overrun: what it missed comes by the channel.
-        self._is_overrun = data is False
-        return None
+        return None if self._reader is None else self._reader.take()
 
     def arm(self) -> bool:
         """Before sleeping: whether to sleep; else there may be a message already.
@@ -76,7 +69,12 @@ class Place:
         Raises:
             RingCorrupted: The publisher broke the protocol.
         """
-        return self._reader is None or self._is_overrun or self._reader.arm()
+        return self._reader is None or self._reader.is_overrun or self._reader.arm()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the last message came by the ring."""
+        return self._reader is not None and self._reader.is_on
 
     def step_off(self, away: Away) -> None:
         """From here on messages come by the channel, some of them for the second time.
@@ -84,11 +82,8 @@ class Place:
         Raises:
             RingCorrupted: The publisher broke the protocol.
         """
-        self.is_on = False
-        self._known = max(0, self._taken - away.taken)
-        self._taken = away.sent
-        self._is_overrun = False
         if self._reader is not None:
+            self._known = max(0, self._reader.taken - away.taken)
             self._reader.resume(away.position, away.sent)
 
     def is_known(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, overload
 
@@ -33,7 +33,8 @@ from aioipc.errors import (
 from aioipc.kernel.credentials import same_user
 from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
-from aioipc.loop.waiting import Waits
+from aioipc.loop.waiting import Waits, pacer_of
+from aioipc.native._pubsub import PublisherCore, Subject
 from aioipc.pubsub._codec import PublisherEnd, Request
 from aioipc.pubsub._feed import Feed, SubscriberStatistics
 from aioipc.pubsub._retained import Retained
@@ -49,10 +50,8 @@ log = logging.getLogger("aioipc.pubsub")
 
 T = TypeVar("T")
 
-_TURN: Final = 256
-"""Messages to send before the loop, which carries answers, gets a turn."""
 _KNOWN_TOPICS: Final = 4096
-"""Topics whose subscribers are remembered, so that they need no search."""
+"""Topics that are remembered, so that they need no search for their subscribers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class _Audience:
         return all(feed.has_room(size) for feed in self.blocking)
 
 
-class Publisher(AsyncResource, Generic[T]):
+class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
     """Sends messages to whoever subscribes to their topic.
 
     Made by `aioipc.pubsub.publisher`. Any number of tasks may publish. It is an async context
@@ -104,29 +103,25 @@ class Publisher(AsyncResource, Generic[T]):
         may_block: bool,
         has_ring: bool = False,
     ) -> None:
+        loop = asyncio.get_running_loop()
+        self._retained = Retained(retain, limits.max_topics)
+        super().__init__(codec.codec, pacer_of(loop), self._retained if retain else None)
+        self.stage: Stage | None
         self._source = source
         self._has_ring = has_ring
-        self._stage: Stage | None = None
         self._seated: dict[int, Feed] = {}
-        self._aboard: _Audience | None = None  # all of it is on the ring
-        self._mask = b""
-        self._rides = self._rides_left = self._longest_ride = 0
         self._codec = codec
         self._limits = limits
         self._may_block = may_block
-        self._retained = Retained(retain, limits.max_topics)
         self._trie: TopicTrie[Feed] = TopicTrie()
         self._feeds: set[Feed] = set()
-        self._audiences: dict[str, _Audience] = {}
+        self._audiences: dict[frozenset[Feed], _Audience] = {}
         self._news = Waits()
         self._order = asyncio.Lock()  # asyncio's is fair: publishers wait in the order of the calls
-        self._in_line = 0
-        self._since_turn = 0
-        self._is_closed = False
-        self._published = self._waited = self._disconnected = 0
+        self._waited = self._disconnected = 0
         self._offered_before = self._dropped_before = 0  # by subscribers that have left
         # Its owner is this object: `aclose` ends it and waits for it.
-        self._work = asyncio.get_running_loop().create_task(self._serve())
+        self._work = loop.create_task(self._serve())
         self._work.add_done_callback(lambda _: self._news.end())
 
     @property
@@ -138,7 +133,7 @@ class Publisher(AsyncResource, Generic[T]):
         """What it has done so far. Works on a closed publisher too."""
         self._settle()
         return PublisherStatistics(
-            published=self._published,
+            published=self.published,
             offered=self._offered_before + sum(feed.outbox.offered for feed in self._feeds),
             dropped=self._dropped_before + sum(feed.outbox.dropped for feed in self._feeds),
             disconnected=self._disconnected,
@@ -171,29 +166,6 @@ class Publisher(AsyncResource, Generic[T]):
                 raise PeerCrashed(f"nobody else can subscribe at {self.address}")
             await self._news.until_end()
 
-    async def publish(self, topic: str, obj: T) -> None:
-        """Send an object to everybody who subscribes to a topic.
-
-        It is encoded once. On return it has left, or waits for those who are slow. As long as a
-        subscriber with ``when_full="block"`` has no room for it, it is sent to nobody.
-
-        Raises:
-            ValueError: That is no topic.
-            EncodeError: The object does not fit the codec.
-            FrameTooLarge: It is over ``limits.max_message_bytes``.
-            QuotaExceeded: The topic is too long, or one more than can be retained.
-            ClosedError: This side closed the publisher.
-
-        Cancellation:
-            Before it was sent to anybody, it is sent to nobody.
-        """
-        if self._since_turn >= _TURN:
-            self._since_turn = 0
-            await asyncio.sleep(0)
-        data = self._pack(topic, obj)
-        if self._in_line or not self._try_publish(topic, data):
-            await self._publish_in_line(topic, data)
-
     def publish_nowait(self, topic: str, obj: T) -> None:
         """As `publish`, where nobody can wait.
 
@@ -204,29 +176,37 @@ class Publisher(AsyncResource, Generic[T]):
                 waits for one. It was sent to nobody.
             Others: As `publish`.
         """
-        data = self._pack(topic, obj)
-        if self._in_line or not self._try_publish(topic, data):
+        sent = self._try_ride(topic, obj)
+        if sent is True:
+            return
+        data = sent or self._pack(topic, obj)
+        if self.in_line or not self._try_publish(topic, data):
             raise WouldBlock(f"a subscriber to {topic!r} has no room")
+
+    def _publish_otherwise(
+        self, topic: str, obj: T, data: bytes | None
+    ) -> Coroutine[Any, Any, None] | None:
+        data = data or self._pack(topic, obj)
+        if self.in_line or not self._try_publish(topic, data):
+            return self._publish_in_line(topic, data)
+        return None
 
     def _pack(self, topic: str, obj: T) -> bytes:
         self._check_open()
-        self._audience(topic)  # it complains about what is no topic
+        subject = self._subject(topic)  # it complains about what is no topic
         self._retained.check(topic)
-        data = self._codec.pack(topic, obj)
-        if len(data) > self._limits.max_message_bytes:
-            raise FrameTooLarge(len(data), self._limits.max_message_bytes)
-        return data
+        return subject.pack(self._codec.encode_object(obj))
 
     def _try_publish(self, topic: str, data: bytes) -> bool:
         """Send a message to all who want it, unless one of them has to be waited for."""
+        if len(data) > self._limits.max_message_bytes:
+            raise FrameTooLarge(len(data), self._limits.max_message_bytes)
         audience = self._audience(topic)
-        if audience is self._aboard and self._try_ride(topic, data):
-            return True
         self._settle()
         if audience.blocking and not audience.has_room(len(data)):
             return False
-        self._published += 1
-        self._since_turn += 1 + len(audience.feeds)
+        self.published += 1
+        self._worked(2 * len(audience.feeds))
         self._retained.keep(topic, data)
         riders = self._put_in_ring(audience, data)
         for feed in audience.feeds:
@@ -234,48 +214,31 @@ class Publisher(AsyncResource, Generic[T]):
                 self._disconnected += 1
                 self._leave(feed)
         if riders and len(riders) == len(audience.feeds):
-            self._aboard = audience
-            self._rides_left = min(feed.outbox.rides for feed in riders)
-            self._longest_ride = min(feed.seat.longest for feed in riders if feed.seat is not None)
+            self.aboard = audience
+            self.rides_left = min(feed.outbox.rides for feed in riders)
+            seats = (feed.seat.longest for feed in riders if feed.seat is not None)
+            self.longest_ride = min(self._limits.max_message_bytes, *seats)
         return True
 
     # By the ring
 
-    def _try_ride(self, topic: str, data: bytes) -> bool:
-        """Send a message by the ring to an audience all of which is on it.
-
-        Nobody is looked at for each message: how many are sure to have room is known, and
-        `_settle` tells each of them later how many there were.
-        """
-        stage = self._stage
-        if stage is None or not self._rides_left or len(data) > self._longest_ride:
-            return False
-        if stage.put(data, self._mask) is not None:
-            return False
-        self._rides_left -= 1
-        self._rides += 1
-        self._published += 1
-        self._since_turn += 1
-        self._retained.keep(topic, data)
-        return True
-
     def _settle(self) -> None:
         """Tell those aboard how many messages went by the ring, before they are looked at."""
-        aboard, self._aboard = self._aboard, None
-        if aboard is not None and self._rides:
+        aboard, self.aboard = self.aboard, None
+        if aboard is not None and self.rides:
             for feed in aboard.feeds:
-                feed.ride(self._rides)
-            self._rides = 0
+                feed.ride(self.rides)
+            self.rides = 0
 
     def _put_in_ring(self, audience: _Audience, data: bytes) -> set[Feed]:
         """Send a message by the ring to those who keep up; returns them."""
-        stage = self._stage
+        stage = self.stage
         if stage is None:
             return set()
         riders = {feed for feed in audience.feeds if feed.may_ride(len(data))}
         while riders:
-            self._mask = stage.writer.mask(feed.seat.slot for feed in riders if feed.seat)
-            slot = stage.put(data, self._mask)
+            self.mask = stage.writer.mask(feed.seat.slot for feed in riders if feed.seat)
+            slot = stage.put(data, self.mask)
             if slot is None:
                 break
             slow = self._seated[slot]  # what would be written over is still to be taken by it
@@ -286,7 +249,7 @@ class Publisher(AsyncResource, Generic[T]):
         return riders
 
     async def _publish_in_line(self, topic: str, data: bytes) -> None:
-        self._in_line += 1
+        self.in_line += 1
         self._waited += 1
         try:
             async with self._order:
@@ -294,24 +257,38 @@ class Publisher(AsyncResource, Generic[T]):
                     await self._news.until_end()
                     self._check_open()
         finally:
-            self._in_line -= 1
+            self.in_line -= 1
 
-    def _audience(self, topic: str) -> _Audience:
-        known = self._audiences.get(topic)
+    def _subject(self, topic: str) -> Subject:
+        known = self.subjects.get(topic)
         if known is None:
             check_topic(topic)
-            feeds = tuple(self._trie.match(topic))
-            known = _Audience(feeds, tuple(feed for feed in feeds if feed.blocks))
-            if len(self._audiences) >= _KNOWN_TOPICS:
-                self._audiences.clear()
-            self._audiences[topic] = known
+            if len(self.subjects) >= _KNOWN_TOPICS:
+                self._forget_subjects()
+            known = self.subjects[topic] = Subject(topic, self._audience_of(topic))
         return known
+
+    def _audience_of(self, topic: str) -> _Audience:
+        feeds = frozenset(self._trie.match(topic))
+        known = self._audiences.get(feeds)
+        if known is None:
+            blocking = tuple(feed for feed in feeds if feed.blocks)
+            known = self._audiences[feeds] = _Audience(tuple(feeds), blocking)
+        return known
+
+    def _forget_subjects(self) -> None:
+        self.subjects.clear()
+        self._audiences.clear()
+
+    def _audience(self, topic: str) -> _Audience:
+        audience: _Audience = self._subject(topic).audience
+        return audience
 
     def _count(self, topic: str | None) -> int:
         return len(self._feeds) if topic is None else len(self._audience(topic).feeds)
 
     def _check_open(self) -> None:
-        if self._is_closed:
+        if self.is_closed:
             raise ClosedError(f"this side closed the publisher on {self.address}")
 
     # Subscribers
@@ -378,9 +355,9 @@ class Publisher(AsyncResource, Generic[T]):
         if not self._has_ring or peer is None or not same_user(peer):
             return None
         try:
-            if self._stage is None:
-                self._stage = Stage(self._limits.ring_bytes, lambda slot: self._seated[slot].look())
-            seat = self._stage.seat(longest)
+            if self.stage is None:
+                self.stage = Stage(self._limits.ring_bytes, lambda slot: self._seated[slot].look())
+            seat = self.stage.seat(longest)
         except ResourceExhausted as error:  # it goes without
             log.warning("%s: %s", self.address, error)
             return None
@@ -455,7 +432,7 @@ class Publisher(AsyncResource, Generic[T]):
 
     def _changed(self) -> None:
         self._settle()
-        self._audiences.clear()
+        self._forget_subjects()
         self._news.end()
 
     # The end
@@ -471,12 +448,12 @@ class Publisher(AsyncResource, Generic[T]):
             Closes at once, abruptly.
         """
         try:
-            if not self._is_closed:
-                self._is_closed = True
+            if not self.is_closed:
+                self.is_closed = True
                 self._settle()
                 self._news.end()
-                if self._stage is not None:
-                    self._stage.publish()
+                if self.stage is not None:
+                    self.stage.publish()
                 if isinstance(self._source, Listener):
                     await self._source.aclose()
                 async with anyio.create_task_group() as tasks:
@@ -488,8 +465,8 @@ class Publisher(AsyncResource, Generic[T]):
             self._work.cancel()
             await asyncio.wait([self._work])
             await self._source.aclose()
-            if self._stage is not None:
-                self._stage.close()
+            if self.stage is not None:
+                self.stage.close()
 
     async def _finish(self, feed: Feed) -> None:
         try:

@@ -16,20 +16,17 @@ from aioipc.kernel.memory import create_memory, seal
 from aioipc.kernel.owned import OwnedFd, abandon_in_child
 from aioipc.native._broadcast import HEAD_BYTES, PAGE_BYTES, BroadcastWriter
 from aioipc.native._memory import Mapping
+from aioipc.native._pubsub import StageCore
 from aioipc.wire.pubsub import Away, Ring
 
 __all__ = ["Seat", "Stage"]
 
 _WORDS: Final = 4
-_UNPUBLISHED: Final = -1
 _MOST_SEATS: Final = 64 * _WORDS
 
 
-class Stage:
+class Stage(StageCore):
     """The ring, in memory that only this process can write to.
-
-    The first message of a turn of the event loop is shown at once. What follows in the same turn
-    is shown together at its end, so that whoever sleeps is woken twice at most.
 
     Args:
         capacity: Of the ring, in bytes.
@@ -49,12 +46,9 @@ class Stage:
             except OSError as error:
                 raise from_os_error(error, f"make a ring of {capacity:,} bytes") from error
             undo.pop_all()
+        super().__init__(writer, asyncio.get_running_loop().call_soon, wake)
         self.file: OwnedFd = file
-        self._writer: BroadcastWriter | None = writer
         self.capacity = capacity
-        self._wake = wake
-        self._loop = asyncio.get_running_loop()
-        self._is_gathering = False
         self._vacant = list(range(_MOST_SEATS))
         abandon_in_child(self)
 
@@ -65,9 +59,13 @@ class Stage:
         Raises:
             ForkError: It belongs to the parent process.
         """
-        if self._writer is None:
+        self._check_open()
+        assert self.ring is not None, "it is open"
+        return self.ring
+
+    def _check_open(self) -> None:
+        if self.ring is None:
             raise ForkError("this publisher belongs to the parent process")
-        return self._writer
 
     def seat(self, longest: int) -> Seat | None:
         """A place for one more subscriber; None if there is none left.
@@ -91,43 +89,21 @@ class Stage:
         seat.longest = min(longest, self.capacity // 4)
         return seat
 
-    def put(self, data: bytes, mask: bytes) -> int | None:
-        """Send a message to whom it is for; else the slot of who holds its room."""
-        slot = self.writer.put(data, mask)
-        if slot == _UNPUBLISHED:
-            self.publish()
-            slot = self.writer.put(data, mask)
-        if slot is None and not self._is_gathering:
-            self._is_gathering = True
-            self._loop.call_soon(self._end_turn)
-            self.publish()
-        return slot
-
-    def publish(self) -> None:
-        """Show what was put."""
-        if self._writer is not None:
-            for slot in self._writer.publish():
-                self._wake(slot)
-
-    def _end_turn(self) -> None:
-        self._is_gathering = False
-        self.publish()
-
     def vacate(self, slot: int) -> None:
         """Nobody has this slot any more."""
-        if self._writer is not None:
-            self._writer.leave(slot)
+        if self.ring is not None:
+            self.ring.leave(slot)
             heapq.heappush(self._vacant, slot)
 
     def close(self) -> None:
         """Send nothing more. What was sent stays readable for who has it mapped. Idempotent."""
         self.publish()
-        self._writer = None
+        self.ring = None
         self.file.close()
 
     def abandon(self) -> None:
         """This is a forked child, which has none of the memory."""
-        self._writer = None
+        self.ring = None
         self.close()
 
 

@@ -7,7 +7,7 @@ import contextlib
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
 from anyio.abc import AsyncResource
 
@@ -20,13 +20,13 @@ from aioipc.connect import connect
 from aioipc.errors import (
     ConnectError,
     DecodeError,
-    EndOfStream,
     IPCError,
     ProtocolError,
     QuotaExceeded,
     WouldBlock,
 )
 from aioipc.limits import Limits
+from aioipc.native._pubsub import SubscriptionCore
 from aioipc.pubsub._codec import Aside, SubscriberEnd
 from aioipc.pubsub._items import Gap, Message
 from aioipc.pubsub._place import FDS, Place
@@ -50,8 +50,6 @@ T = TypeVar("T")
 
 _WINDOW: Final = 256
 """The most messages under way to one subscriber."""
-_TURN: Final = 256
-"""Messages of a ring before the loop gets a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class SubscriptionStatistics:
     gaps: int
 
 
-class Subscription(AsyncResource, Generic[T]):
+class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
     """What comes from one publisher: an async iterator of `Message` and `Gap`.
 
     Made by `aioipc.pubsub.subscriber`. One task at a time receives. The iteration ends when the
@@ -86,15 +84,14 @@ class Subscription(AsyncResource, Generic[T]):
         window: int,
         place: Place | None,
     ) -> None:
+        super().__init__(channel, end.unpacker, max(1, window // 2))
         self._channel = channel
         self._end = end
         self._place = place
-        self._since_turn = 0
+        self.reader = None if place is None else place.reader
         self._patterns = set(patterns)
         self._limits = limits
-        self._batch = max(1, window // 2)
-        self._owed = 0
-        self._received = self._missed = self._gaps = 0
+        self._missed = self._gaps = 0
 
     @property
     def address(self) -> str:
@@ -113,52 +110,17 @@ class Subscription(AsyncResource, Generic[T]):
 
     def statistics(self) -> SubscriptionStatistics:
         """What it has seen so far. Works on a closed subscription too."""
-        return SubscriptionStatistics(self._received, self._missed, self._gaps)
+        return SubscriptionStatistics(self.received, self._missed, self._gaps)
 
     # Receiving
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message[T] | Gap:
-        try:
-            return await self.receive()
-        except EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def receive(self) -> Message[T] | Gap:
-        """Wait for the next message, or for news of lost ones.
-
-        Raises:
-            EndOfStream: The publisher finished, and everything was received.
-            PeerCrashed: It died; everything that arrived was received.
-            QuotaExceeded: This side fell behind, with ``when_full="disconnect"``; or it asked
-                for more than the publisher gives.
-            DecodeError: The message does not fit the codec; it is consumed, the others come.
-            ClosedError: This side closed the subscription.
-            BusyError: Another task is waiting.
-
-        Cancellation:
-            Safe: nothing is lost.
-        """
-        if self._owed >= self._batch:
+    async def _receive_in_turn(self) -> Message[T] | Gap:
+        if self.is_in_debt:
             await self._grant()
-        if self._since_turn >= _TURN:  # before anything is taken, which a cancellation would lose
-            self._since_turn = 0
-            await asyncio.sleep(0)
         item: Message[T] | Gap | None = None
         while item is None:
-            item = self._take() or await self._hear()
+            item = self.take_from_ring() or await self._hear()
         return item
-
-    def _take(self) -> Message[T] | None:
-        """The next message of the ring."""
-        data = None if self._place is None else self._place.take()
-        if data is None:
-            return None
-        self._since_turn += 1
-        self._count_message()
-        return self._end.decode_message(data)
 
     async def _hear(self) -> Message[T] | Gap | None:
         """Wait for the channel; None if it says to look at the ring."""
@@ -166,21 +128,27 @@ class Subscription(AsyncResource, Generic[T]):
         if place is not None and not place.arm():
             return None
         try:
-            item = await self._next_heard()
+            if self.owed and place is not None and not place.is_on:
+                item = await self._receive_off_ring()
+            else:
+                item = await self._channel.receive()
         except DecodeError:
             if place is not None and place.is_known():
                 return None
-            self._count_message()
+            self.count_message()
             raise
         except IPCError as error:
-            last = self._take() if self._channel.is_ending(error) else None
+            last = self.take_from_ring() if self._channel.is_ending(error) else None
             if last is None:
                 raise
             return last
+        return self._judge(item)
+
+    def _judge(self, item: Message[T] | Gap | Aside) -> Message[T] | Gap | None:
         if isinstance(item, Message):
-            if place is not None and place.is_known():
+            if self._place is not None and self._place.is_known():
                 return None
-            self._count_message()
+            self.count_message()
         elif isinstance(item, Gap):
             self._gaps += 1
             self._missed += item.count
@@ -189,11 +157,13 @@ class Subscription(AsyncResource, Generic[T]):
             return None
         return item
 
-    async def _next_heard(self) -> Message[T] | Gap | Aside:
-        if self._owed and self._place is not None and not self._place.is_on:
-            with contextlib.suppress(WouldBlock):
-                return self._channel.receive_nowait()  # type: ignore[no-any-return]
-            await self._grant()  # with nothing under way messages may come by the ring again
+    def _unpack(self, data: bytes) -> Message[T]:
+        return self._end.decode_message(data)
+
+    async def _receive_off_ring(self) -> Message[T] | Gap | Aside:
+        with contextlib.suppress(WouldBlock):
+            return self._channel.receive_nowait()  # type: ignore[no-any-return]
+        await self._grant()  # with nothing under way messages may come by the ring again
         return await self._channel.receive()  # type: ignore[no-any-return]
 
     def _heed(self, aside: Aside) -> None:
@@ -202,20 +172,17 @@ class Subscription(AsyncResource, Generic[T]):
         elif self._place is None or not isinstance(aside, Look):
             raise ProtocolError(f"a publisher does not say {type(aside).__name__} here")
 
-    def _count_message(self) -> None:
-        self._received += 1
-        self._owed += 1
-
     async def _grant(self) -> None:
         """Let the publisher send as many again as were taken."""
-        count = self._owed
+        count = self.owed
         sending = self._channel.send(Credit(count))
         try:
-            with contextlib.suppress(IPCError):  # the next receive says so, after what is there
-                await sending
+            await sending
+        except IPCError:  # nobody listens any more; a receive says so, after what is there
+            self.owed = 0
         finally:
             if sending.is_accepted:
-                self._owed -= count
+                self.owed -= count
 
     # What is wanted
 
@@ -266,6 +233,7 @@ class Subscription(AsyncResource, Generic[T]):
         """
         if self._place is not None:
             self._place.close()
+            self.reader = None
         await self._channel.aclose()
 
 

@@ -67,8 +67,8 @@ async def test_one_copy_for_all() -> None:
         for subscription in subscriptions:
             assert await values(subscription, 100) == list(range(100))
         assert by_ring(publisher) == 1_000
-        assert publisher._stage is not None
-        assert publisher._stage.writer.position < 100 * 100, "not ten times as much"
+        assert publisher.stage is not None
+        assert publisher.stage.writer.position < 100 * 100, "not ten times as much"
 
 
 async def test_who_sleeps_is_woken() -> None:
