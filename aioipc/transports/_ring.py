@@ -22,8 +22,8 @@ from aioipc.kernel.owned import OwnedFd, abandon_in_child, above_stdio
 from aioipc.loop.fd import FdWatch
 from aioipc.native._memory import Mapping
 from aioipc.native._ring import RingPort, RingStream
-from aioipc.transports._session import Session
-from aioipc.wire.hello import Hello, WireCapability, goodbye_for
+from aioipc.transports._session import Session, passing
+from aioipc.wire.hello import Hello, goodbye_for
 from aioipc.wire.offer import Offer, pack_refusal
 
 __all__ = ["CAPABILITIES", "RingPeerPort", "RingTransport", "Rings", "make_rings", "take_rings"]
@@ -415,7 +415,7 @@ class RingPeerPort(Session, RingPort):
         )
         if max_fds:
             self.expect_fds(max_fds)
-        capabilities = WireCapability.FDS if max_fds else WireCapability(0)
+        capabilities = passing(transport.peer, max_fds)
         self.start_session(Hello(codec, max_message_bytes, capabilities))
 
     @property
