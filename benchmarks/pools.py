@@ -1,9 +1,10 @@
 """Pools of processes beside each other: ``python -m benchmarks.pools [--calls N] [--rounds N]``.
 
-Every pool has two workers that answer small calls. In "calls/s" each call is awaited by itself,
-up to 128 at a time; "map/s" is each one's own map with its defaults, which puts calls into batches
-where it can: multiprocessing.Pool a fixed part of all items, whose results come together; aioipc
-as many as take 2 ms, whose results come one by one. Contenders take turns, and the best round of
+Every pool has two workers that answer small calls. In "lone/s" one task awaits one call after the
+other, in "calls/s" 128 tasks do so, each call by itself in both; "map/s" is each one's own map with
+its defaults, which puts calls into batches where it can: multiprocessing.Pool a fixed part of all
+items, whose results come together; aioipc as many as take 2 ms, whose results come as soon as they
+have taken a fifth of a millisecond. Contenders take turns, and the best round of
 each counts: neighbours only ever make a round slower. "64 MiB" is a call with an array of numpy of
 that size as its argument, and "and back" one that also returns such an array; the median of a few,
 after one to warm up. "open 4" is the time until a pool of four has answered its first call, and
@@ -91,7 +92,6 @@ class Opened:
 
     Attributes:
         one: Makes a call.
-        each: Makes many, each by itself.
         map: Makes many, by the map of the library with its defaults.
         size: Makes one with a large argument.
         inverted: Makes one with a large argument and a large result.
@@ -99,15 +99,10 @@ class Opened:
     """
 
     one: Callable[[int], Awaitable[int]]
-    each: Callable[[int], Awaitable[list[int]]]
     map: Callable[[int], Awaitable[list[int]]]
     size: Callable[[Any], Awaitable[int]]
     inverted: Callable[[Any], Awaitable[Any]]
     sleep: Callable[[float], Awaitable[None]] | None = None
-
-
-def each_of(one: Callable[[int], Awaitable[int]]) -> Callable[[int], Awaitable[list[int]]]:
-    return lambda count: process.map(one, range(count), lookahead=2 * AHEAD)
 
 
 @asynccontextmanager
@@ -121,7 +116,6 @@ async def aioipc_pool(size: int, at_once: int = 1) -> AsyncIterator[Opened]:
     ) as service:
         yield Opened(
             service.answer,
-            each_of(lambda number: service.answer(number)),  # noqa: PLW0108 - no method of a pool
             lambda count: process.map(service.answer, range(count)),
             service.size,
             service.inverted,
@@ -150,7 +144,7 @@ async def of_executor(executor: Any) -> AsyncIterator[Opened]:
         return loop.run_in_executor(executor, invert, data)
 
     try:
-        yield Opened(one, each_of(one), many, large, both)
+        yield Opened(one, many, large, both)
     finally:
         executor.shutdown()
 
@@ -169,12 +163,19 @@ def loky_pool(size: int) -> Any:
 async def multiprocessing_pool(size: int) -> AsyncIterator[Opened]:
     with SPAWN.Pool(size) as pool:
 
-        def each(count: int) -> list[int]:
-            return list(pool.imap(answer, range(count), chunksize=1))
+        def one(number: int) -> asyncio.Future[int]:
+            """What comes from the thread of the pool that takes results, without further ones."""
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+
+            def tell(result: int) -> None:
+                loop.call_soon_threadsafe(future.set_result, result)
+
+            pool.apply_async(answer, (number,), callback=tell)
+            return future
 
         yield Opened(
-            lambda number: asyncio.to_thread(pool.apply, answer, (number,)),
-            lambda count: asyncio.to_thread(each, count),
+            one,
             lambda count: asyncio.to_thread(pool.map, answer, range(count)),
             lambda data: asyncio.to_thread(pool.apply, measure, (data,)),
             lambda data: asyncio.to_thread(pool.apply, invert, (data,)),
@@ -201,7 +202,7 @@ async def aiomultiprocess_pool(size: int) -> AsyncIterator[Opened]:
         async def both(data: Any) -> Any:
             return await pool.apply(invert_later, (data,))
 
-        yield Opened(one, each_of(one), many, large, both)
+        yield Opened(one, many, large, both)
 
 
 CONTENDERS: dict[str, Callable[[int], Any]] = {
@@ -214,10 +215,30 @@ CONTENDERS: dict[str, Callable[[int], Any]] = {
 }
 
 
-async def calls_per_s(contender: Callable[[int], Any], count: int) -> tuple[float, float]:
+async def calls_per_s(contender: Callable[[int], Any], count: int) -> tuple[float, ...]:
     async with contender(2) as opened:
-        each = await rate_of(opened.each, count)
-        return each, await rate_of(opened.map, 10 * count)
+        return (
+            await rate_of(tasks_that_call(opened.one, 1), count // 4),
+            await rate_of(tasks_that_call(opened.one, 2 * AHEAD), count),
+            await rate_of(opened.map, 10 * count),
+        )
+
+
+def tasks_that_call(
+    one: Callable[[int], Awaitable[int]], tasks: int
+) -> Callable[[int], Awaitable[list[int]]]:
+    async def calls(count: int) -> list[int]:
+        results = [0] * count
+        numbers = iter(range(count))
+
+        async def call() -> None:
+            for number in numbers:
+                results[number] = await one(number)
+
+        await asyncio.gather(*(call() for _ in range(tasks)))
+        return results
+
+    return calls
 
 
 async def rate_of(make: Callable[[int], Awaitable[list[int]]], count: int) -> float:
@@ -279,7 +300,7 @@ async def cancelling_s(contender: Callable[[int], Any]) -> float | None:
 @click.option("--rounds", default=3, show_default=True, help="Rounds; the best one counts.")
 def main(calls: int, rounds: int) -> None:
     """Measure pools of processes beside each other."""
-    rates: dict[str, list[tuple[float, float]]] = {}
+    rates: dict[str, list[tuple[float, ...]]] = {}
     openings: dict[str, list[float]] = {}
     larges: dict[str, list[tuple[float, float]]] = {}
     cancels: dict[str, float | None] = {}
@@ -293,7 +314,7 @@ def main(calls: int, rounds: int) -> None:
                     cancels[name] = aioipc.run(cancelling_s(contender))
             except ImportError as error:
                 Console(stderr=True).print(f"{name} is not here: {error}")
-    table = Table("pool", "calls/s", "map/s", "64 MiB", "and back", "open 4", "cancel")
+    table = Table("pool", "lone/s", "calls/s", "map/s", "64 MiB", "and back", "open 4", "cancel")
     for name in filter(rates.get, rates):
         cancel_s = cancels.get(name)
         table.add_row(

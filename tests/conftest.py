@@ -22,6 +22,7 @@ from aioipc.testing.plugin import aioipc_address, private_runtime_dir
 from aioipc.testing.residue import NAME_LEFT, Snapshot, residue, tasks_left
 from tests.children import Peers
 from tests.links import EVERY, Link, link_over
+from tests.peers.nursery import Nursery
 
 __all__ = ["aioipc_address"]
 
@@ -160,6 +161,14 @@ def peers(no_residue: None) -> Iterator[Peers]:
     peers = Peers()
     yield peers
     peers.close()
+
+
+@pytest.fixture
+def nursery(peers: Peers) -> Iterator[Nursery]:
+    """Fork short-lived processes that use channels: each takes milliseconds, not a start."""
+    nursery = Nursery(peers)
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture(params=EVERY)

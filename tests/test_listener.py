@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,13 @@ from aioipc import (
 from aioipc.wire.framing import HEADER, Kind
 from aioipc.wire.hello import Hello
 from tests.children import Peers
+from tests.echoes import echo, serving
 from tests.kernel.strangers import as_root, public
 from tests.programs import AS_NOBODY, ends, program
 
 __all__ = ["public"]
 
 pytestmark = pytest.mark.asyncio
-
-
-async def echo(channel: Channel[Any]) -> None:
-    async for obj in channel:
-        await channel.send(obj)
 
 
 @pytest.fixture(params=["unix:", "tcp://127.0.0.1:0", "memory:"])
@@ -78,17 +74,6 @@ async def read_all(sock: socket.socket) -> bytes:
         while more := await loop.sock_recv(sock, 65536):
             data += more
     return data
-
-
-@contextlib.asynccontextmanager
-async def serving(listener: Listener[Any], handler: Any = echo) -> AsyncIterator[None]:
-    task = asyncio.create_task(listener.serve(handler))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 class TestTaking:

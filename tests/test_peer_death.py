@@ -20,7 +20,7 @@ import aioipc
 from aioipc import Channel, IPCError, PeerCrashed, TruncatedFrame
 from tests.children import PATIENCE_S, Peers
 from tests.links import FIFO_LIMIT
-from tests.peers.nursery import COUNTER, Counter, Nursery, is_whole, message
+from tests.peers.nursery import Counter, Nursery, is_whole, message
 from tests.scale import patience_s, scaled
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(patience_s(60))]
@@ -34,20 +34,10 @@ transports = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def nursery(peers: Peers) -> Iterator[Nursery]:
-    nursery = Nursery(peers)
-    yield nursery
-    nursery.close()
-
-
-@pytest.fixture
 def delivered(tmp_path: Path) -> Iterator[Counter]:
     """How many messages a sender had handed to the kernel when it died."""
-    path = tmp_path / "counter"
-    path.write_bytes(bytes(COUNTER.size))
-    counter = Counter(str(path))
-    yield counter
-    counter.close()
+    with Counter.at_zero(tmp_path / "counter") as counter:
+        yield counter
 
 
 def other_loop() -> str:

@@ -10,7 +10,7 @@ import re
 import socket
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from aioipc import (
     ClosedError,
     ConnectError,
     Limits,
-    Listener,
     PeerCrashed,
     PeerCredentials,
     QuotaExceeded,
     ResourceExhausted,
 )
 from tests.children import Peer, Peers
+from tests.echoes import is_served, serving
 from tests.kernel.strangers import NOBODY, as_root, public
 from tests.programs import AS_NOBODY, SERVE_ECHO, Nursery, program
 from tests.scale import patience_s, scaled
@@ -48,32 +48,6 @@ FLOOD = scaled(300, full=1_000)
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "socket"
-
-
-async def echo(channel: Channel[Any]) -> None:
-    async for obj in channel:
-        await channel.send(obj)
-
-
-@contextlib.asynccontextmanager
-async def serving(listener: Listener[Any]) -> AsyncIterator[None]:
-    task = asyncio.create_task(listener.serve(echo))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def is_served(address: str) -> bool:
-    try:
-        async with aioipc.connect(address) as channel:
-            await channel.send("served?")
-            answer: bool = await channel.receive() == "served?"
-            return answer
-    except (ConnectError, PeerCrashed):
-        return False
 
 
 def open_fds() -> int:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from aioipc.errors import (
 )
 from aioipc.kernel.directory import check_owner, denied
 from aioipc.kernel.owned import Closing, abandon_in_child
-from aioipc.native._os import MqCalls
+from aioipc.native._queues import MqCalls
 
 __all__ = [
     "MAX_PRIORITY",
@@ -107,7 +105,7 @@ class MessageQueue(Closing):
         self.max_messages: int = queue.max_messages
         self.max_message_size: int = queue.max_message_size
         self.mode = os.fstat(queue.mqd).st_mode & 0o777
-        self.calls = MqCalls(queue.mqd, self.max_message_size, f"mq:{name}", _check_of(self))
+        self.calls = MqCalls(queue.mqd, self.max_message_size, f"mq:{name}", self)
         abandon_in_child(self)
 
     def fileno(self) -> int:
@@ -256,17 +254,6 @@ def _trusted(queue: posix_ipc.MessageQueue, name: str) -> MessageQueue:
         queue.close()
         raise
     return MessageQueue(queue, name, made=False)
-
-
-def _check_of(queue: MessageQueue) -> Callable[[], None]:
-    found = weakref.ref(queue)
-
-    def check() -> None:
-        queue = found()
-        if queue is not None:
-            queue.check_open()
-
-    return check
 
 
 def _setting(name: str) -> int:

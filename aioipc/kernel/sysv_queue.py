@@ -23,6 +23,7 @@ from aioipc.errors import (
 )
 from aioipc.kernel.directory import denied
 from aioipc.kernel.owned import abandon_in_child
+from aioipc.native._queues import SysvCalls
 
 __all__ = ["SysvQueue", "make_sysv_queue", "open_or_make_sysv_queue", "open_sysv_queue"]
 
@@ -31,7 +32,7 @@ _REMOVED = frozenset({errno.EIDRM, errno.EINVAL})
 
 
 class SysvQueue:
-    """A queue by its key. There is nothing to close; it is unusable in forked children.
+    """A queue by its key, unusable in forked children. The kernel knows of no open ones.
 
     Attributes:
         key: As ftok(3) would make one.
@@ -39,12 +40,15 @@ class SysvQueue:
         max_bytes: How many bytes it holds.
         max_message_size: How long one message may be, in bytes.
         mode: Who may use it.
+        calls: What sends and receives.
     """
 
     __slots__ = (
         "__weakref__",
+        "_is_closed",
         "_library",
         "_queue",
+        "calls",
         "is_abandoned",
         "key",
         "made",
@@ -56,12 +60,14 @@ class SysvQueue:
     def __init__(self, library: Any, queue: Any, *, made: bool) -> None:
         self._library = library
         self._queue = queue
+        self._is_closed = False
         self.is_abandoned = False
         self.made = made
         self.key: int = queue.key
         self.max_bytes: int = queue.max_size
         self.max_message_size = min(self.max_bytes, _max_message())
         self.mode: int = queue.mode & 0o777
+        self.calls = SysvCalls(queue.id, self.max_message_size, str(self), self)
         abandon_in_child(self)
 
     @property
@@ -76,34 +82,6 @@ class SysvQueue:
         except (self._library.Error, OSError) as error:
             raise self._translated(error) from None
 
-    def try_send(self, message: bytes, type_: int) -> bool:
-        """Put a message in, or return False if the queue is full.
-
-        Raises:
-            ClosedError: The queue was removed.
-        """
-        try:
-            self._queue.send(message, False, type=type_)
-        except self._library.BusyError:
-            return False
-        except (self._library.Error, OSError) as error:
-            raise self._translated(error) from None
-        return True
-
-    def try_receive(self, selector: int) -> tuple[bytes, int] | None:
-        """Take the message that a selector of msgrcv(2) means, and its type; None if none is there.
-
-        Raises:
-            ClosedError: The queue was removed.
-        """
-        try:
-            message: tuple[bytes, int] = self._queue.receive(False, type=selector)
-        except self._library.BusyError:
-            return None
-        except (self._library.Error, OSError) as error:
-            raise self._translated(error) from None
-        return message
-
     def remove(self) -> None:
         """Remove the queue and all that is in it. Idempotent.
 
@@ -117,18 +95,27 @@ class SysvQueue:
         except (self._library.Error, OSError):  # somebody else did
             return
 
+    def close(self) -> None:
+        """Send and receive nothing more. Idempotent."""
+        self._is_closed = True
+        self.calls.forget()
+
     def abandon(self) -> None:
-        """Say so in a forked child."""
+        """Close the copy in a forked child."""
         self.is_abandoned = True
+        self.close()
 
     def check_open(self) -> None:
-        """Raise in a forked child.
+        """Raise unless the queue is open.
 
         Raises:
-            ForkError: The queue was opened by the parent process.
+            ForkError: It was opened by the parent process.
+            ClosedError: This side closed it.
         """
         if self.is_abandoned:
             raise ForkError(f"{self} belongs to the parent process; open it in the child")
+        if self._is_closed:
+            raise ClosedError(f"this side closed {self}")
 
     def _translated(self, error: Exception) -> IPCError:
         if isinstance(error, self._library.PermissionsError):

@@ -65,6 +65,16 @@ class Line:
         if self.places:
             self.places[0].wake()
 
+    def wake_next(self) -> None:
+        """Let one more look again: the first of those that were not told to already.
+
+        Those who were told at the same time look in the order of the line, so each is the first.
+        """
+        for place in self.places:
+            if not place.is_woken:
+                place.wake()
+                return
+
     def end(self, error: BaseException) -> None:
         """Raise ``error`` in all that wait, and in whoever comes later."""
         self._ending = error
@@ -75,22 +85,22 @@ class Line:
 class _Place:
     """Where one task stands."""
 
-    __slots__ = ("_is_woken", "_ready")
+    __slots__ = ("_ready", "is_woken")
 
     def __init__(self) -> None:
-        self._is_woken = False
+        self.is_woken = False
         self._ready: asyncio.Future[None] | None = None
 
     async def wait(self) -> None:
-        if not self._is_woken:
+        if not self.is_woken:
             self._ready = asyncio.get_running_loop().create_future()
             try:
                 await self._ready
             finally:
                 self._ready = None
-        self._is_woken = False
+        self.is_woken = False
 
     def wake(self) -> None:
-        self._is_woken = True
+        self.is_woken = True
         if self._ready is not None and not self._ready.done():
             self._ready.set_result(None)

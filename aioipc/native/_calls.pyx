@@ -20,6 +20,7 @@ from aioipc.native._core cimport (
     Send,
     Waiter,
 )
+from aioipc.native._detour cimport Detour, PYGEN_ERROR, PYGEN_NEXT, PYGEN_RETURN, PySendResult, PyIter_Send
 from aioipc.native._pacer cimport ACCEPTED
 
 import sys
@@ -28,16 +29,11 @@ from types import CoroutineType, GeneratorType
 from aioipc.errors import IPCError
 
 cdef extern from "Python.h":
-    ctypedef enum PySendResult:
-        PYGEN_RETURN
-        PYGEN_ERROR
-        PYGEN_NEXT
     ctypedef struct PyAsyncMethods:
         void* am_await
     ctypedef struct PyTypeObject:
         PyAsyncMethods* tp_as_async
     PyTypeObject* Py_TYPE(object)
-    PySendResult PyIter_Send(object, object, PyObject**) except PYGEN_ERROR
     object PyContext_Copy(object)
     int PyContext_Enter(object) except -1
     int PyContext_Exit(object) except -1
@@ -508,20 +504,23 @@ cdef class Lead(Operation):
         return 0
 
 
-cdef class Ask(Operation):
-    """``await hub.ask(method, args)``"""
+cdef class Ask(Detour):
+    """``await hub.ask(method, args)``
+
+    Attributes:
+        call: The call once it was made, or may have been; None if it certainly was not.
+    """
 
     cdef CallCore hub
-    cdef object method
-    cdef object args
-    cdef CallRecord call
-    cdef object detour           # what goes on where the straight way ends
+    cdef readonly object method
+    cdef readonly object args
+    cdef public CallRecord call
     cdef Lead leading
 
     cdef int c_step(self, PyObject** result) except -1:
         self.c_check_idle()
         try:
-            if self.detour is not None:
+            if self.way is not None:
                 return self.c_follow_detour(result)
             if self.state == NEW:
                 self.state = RUNNING
@@ -554,7 +553,7 @@ cdef class Ask(Operation):
                 (hub.tracing in hub.modules or hub.scopes in hub.modules) and caller.needs_care()
             )
         ):
-            return self.c_take_detour(caller.call_with_care(self.method, self.args), result)
+            return self.c_take_detour(caller.call_with_care(self), result)
         self.call = hub.own_record.__new__(hub.own_record)
         self.call.caller = caller
         self.call.method = self.method
@@ -566,7 +565,8 @@ cdef class Ask(Operation):
             )
             sent = channel.queued == 0 and channel.port.c_send(parts, ()) == ACCEPTED
         except BaseException as error:
-            caller.withdraw(self.call, error)
+            call, self.call = self.call, None
+            caller.withdraw(call, error)
             raise
         if sent and not channel.port.c_rest():
             return self.c_look(result)
@@ -577,7 +577,7 @@ cdef class Ask(Operation):
         sending.core = channel
         sending.parts = parts
         sending.fds = ()
-        return self.c_take_detour(caller.call_late(self.call, sending), result)
+        return self.c_take_detour(caller.call_late(self, sending), result)
 
     cdef int c_look(self, PyObject** result) except -1:
         """What a call has come to, or the wait for it."""
@@ -610,32 +610,6 @@ cdef class Ask(Operation):
         except Exception:
             value = self.method.decode_result(raw)  # and say what is wrong with it
         return self.c_return(value, result)
-
-    cdef int c_take_detour(self, object coroutine, PyObject** result) except -1:
-        self.detour = coroutine
-        return self.c_follow_detour(result)
-
-    cdef int c_follow_detour(self, PyObject** result) except -1:
-        cdef PySendResult status
-        self.state = RUNNING
-        status = PyIter_Send(self.detour, None, result)
-        self.state = SLEEPING if status == PYGEN_NEXT else DONE
-        return status
-
-    def throw(self, kind, value=None, traceback=None):
-        """Give the call up; see `collections.abc.Coroutine`."""
-        if self.detour is None:
-            return Operation.throw(self, kind, value, traceback)
-        self.c_check_idle()
-        return self.detour.throw(kind if value is None else value)
-
-    def close(self):
-        """Give the call up; see `collections.abc.Coroutine`."""
-        if self.detour is None:
-            Operation.close(self)
-            return
-        self.c_check_idle()
-        self.detour.close()
 
     cdef int c_finish(self) except -1:
         """The caller leaves."""

@@ -74,7 +74,6 @@ cdef extern from *:
         pass
     void aioipc_set_am_send(PyTypeObject*, PyAsyncMethods*, void*)
     unsigned long PyThread_get_thread_ident() nogil
-    Py_ssize_t Py_REFCNT(PyObject*)
     int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
 
 ctypedef int (*raw_step)(PyObject*, PyObject*, PyObject**) noexcept
@@ -671,15 +670,6 @@ cdef class ChannelCore:
 
 
 # Operations
-
-
-cdef inline bint is_spare(Operation operation) noexcept:
-    """Whether only the channel and the caller's variable still refer to it.
-
-    A channel keeps one operation of each usual kind that has done its work, and gives it out
-    again: making one costs a quarter of a send.
-    """
-    return operation is not None and Py_REFCNT(<PyObject*>operation) == 2
 
 
 @cython.freelist(32)

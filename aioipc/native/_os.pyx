@@ -3,14 +3,9 @@
 # cython: cdivision=True
 """System calls that Python has no name for. Errors are OSError with errno."""
 
-from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, errno
 from libc.stdint cimport uint32_t
 from posix.time cimport timespec
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
-
-from aioipc.errors import FrameTooLarge, from_os_error
+from cpython.exc cimport PyErr_SetFromErrno
 
 cdef extern from "<sys/inotify.h>" nogil:
     int c_inotify_init1 "inotify_init1"(int flags)
@@ -21,21 +16,6 @@ cdef extern from "<sys/vfs.h>" nogil:
         long f_type
     int fstatfs(int fd, c_statfs* buf)
 
-# The system calls themselves: before glibc 2.34 their wrappers are in a library of its own.
-cdef extern from *:
-    """
-    #include <stddef.h>
-    #include <sys/syscall.h>
-    #include <unistd.h>
-    static inline long mq_put(int fd, const char *data, size_t size, unsigned int priority) {
-        return syscall(SYS_mq_timedsend, fd, data, size, priority, NULL);
-    }
-    static inline long mq_take(int fd, char *data, size_t size, unsigned int *priority) {
-        return syscall(SYS_mq_timedreceive, fd, data, size, priority, NULL);
-    }
-    """
-    long mq_put(int fd, const char* data, size_t size, unsigned int priority)
-    long mq_take(int fd, char* data, size_t size, unsigned int* priority)
 cdef extern from "<sys/sem.h>" nogil:
     cdef struct sembuf:
         unsigned short sem_num
@@ -90,74 +70,6 @@ def inotify_add_watch(int fd, bytes path not None, uint32_t mask):
     return _checked(watch)
 
 
-cdef class MqCalls:
-    """Messages to and from an open POSIX queue that does not block: mq_send(3), mq_receive(3).
-
-    The descriptor belongs to somebody else, who says `forget` before it is closed.
-    """
-
-    cdef int fd
-    cdef size_t max_message_size
-    cdef char* block
-    cdef str name
-    cdef object refuse
-
-    def __cinit__(self, int fd, size_t max_message_size, str name not None, refuse):
-        self.block = <char*> PyMem_Malloc(max_message_size)
-        if self.block is NULL:
-            raise MemoryError
-        self.fd = fd
-        self.max_message_size = max_message_size
-        self.name = name
-        self.refuse = refuse
-
-    def __dealloc__(self):
-        PyMem_Free(self.block)
-
-    def forget(self):
-        """Make no more calls: from now on each one calls ``refuse``, which raises."""
-        self.fd = -1
-
-    def try_send(self, bytes message not None, unsigned int priority=0):
-        """Put a message in, or return False if the queue is full.
-
-        Raises:
-            FrameTooLarge: It is longer than the queue's messages may be.
-        """
-        while mq_put(
-            self.fd, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), priority
-        ) < 0:
-            if errno == EAGAIN:
-                return False
-            if errno == EMSGSIZE:
-                raise FrameTooLarge(len(message), self.max_message_size, f"of {self.name}")
-            self.failed("send to")
-        return True
-
-    def try_receive(self, int selector=0):
-        """Take the oldest of the most urgent messages and its priority; None if there is none."""
-        cdef unsigned int priority = 0
-        cdef long size
-        while True:
-            size = mq_take(self.fd, self.block, self.max_message_size, &priority)
-            if size >= 0:
-                return PyBytes_FromStringAndSize(self.block, size), priority
-            if errno == EAGAIN:
-                return None
-            self.failed("receive from")
-
-    cdef int failed(self, str doing) except -1:
-        """Return if it is worth another try."""
-        if errno == EINTR:
-            PyErr_CheckSignals()
-            return 0
-        if self.fd < 0:
-            self.refuse()
-        try:
-            PyErr_SetFromErrno(OSError)
-        except OSError as error:
-            raise from_os_error(error, f"{doing} {self.name}") from error
-        return 0
 def semtimedop(int set_id, int change, long long limit_ns):
     """Change the first semaphore of a set, with SEM_UNDO, waiting so long at most: semop(2)."""
     cdef sembuf operation

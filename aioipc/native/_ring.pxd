@@ -97,6 +97,12 @@ cdef extern from "ring.h" nogil:
     bint ring_unconsumed(RingProducer*, RingConsumer*)
 
 
+cdef enum:
+    FRAGMENT = 32768             # of a message that is too long for one record
+    GATHER = 32768               # shown at the latest, even within a turn
+    MOST_RECORDS = 64            # without a message, before the clock is looked at
+
+
 cdef class WriteLease:
     """Room in the ring for a message that is being written."""
     cdef RingPort port
@@ -178,14 +184,3 @@ cdef class RingPort(FramePort):
     cdef int c_arm(self) except -1
     cdef object c_gone(self)
     cdef object c_unconsumed(self, list messages)
-
-
-cdef class RingStream:
-    cdef readonly RingPort port
-    cdef readonly object capabilities
-    cdef object record           # what is being read, from offset on
-    cdef Py_ssize_t offset
-
-    cdef Py_ssize_t c_take(self, char* data, Py_ssize_t size) except -1
-    cdef int c_drop_record(self) except -1
-    cdef Py_ssize_t c_put(self, const char* data, Py_ssize_t size) except -1

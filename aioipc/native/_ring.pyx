@@ -71,13 +71,10 @@ cdef extern from "Python.h":
     void Py_XDECREF(PyObject*)
 
 cdef enum:
-    FRAGMENT = 32768             # of a message that is too long for one record
     PATIENCE = 100               # looks of 20 to 30 ns each
     IN_PLACE = 16384             # shorter messages are copied before they are decoded
     RETIRE = 32768               # given back at the latest, so that a sender who waits can go on
-    GATHER = 32768               # shown at the latest, even within a turn
     LONG = 8192                  # bytes that take a time worth looking at the clock
-    MOST_RECORDS = 64            # without a message, before the clock is looked at
     MOST_CONTROLS = 16
 
 
@@ -1078,10 +1075,10 @@ cdef class RingPort(FramePort):
         if self.stall if for_room else self.out_of_leases:
             return 0
         self.patience = PATIENCE
-        if self.counters.messages_received != self.received_before:
-            self.answers = self.counters.messages_sent != self.sent_before
-            self.sent_before = self.counters.messages_sent
-            self.received_before = self.counters.messages_received
+        if self.counters.bytes_received != self.received_before:
+            self.answers = self.counters.bytes_sent != self.sent_before
+            self.sent_before = self.counters.bytes_sent
+            self.received_before = self.counters.bytes_received
         return self.is_open and not self.dead and self.ending is None
 
     cdef bint c_poll_look(self, bint for_room) noexcept nogil:
@@ -1123,143 +1120,3 @@ cdef class RingPort(FramePort):
         self.c_close_fds()
         self.is_open = False
         self.memory = None
-
-
-cdef class RingStream:
-    """A ByteTransport over a ring: each write is records, each read as many as are there.
-
-    Args:
-        port: Takes care of HELLO, GOODBYE and the peer's death.
-        capabilities: What this transport can do.
-    """
-
-    def __init__(self, RingPort port, capabilities):
-        self.port = port
-        self.capabilities = capabilities
-
-    @property
-    def address(self):
-        return self.port.transport.address
-
-    @property
-    def peer(self):
-        return self.port.transport.peer
-
-    @property
-    def watch(self):
-        """What binds it to its loop."""
-        return self.port.transport.watch
-
-    @property
-    def poll_source(self):
-        return None
-
-    def try_read_into(self, buffer):
-        cdef Py_buffer into
-        cdef Py_ssize_t count = 0
-        cdef int records
-        if not self.port.is_open and self.port.ending is None:
-            raise ClosedError(f"{self.address} is closed")
-        PyObject_GetBuffer(buffer, &into, PyBUF_SIMPLE | PyBUF_WRITABLE)
-        try:
-            for records in range(MOST_RECORDS):  # of nothing: they must not keep the loop
-                if self.record is None:
-                    self.record = self.port.c_borrow()
-                    self.offset = 0
-                if self.record is None:
-                    return count or None
-                count += self.c_take(<char*>into.buf + count, into.len - count)
-                if count == into.len:
-                    return count
-            return count or None
-        except EndOfStream:
-            return count
-        except IPCError:
-            if count == 0:  # else it is raised when this was read
-                raise
-            return count
-        finally:
-            PyBuffer_Release(&into)
-
-    cdef Py_ssize_t c_take(self, char* data, Py_ssize_t size) except -1:
-        """Copy the next bytes of the record, and give it back when that was its end."""
-        cdef Py_buffer record
-        get_buffer(self.record, &record)
-        size = min(size, record.len - self.offset)
-        memcpy(data, <char*>record.buf + self.offset, size)
-        self.offset += size
-        is_read = self.offset == record.len
-        PyBuffer_Release(&record)
-        if is_read:
-            self.c_drop_record()
-        return size
-
-    cdef int c_drop_record(self) except -1:
-        record, self.record = self.record, None
-        if isinstance(record, ReadLease):
-            (<ReadLease>record).c_end()
-        return 0
-
-    def try_write(self, parts, fds=()):
-        cdef Py_buffer view
-        cdef Py_ssize_t written = 0, sent = 0
-        cdef bint is_all = True
-        if fds:
-            raise AddressError(f"{self.address} carries no descriptors with a stream")
-        self.port.c_check_sending()
-        if self.port.controls and not self.port.c_flush():
-            return 0
-        if isinstance(parts, (bytes, bytearray, memoryview)):
-            parts = (parts,)
-        for part in parts:
-            get_buffer(part, &view)
-            try:
-                sent = self.c_put(<char*>view.buf, view.len)
-                is_all = sent == view.len
-            finally:
-                PyBuffer_Release(&view)
-            written += sent
-            if not is_all:
-                break
-        self.port.c_publish()
-        return written
-
-    cdef Py_ssize_t c_put(self, const char* data, Py_ssize_t size) except -1:
-        cdef RingAnswer answer
-        cdef Py_ssize_t start = 0, length
-        while start < size:
-            length = min(size - start, <Py_ssize_t>FRAGMENT, <Py_ssize_t>ring_max_record(&self.port.producer.ring))
-            answer = ring_put(&self.port.producer, RING_DATA, data + start, length)
-            if answer != RING_QUEUED:
-                self.port.c_no_room(answer)
-                break
-            start += length
-            if self.port.producer.cursor - self.port.producer.published >= GATHER:
-                self.port.c_publish()
-        self.port.counters.bytes_sent += start
-        return start
-
-    def on_readable(self, callback):
-        if callback is not None and self.record is not None:
-            self.port.c_call_back(callback)
-        else:
-            self.port.on_readable(callback)
-
-    def on_writable(self, callback):
-        self.port.on_writable(callback)
-
-    def try_flush(self):
-        """Show what is left, the end of the stream: True when all of it is in the ring."""
-        return self.port.c_flush() == 1
-
-    def take_fds(self):
-        return []
-
-    def close_write(self):
-        if self.port.is_open and not self.port.write_ended:
-            self.port.say_goodbye()
-            self.port.flush_quietly()
-
-    def close(self):
-        self.c_drop_record()
-        self.port.close()

@@ -6,7 +6,8 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from types import GeneratorType
 from typing import Any, Final
 
 import msgspec
@@ -38,7 +39,7 @@ _KEPT_S: Final = 0.0002
 """How long outcomes are kept for company, unless one of the last `_WARY_CALLS` took `_LONG_S`."""
 
 _ROOM_BYTES: Final = 256
-"""What surrounds a result in its message."""
+"""What surrounds a result in its message, at most."""
 
 
 class Failed:
@@ -64,7 +65,7 @@ class Pace:
         size: How many next time.
     """
 
-    most: Final = 64
+    most: Final = 1024
 
     def __init__(self, most: int = most) -> None:
         self._most = max(1, min(most, self.most))
@@ -76,8 +77,11 @@ class Pace:
         self.size = max(1, min(fitting, 4 * self.size, self._most))
 
 
-def _each(self: object, method: str, arguments: list[msgspec.Raw]) -> AsyncIterator[Return | Raise]:
-    """Call a method for each of some arguments, and tell each outcome with its position."""
+Outcome = Return | Raise
+
+
+def _each(self: object, method: str, arguments: list[msgspec.Raw]) -> AsyncIterator[list[Outcome]]:
+    """Call a method for each of some arguments, and tell the outcomes in their order."""
     raise NotImplementedError  # only its signature counts
 
 
@@ -85,7 +89,7 @@ EACH: Final = Method("pool", "pool.each", _each)
 """What the workers of pools have beside the interface: a name that none can declare."""
 
 
-def outcome_of(message: Return | Raise, method: Method) -> Any:
+def outcome_of(message: Outcome, method: Method) -> Any:
     """The result of one call, or `Failed`."""
     if type(message) is Return:
         try:
@@ -106,58 +110,90 @@ def serve_each(channel: Channel[Any], handlers: Handlers) -> Any:
     most_bytes = channel.limits.max_message_bytes
     uneven: dict[str, int] = {}
 
-    async def each(name: str, arguments: list[msgspec.Raw]) -> AsyncIterator[Return | Raise]:
+    async def each(name: str, arguments: list[msgspec.Raw]) -> AsyncIterator[list[Outcome]]:
         method, function = handlers[name]
-        rhythm = _Rhythm(channel, name, uneven)
+        rhythm = _Rhythm(name, uneven)
+        outcomes: list[Outcome] = []
+        room = most_bytes
         for number, packed in enumerate(arguments):
-            try:
-                result = method.invoke(function, method.decode_args(packed))
-                if inspect.isawaitable(result):
-                    result = await result
-                outcome = _returned(number, result, method, most_bytes)
-            except asyncio.CancelledError as error:
-                if _is_cancelled():
-                    raise
-                outcome = _failed(number, error, method)
-            except Exception as error:  # noqa: BLE001 - it goes to the caller
-                outcome = _failed(number, error, method)
-            yield outcome
-            if not await rhythm.goes_on():
-                return
+            outcome = await _make(number, method, function, packed, most_bytes)
+            size = _size_of(outcome)
+            if size > room and outcomes:
+                yield outcomes
+                outcomes, room = [], most_bytes
+            outcomes.append(outcome)
+            room -= size
+            if rhythm.is_due():
+                yield outcomes
+                outcomes, room = [], most_bytes
+                await channel.flush()  # the next call may compute for long
+                if rhythm.is_over:
+                    return
+        if outcomes:
+            yield outcomes
 
     return each
+
+
+async def _make(
+    number: int,
+    method: Method,
+    function: Callable[..., Any],
+    packed: msgspec.Raw,
+    most_bytes: int,
+) -> Outcome:
+    """Make one call."""
+    try:
+        result = method.invoke(function, method.decode_args(packed))
+        if _may_be_awaited(result) and inspect.isawaitable(result):
+            result = await result
+        return _returned(number, result, method, most_bytes)
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        return _failed(number, error, method)
+    except Exception as error:  # noqa: BLE001 - it goes to the caller
+        return _failed(number, error, method)
 
 
 class _Rhythm:
     """When the outcomes of one message go out, and when there have been enough calls.
 
     Args:
-        channel: Where they go.
         name: The method.
         uneven: For how many further calls methods are expected to take long now and then.
+
+    Attributes:
+        is_over: Whether the calls that are left are for others to make.
     """
 
-    def __init__(self, channel: Channel[Any], name: str, uneven: dict[str, int]) -> None:
-        self._channel = channel
+    def __init__(self, name: str, uneven: dict[str, int]) -> None:
+        self.is_over = False
         self._name = name
         self._uneven = uneven
         self._began = self._flushed = self._now = time.monotonic()
 
-    async def goes_on(self) -> bool:
-        """Say after each call whether to make another one."""
+    def is_due(self) -> bool:
+        """Say after each call whether its outcome, and those before it, are to go out."""
         last, self._now = self._now, time.monotonic()
         wary = _WARY_CALLS if self._now - last > _LONG_S else self._uneven.get(self._name, 0)
         if wary:
             self._uneven[self._name] = wary - 1
-        if self._now - self._began > _TOO_LONG_S:
+        self.is_over = self._now - self._began > _TOO_LONG_S
+        if not (wary or self.is_over or self._now - self._flushed > _KEPT_S):
             return False
-        if wary or self._now - self._flushed > _KEPT_S:
-            await self._channel.flush()  # the next call may compute for long
-            self._flushed = self._now
+        self._flushed = self._now
         return True
 
 
-def _returned(number: int, result: Any, method: Method, most_bytes: int) -> Return | Raise:
+def _size_of(outcome: Outcome) -> int:
+    """How many bytes of a message it takes, with what surrounds it."""
+    if type(outcome) is Return:
+        return len(outcome.value) + _ROOM_BYTES
+    return len(encode(outcome)) + _ROOM_BYTES
+
+
+def _returned(number: int, result: Any, method: Method, most_bytes: int) -> Outcome:
     try:
         packed = encode(result)
     except (TypeError, ValueError, OverflowError) as error:
@@ -183,6 +219,11 @@ def _failed(number: int, error: BaseException, method: Method) -> Raise:
     if fault.code == Code.RAISED:
         log.error("%s failed", method, exc_info=error)
     return fault
+
+
+def _may_be_awaited(result: object) -> bool:
+    """Whether to look closer, which takes longer than a small call."""
+    return hasattr(result, "__await__") or isinstance(result, GeneratorType)
 
 
 def _is_cancelled() -> bool:

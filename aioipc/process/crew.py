@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
 from typing import Final
 
 import anyio
 
 from aioipc.errors import ClosedError, IPCError, PeerCrashed, WorkerDied
+from aioipc.loop.line import Line
 from aioipc.process.forking import ForkServer
 from aioipc.process.member import Member, Terms
 from aioipc.process.restarts import Restarts, Schedule
@@ -40,7 +40,7 @@ class Crew:
         start = terms.start
         self._start: Start = self._own_server or ("exec" if isinstance(start, str) else start)
         self._members: list[Member] = []
-        self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._line = Line()
         self._opening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._broken: IPCError | None = None
         self._is_open = True
@@ -63,7 +63,7 @@ class Crew:
     @property
     def waiting(self) -> int:
         """How many wait for a worker."""
-        return len(self._waiters)
+        return len(self._line.places)
 
     # Who is next
 
@@ -77,31 +77,21 @@ class Crew:
         Cancellation:
             Safe.
         """
-        self._check()
-        if not self._waiters and (member := self._freest()) is not None:
-            return member
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            while True:
-                await waiter
-                self._check()
-                if (member := self._freest()) is not None:
-                    return member
-                waiter = asyncio.get_running_loop().create_future()
-                self._waiters[0] = waiter  # only the first one is woken
-        finally:
-            self._waiters.remove(waiter)
-            self._wake()
+        member = self.free()
+        return await self._line.until(self._freest) if member is None else member
+
+    def free(self) -> Member | None:
+        """As `take`, but None if that waits."""
+        return None if self._line.places else self._freest()
 
     def _freest(self) -> Member | None:
-        free = [member for member in self._members if member.has_room]
-        return min(free, key=_load, default=None)
-
-    def _wake(self) -> None:
-        """Let the first in line look again."""
-        if self._waiters and not self._waiters[0].done():
-            self._waiters[0].set_result(None)
+        self._check()
+        freest, most = None, 0
+        for member in self._members:
+            room = member.room
+            if room > most:
+                freest, most = member, room
+        return freest
 
     def _check(self) -> None:
         if not self._is_open:
@@ -137,7 +127,7 @@ class Crew:
 
     async def _have_one(self, number: int) -> IPCError | None:
         """One worker, from its start to its end; None if that was wished for."""
-        member = await Member.start(self._terms, number, self._start, self._wake)
+        member = await Member.start(self._terms, number, self._start, self._line.wake_next)
         is_ready = False
         try:
             await member.wait_ready()
@@ -160,14 +150,14 @@ class Crew:
         self._members.append(member)
         if self._is_starting and len(self._members) == self._terms.size:
             self._opening.set_result(None)
-        self._wake()
+        self._line.wake()
 
     def _break(self, failure: IPCError) -> None:
         """No worker can be started: nobody is to wait for one."""
         self._broken = failure
         if self._is_starting:
             self._opening.set_result(None)
-        self._wake()
+        self._line.wake()
 
     @property
     def _is_starting(self) -> bool:
@@ -192,7 +182,7 @@ class Crew:
             Kills them at once.
         """
         self._is_open = False
-        self._wake()
+        self._line.wake()
         try:
             await self._end_keepers()
         except BaseException:
@@ -210,10 +200,6 @@ class Crew:
 
 class _DiedServing(IPCError):
     """A worker died that had been ready."""
-
-
-def _load(member: Member) -> int:
-    return member.load
 
 
 def _again(error: IPCError) -> IPCError:

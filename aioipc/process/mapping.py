@@ -37,7 +37,7 @@ class _Calls(Protocol):
         """How many items may be ahead of the results that were taken."""
 
     async def make(self, items: Sequence[Any], finished: Finished) -> None:
-        """Call for each item, and say by its position in them what came of it."""
+        """Call for each item, and say in their order what came of each."""
 
 
 class _OneByOne:
@@ -56,7 +56,7 @@ class _OneByOne:
             outcome = await self._function(item)
         except Exception as error:  # noqa: BLE001 - who takes the results raises it
             outcome = Failed(error)
-        finished(0, outcome)
+        finished(outcome)
 
 
 class _InPool:
@@ -102,8 +102,10 @@ class Results(AsyncIterator[R], Generic[R]):
         *,
         ordered: bool,
         progress: Callable[[int], object] | None,
+        keeps_all: bool = False,
     ) -> None:
         self._calls = calls
+        self._keeps_all = keeps_all
         self._items: Iterator[Any] = iter(items)
         self._ordered = ordered
         self._progress = progress
@@ -113,7 +115,7 @@ class Results(AsyncIterator[R], Generic[R]):
         self._is_over = False
         self._is_entered = False
         self._news: asyncio.Future[None] | None = None
-        self._room: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._room_waiters: collections.deque[asyncio.Future[None]] = collections.deque()
         self._runners: set[asyncio.Task[None]] = set()
 
     # Taking
@@ -143,8 +145,8 @@ class Results(AsyncIterator[R], Generic[R]):
             finally:
                 self._news = None
         self._taken += 1
-        if self._room:
-            _wake(self._room.popleft())
+        if self._room_waiters:
+            _wake(self._room_waiters.popleft())
         outcome = self._outcomes.pop(number)
         if isinstance(outcome, Failed):
             self._is_over = True
@@ -164,7 +166,7 @@ class Results(AsyncIterator[R], Generic[R]):
     async def _run(self) -> None:
         """Make calls, some together and then the next ones."""
         try:
-            while await self._has_room():
+            while self._room() > 0 or await self._has_room():
                 first = self._begun
                 items = self._next_items()
                 if not items:
@@ -176,11 +178,10 @@ class Results(AsyncIterator[R], Generic[R]):
 
     def _next_items(self) -> list[Any]:
         """Take as many items as are to be called together, or as there are left."""
-        room = self._calls.lookahead - (self._begun - self._taken)
         items: list[Any] = []
         try:
-            while len(items) < min(room, self._calls.at_once):
-                items.append(next(self._items))
+            for _ in range(min(self._room(), self._calls.at_once)):
+                items.append(next(self._items))  # noqa: PERF401 - those before a failure count
         except StopIteration:
             self._items = iter(())
         except Exception as error:  # noqa: BLE001 - who takes the results raises it
@@ -191,27 +192,36 @@ class Results(AsyncIterator[R], Generic[R]):
         return items
 
     async def _make(self, first: int, items: list[Any]) -> None:
-        waiting = set(range(len(items)))
+        number = first
 
-        def finished(position: int, outcome: Any) -> None:
-            waiting.discard(position)
-            self._finish(first + position, outcome)
+        def finished(outcome: Any) -> None:
+            nonlocal number
+            self._finish(number, outcome)
+            number += 1
 
         try:
             await self._calls.make(items, finished)
         except BaseException as error:
-            for position in sorted(waiting):
-                finished(position, Failed(error))
+            while number < first + len(items):
+                finished(Failed(error))
             if not isinstance(error, Exception):
                 raise
 
     async def _has_room(self) -> bool:
         """Wait until another item may be taken; False if none is to be taken any more."""
-        while not self._is_over and self._begun - self._taken >= self._calls.lookahead:
+        while not self._is_over and self._room() <= 0:
             room = asyncio.get_running_loop().create_future()
-            self._room.append(room)
+            self._room_waiters.append(room)
             await room
         return not self._is_over
+
+    def _room(self) -> int:
+        """How many more items may be taken, 0 or less if none; none at all once it is over."""
+        if self._is_over:
+            return 0
+        if self._keeps_all:
+            return self._calls.at_once
+        return self._calls.lookahead - (self._begun - self._taken)
 
     def _finish(self, number: int, outcome: R | Failed) -> None:
         self._outcomes[number] = outcome
@@ -312,7 +322,7 @@ async def map(  # noqa: A001 - it is the word for it, in process.map
     Args:
         function: As for `imap`; so are the others.
         items: The same.
-        lookahead: The same.
+        lookahead: How many calls are open at once; by default as for `imap`.
         progress: The same.
 
     Raises:
@@ -322,7 +332,8 @@ async def map(  # noqa: A001 - it is the word for it, in process.map
     Cancellation:
         Cancels the calls that are open.
     """
-    async with imap(function, items, lookahead=lookahead, progress=progress) as results:
+    made = _results(function, items, lookahead, ordered=True, progress=progress, keeps_all=True)
+    async with made as results:
         return [result async for result in results]
 
 
@@ -333,10 +344,12 @@ def _results(
     *,
     ordered: bool,
     progress: Callable[[int], object] | None,
+    keeps_all: bool = False,
 ) -> Results[R]:
     if lookahead is not None and lookahead < 1:
         raise ValueError(f"lookahead must be at least 1, not {lookahead:,}")
-    return Results(_calls(function, lookahead), items, ordered=ordered, progress=progress)
+    calls = _calls(function, lookahead)
+    return Results(calls, items, ordered=ordered, progress=progress, keeps_all=keeps_all)
 
 
 def _calls(function: Callable[[Any], Awaitable[Any]], lookahead: int | None) -> _Calls:

@@ -14,7 +14,7 @@ from aioipc import rpc
 from aioipc.errors import WorkerDied
 from aioipc.kernel.usage import resident_bytes
 from aioipc.limits import Limits
-from aioipc.native._calls import News
+from aioipc.native._calls import Ask, News
 from aioipc.process.service import serve
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
@@ -83,17 +83,21 @@ class Member:
     def __init__(self, worker: Worker, terms: Terms, freed: Callable[[], object]) -> None:
         self.worker = worker
         self.connection = rpc.Connection(worker.channel, connected=True)
-        self.connection.caller.watch(self)
+        self._caller = self.connection.caller
+        self._caller.watch(self)
         self.is_dismissed = False
         self.was_killed = False
         self._terms = terms
+        self._calls_at_once = terms.calls_per_worker
+        self._calls = self.connection.session.calls
         self._tell_freed = freed
         self._taken = 0
         self._looked_at = 0.0
+        self._is_over = False
         self._over = asyncio.Event()
         self._unsettled = 0
         self._settling: set[News] = set()
-        worker.when_ended(self._over.set)
+        worker.when_ended(self._end)
 
     @classmethod
     async def start(
@@ -126,10 +130,14 @@ class Member:
         """Wait until it can take no other call, and none is open."""
         await self._over.wait()
 
+    def _end(self) -> None:
+        self._is_over = True
+        self._over.set()
+
     @property
     def load(self) -> int:
-        """How many calls are open there, with those that were cancelled and still run."""
-        return len(self.connection.session.calls)
+        """How many calls are open there, or about to be; also those cancelled that still run."""
+        return len(self._calls) + self._caller.packing
 
     @property
     def serves(self) -> bool:
@@ -137,21 +145,19 @@ class Member:
         return self.connection.ending is None and self.worker.status is None
 
     @property
-    def is_open(self) -> bool:
-        """Whether it may get calls at all."""
-        return not self.is_dismissed and self.serves
+    def room(self) -> int:
+        """How many more calls it can take at present.
 
-    @property
-    def has_room(self) -> bool:
-        """Whether it can take another call.
-
-        Not while it has to end one that was cancelled: it may be about to be killed for that.
+        None while it has to end one that was cancelled: it may be about to be killed for that.
         """
-        return (
-            self.is_open
-            and not self._unsettled
-            and len(self.connection.session.calls) < self._terms.calls_per_worker
-        )
+        if (
+            self.is_dismissed
+            or self._unsettled
+            or self._is_over
+            or self.connection.ending is not None
+        ):
+            return 0
+        return self._calls_at_once - self.load
 
     @property
     def calls_left(self) -> int:
@@ -159,17 +165,27 @@ class Member:
         most = self._terms.max_tasks_per_worker
         return sys.maxsize if most is None else most - self._taken
 
+    def ask(self, method: Method, args: tuple[Any, ...]) -> Ask:
+        """Call a method there and wait for its result: `CallCore.ask`."""
+        self._count(1)
+        return self.connection.ask(method, args)
+
     async def open(self, method: Method, args: tuple[Any, ...], *, count: int = 1) -> OwnCall:
         """Make a call there, which counts as so many; see `Connection.caller`."""
-        self._taken += count
-        if not self.calls_left:
+        call = await self.connection.caller.open(method, args)
+        self._count(count)
+        return call
+
+    def _count(self, calls: int) -> None:
+        """It gets so many calls; after the last one that it may have, it gets no other."""
+        self._taken += calls
+        if self.calls_left <= 0:
             self.is_dismissed = True
-        return await self.connection.caller.open(method, args)
 
     def lost(self, error: BaseException) -> None:
         """Nothing can be sent to it any more."""
         self.connection.end(error)
-        self._over.set()
+        self._end()
 
     async def death(self) -> WorkerDied | None:
         """How it died, after a moment in which it may still do so."""
@@ -202,9 +218,8 @@ class Member:
         if self._terms.max_memory_bytes is not None and not self.is_dismissed:
             self._look_at_memory(self._terms.max_memory_bytes)
         if self.connection.ending is not None or (self.is_dismissed and not self.load):
-            self._over.set()
-        if self.has_room:
-            self._tell_freed()
+            self._end()
+        self._tell_freed()
 
     def cancelled(self, call: OwnCall) -> None:
         """A call was given up here: see to it that it ends there."""
@@ -216,7 +231,7 @@ class Member:
         grace_s = self._terms.cancel_grace_s
         try:
             async with asyncio.timeout(grace_s):
-                while call.id in self.connection.session.calls:
+                while call.id in self._calls:
                     await self._wait_freed()
         except TimeoutError:
             log.warning(

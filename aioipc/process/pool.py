@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
 from aioipc import rpc
 from aioipc.errors import BadArguments, FrameTooLarge, PeerCrashed, WorkerDied
 from aioipc.limits import Limits
+from aioipc.native._calls import Ask
 from aioipc.process.batch import EACH, Failed, outcome_of
 from aioipc.process.crew import Crew
 from aioipc.process.member import Member, Terms
@@ -32,7 +33,7 @@ from aioipc.rpc.parts import (
 __all__ = ["Pool", "PoolOpening", "PoolStatistics", "pool", "pool_of"]
 
 T = TypeVar("T")
-Finished = Callable[[int, Any], object]
+Finished = Callable[[Any], object]
 
 _MOST_ATTEMPTS: Final = 3
 """How often a call that may be repeated is made, for it may be what kills the workers."""
@@ -110,8 +111,15 @@ class Pool:
 
     # Calling, as a proxy does it
 
-    async def call(self, method: Method, args: tuple[Any, ...]) -> Any:
+    async def call(
+        self, method: Method, args: tuple[Any, ...], *, member: Member | None = None
+    ) -> Any:
         """Call a method in some worker, as soon as one is free.
+
+        Args:
+            method: What to call.
+            args: All arguments, in the order of the declaration.
+            member: A worker that was taken for it.
 
         Raises:
             PeerCrashed: Its worker died, and the method may have run. One that is
@@ -122,23 +130,22 @@ class Pool:
         Cancellation:
             Cancels the method. A worker that does not let that happen is killed.
         """
-        return await self._call(await self._crew.take(), method, args)
-
-    async def _call(self, member: Member, method: Method, args: tuple[Any, ...]) -> Any:
-        """Call a method in a worker that was taken, or in another one if that has gone."""
-        for attempts_left in reversed(range(_MOST_ATTEMPTS)):
-            member, call = await self._open(member, method, args)
+        attempts_left = _MOST_ATTEMPTS
+        while True:
+            if member is None:
+                member = self._crew.free() or await self._crew.take()
+            asked = member.ask(method, args)
+            self._calls += 1
             try:
-                return await call.caller.outcome(call)
+                return await asked
             except PeerCrashed as error:
-                if call.error is not error:
-                    raise  # the method itself declares it
-                death = await member.death()
-                repeats = method.is_idempotent and method.upload is None
-                if not repeats or not attempts_left:
-                    raise _lost(method, death, error) from (death or error)
-            member = await self._crew.take()
-        raise AssertionError("the last attempt returns or raises")
+                if asked.call is None:  # so it did not run
+                    self._calls -= 1
+                    member.lost(error)
+                else:
+                    attempts_left -= 1
+                    await _check_repeats(member, asked, error, attempts_left)
+            member = None
 
     async def call_each(
         self, method: Method, arguments: Sequence[tuple[Any, ...]], finished: Finished
@@ -148,8 +155,7 @@ class Pool:
         Args:
             method: What gives one result.
             arguments: Those of each call.
-            finished: Called with the position and the outcome of each, as it comes: the result,
-                or `Failed`.
+            finished: Called with the outcome of each, in their order: the result, or `Failed`.
 
         Returns:
             How many seconds it took, without the waits for a worker.
@@ -168,19 +174,17 @@ class Pool:
             began = time.monotonic()
             rest = arguments[next_ : next_ + member.calls_left]
             if len(rest) == 1 or active_tracing() is not None:
-                finished(next_, await self._one(member, method, arguments[next_]))
+                finished(await self._one(member, method, arguments[next_]))
                 next_ += 1
             else:
-                next_ += await self._several(
-                    member, method, rest, functools.partial(_moved, finished, next_)
-                )
+                next_ += await self._several(member, method, rest, finished)
             took_s += time.monotonic() - began
         return took_s
 
     async def _one(self, member: Member, method: Method, args: tuple[Any, ...]) -> Any:
         """The result of one call, or `Failed`."""
         try:
-            return await self._call(member, method, args)
+            return await self.call(method, args, member=member)
         except Exception as error:  # noqa: BLE001 - it is told, not raised
             return Failed(error)
 
@@ -197,22 +201,26 @@ class Pool:
         except PeerCrashed as error:  # so none of them ran
             member.lost(error)
             return 0
-        except (BadArguments, FrameTooLarge):  # each on its own tells which
-            finished(0, await self._one(member, method, arguments[0]))
+        except (BadArguments, FrameTooLarge):  # fewer may go, and each on its own tells why not
+            half = arguments[: len(arguments) // 2]
+            if len(half) > 1:
+                return await self._several(member, method, half, finished)
+            finished(await self._one(member, method, arguments[0]))
             return 1
         self._calls += len(arguments)
         done = 0
         outcomes = ResultStream[Any](EACH, functools.partial(_opened, call))
         async with rpc.closing(outcomes):
             try:
-                async for message in outcomes:
-                    finished(done, outcome_of(message, method))
-                    done += 1
+                async for together in outcomes:
+                    for message in together:
+                        finished(outcome_of(message, method))
+                    done += len(together)
             except PeerCrashed as error:
                 if done < len(arguments):
                     death = await member.death()
                     for args in arguments[done:]:
-                        finished(done, await self._after(death, error, method, args))
+                        finished(await self._after(death, error, method, args))
                         done += 1
         self._calls -= len(arguments) - done
         return done
@@ -282,8 +290,18 @@ class Pool:
         return f"<Pool of {self._terms.size} x {self._terms.maker}>"
 
 
-def _moved(finished: Finished, by: int, position: int, outcome: Any) -> None:
-    finished(by + position, outcome)
+async def _check_repeats(member: Member, asked: Ask, error: PeerCrashed, attempts: int) -> None:
+    """Whether a call that was lost may be made so many times more.
+
+    Raises:
+        PeerCrashed: It may not, or nothing was lost: the method itself declares the error.
+    """
+    if asked.call.error is not error:
+        raise error
+    death = await member.death()
+    method = asked.method
+    if not attempts or not method.is_idempotent or method.upload is not None:
+        raise _lost(method, death, error) from (death or error)
 
 
 async def _opened(call: OwnCall) -> OwnCall:

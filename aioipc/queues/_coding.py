@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from aioipc import codecs
 from aioipc.abc import Codec, Parts
-from aioipc.codecs import raw
 from aioipc.errors import DecodeError, EncodeError
 from aioipc.limits import Limits
 from aioipc.native._scan import scan
 
-__all__ = ["Coding", "whole"]
+__all__ = ["Coding"]
 
 T = TypeVar("T")
 
@@ -29,15 +27,7 @@ class Coding(Generic[T]):
         self.codec: Codec[T] = codecs.get(codec)
         self.name = self.codec.name
         self._format = self.codec.format
-        self._limits = limits
-        self.encode_parts: Callable[[T], Parts] = self.codec.encode
-        self._decode: Callable[[Any], T] = self.codec.decode
-
-    @property
-    def decoder(self) -> Callable[[bytes], T]:
-        """The fastest way to do what `decode` does."""
-        # Bytes are bytes: there is nothing to look over, and nothing can go wrong.
-        return self._decode if self.codec is codecs.get(raw.name) else self.decode
+        self.limits = limits
 
     @property
     def is_trusted_only(self) -> bool:
@@ -51,7 +41,7 @@ class Coding(Generic[T]):
             EncodeError: The codec cannot carry it.
         """
         try:
-            return whole(self.encode_parts(obj))
+            return self.whole(self.codec.encode(obj))
         except Exception as error:
             raise self.not_encoded(error) from error
 
@@ -62,21 +52,21 @@ class Coding(Generic[T]):
             DecodeError: It does not fit the codec or the limits.
         """
         if self._format is not None:
-            scan(self._format, message, self._limits.max_depth, self._limits.max_elements)
+            scan(self._format, message, self.limits.max_depth, self.limits.max_elements)
         try:
-            return self._decode(message)
+            return self.codec.decode(message)
         except Exception as error:
             raise DecodeError(f"the {self.name} codec cannot decode this: {error}") from error
 
     def not_encoded(self, error: Exception) -> EncodeError:
-        """What to raise when `encode_parts` failed."""
+        """What to raise when the codec failed."""
         return EncodeError(f"the {self.name} codec cannot encode this: {error}")
 
-
-def whole(parts: Parts) -> bytes:
-    """One message as one run of bytes."""
-    if isinstance(parts, bytes):
-        return parts
-    if isinstance(parts, (bytearray, memoryview)):
-        return bytes(parts)
-    return b"".join(parts)
+    @staticmethod
+    def whole(parts: Parts) -> bytes:
+        """One message as one run of bytes."""
+        if isinstance(parts, bytes):
+            return parts
+        if isinstance(parts, (bytearray, memoryview)):
+            return bytes(parts)
+        return b"".join(parts)

@@ -7,12 +7,14 @@ import asyncio
 import errno
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from aioipc.errors import AccessDenied, ClosedError, WouldBlock
 from aioipc.kernel.mqueue import MAX_PRIORITY
 from aioipc.loop.line import Line
-from aioipc.queues._coding import Coding, whole
+from aioipc.loop.waiting import pacer_of
+from aioipc.native._queues import KernelCalls, QueueCore
+from aioipc.queues._coding import Coding
 from aioipc.queues._queue import Item, Queue, QueueStatistics
 
 if TYPE_CHECKING:
@@ -23,9 +25,6 @@ __all__ = ["KernelQueue", "PosixQueue", "SystemVQueue"]
 
 T = TypeVar("T")
 
-_OPERATIONS_PER_TURN = 64
-"""So many that need not wait, then the loop turns: about 100 µs."""
-
 
 class _End(Protocol):
     """Both directions of one queue, as a transport gives them."""
@@ -35,9 +34,7 @@ class _End(Protocol):
     @property
     def mode(self) -> int: ...
     @property
-    def try_put(self) -> Callable[[bytes, int], bool]: ...
-    @property
-    def try_take(self) -> Callable[[int], tuple[bytes, int] | None]: ...
+    def calls(self) -> KernelCalls: ...
     def on_readable(self, callback: Callable[[], object] | None, /) -> None: ...
     def on_writable(self, callback: Callable[[], object] | None, /) -> None: ...
     def bind(self, loop: asyncio.AbstractEventLoop) -> None: ...
@@ -45,7 +42,7 @@ class _End(Protocol):
     def close(self) -> None: ...
 
 
-class KernelQueue(Queue[T]):
+class KernelQueue(QueueCore[T], Queue[T]):
     """A queue that lives in the kernel, without a server, until it is unlinked.
 
     Programs in any language may take part: a message is what the codec writes, and nothing else.
@@ -55,8 +52,7 @@ class KernelQueue(Queue[T]):
         coding: How objects become messages.
     """
 
-    _plain_key = 0
-    """What stands beside a message for which the caller wants nothing special."""
+    _plain_key: ClassVar[int] = 0
 
     def __init__(self, end: _End, coding: Coding[T]) -> None:
         self._is_closed = True
@@ -68,68 +64,40 @@ class KernelQueue(Queue[T]):
                 f"and the {coding.name} codec runs what they send",
             )
         self._end = end
-        self._try_put, self._try_take = end.try_put, end.try_take
         self._coding = coding
-        self._encode_parts: Callable[[T], Any] = coding.encode_parts
-        self._decode: Callable[[bytes], T] = coding.decoder
         self._is_closed = False
-        self._operations = 0
         self._putters = Line(end.on_writable)
-        self._anything = Line(self._ask)
-        self._getters = {0: self._anything}
-        end.bind(asyncio.get_running_loop())
+        self._getters: dict[int, Line] = {}
+        loop = asyncio.get_running_loop()
+        end.bind(loop)
+        super().__init__(
+            end.calls,
+            coding,
+            pacer_of(loop),
+            putters=self._putters,
+            getters=self._getters,
+            plain_key=self._plain_key,
+        )
 
     @property
     def address(self) -> str:
         return self._end.address
-
-    async def put(
-        self, obj: T, *, priority: int = 0, kind: int | None = None, ttl_s: float | None = None
-    ) -> None:
-        try:
-            message = self._encode_parts(obj)
-        except Exception as error:
-            raise self._coding.not_encoded(error) from error
-        if message.__class__ is not bytes:
-            message = whole(message)
-        key = self._plain_key
-        if priority or kind is not None or ttl_s is not None:
-            key = self._key_of(priority, kind, ttl_s)
-        self._operations += 1
-        if self._operations >= _OPERATIONS_PER_TURN:
-            await self._give_turn()
-        # Before it waits it is all done in this one frame: each call in between would cost a
-        # tenth of what the system call costs.
-        if self._putters.places or not self._try_put(message, key):
-            await self._putters.until(lambda: self._try_put(message, key) or None)
 
     def put_nowait(
         self, obj: T, *, priority: int = 0, kind: int | None = None, ttl_s: float | None = None
     ) -> None:
         message = self._coding.encode(obj)
         key = self._key_of(priority, kind, ttl_s)
-        if self._putters.places or not self._try_put(message, key):
+        if self._putters.places or not self.calls.try_send(message, key):
             raise WouldBlock(f"{self.address} is full")
-
-    async def get(self, *, kind: int | None = None) -> T:
-        found = None
-        if kind is None and not self._anything.places and self._operations < _OPERATIONS_PER_TURN:
-            self._operations += 1
-            found = self._try_take(0)
-        if found is None:
-            found = await self._take(0 if kind is None else self._selector_of(kind))
-        return self._decode(found[0])
 
     def get_nowait(self, *, kind: int | None = None) -> T:
         selector = 0 if kind is None else self._selector_of(kind)
-        found = None if self._line(selector).places else self._try_take(selector)
+        line = self._getters.get(selector)
+        found = None if line and line.places else self.calls.try_receive(selector)
         if found is None:
             raise WouldBlock(f"{self.address} has nothing to get")
-        return self._decode(found[0])
-
-    async def get_item(self, *, kind: int | None = None) -> Item[T]:
-        message, key = await self._take(0 if kind is None else self._selector_of(kind))
-        return self._item(self._decode(message), key)
+        return self._coding.decode(found[0])
 
     def unlink(self) -> None:
         self._end.unlink()
@@ -158,24 +126,16 @@ class KernelQueue(Queue[T]):
 
     # Waiting
 
-    async def _take(self, selector: int) -> tuple[bytes, int]:
-        self._operations += 1
-        if self._operations >= _OPERATIONS_PER_TURN:
-            await self._give_turn()
-        line = self._line(selector)
-        found = None if line.places else self._try_take(selector)
-        if found is None:
-            found = await line.until(lambda: self._try_take(selector))
-        return found
+    async def _put_in_line(self, message: bytes, key: int) -> None:
+        await self._putters.until(lambda: self.calls.try_send(message, key) or None)
 
-    def _line(self, selector: int) -> Line:
-        if selector not in self._getters:
-            self._getters[selector] = Line(self._ask)
-        return self._getters[selector]
-
-    async def _give_turn(self) -> None:
-        self._operations = 0
-        await asyncio.sleep(0)
+    async def _get_in_line(self, selector: int, is_item: bool) -> T | Item[T]:
+        line = self._getters.get(selector)
+        if line is None:
+            line = self._getters[selector] = Line(self._ask)
+        message, key = await line.until(lambda: self.calls.try_receive(selector))
+        value = self._coding.decode(message)
+        return self._item(value, key) if is_item else value
 
     def _ask(self, callback: Callable[[], object] | None) -> None:
         """Hear of the next message, for the first of each line."""
@@ -232,7 +192,7 @@ class SystemVQueue(KernelQueue[T]):
     """A System V message queue: messages have types, by which they can be taken."""
 
     _end: SysvTransport
-    _plain_key = 1
+    _plain_key: ClassVar[int] = 1
 
     async def statistics(self) -> QueueStatistics:
         queue = self._end.opened()

@@ -21,12 +21,13 @@ from aioipc.errors import (
     PeerCrashed,
 )
 from aioipc.loop.deadline import remaining_s
-from aioipc.native._calls import CallRecord, News
+from aioipc.native._calls import Ask, CallRecord, News
 from aioipc.native._core import Send
 from aioipc.rpc._call import metadata_sent
 from aioipc.rpc._faults import raised
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method
+from aioipc.rpc._packing import Parcel
 from aioipc.rpc._streams import Items, ResultStream
 from aioipc.rpc._tracing import Span, active_tracing, end_span
 from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Outgoing, Raise, Return
@@ -138,6 +139,7 @@ class Caller:
     Attributes:
         connection: That one.
         observer: Who is told when calls end; nobody by default.
+        packing: Calls whose arguments are still copied; they are not open yet.
     """
 
     def __init__(self, connection: Hub) -> None:
@@ -145,6 +147,7 @@ class Caller:
         self.call = connection.ask
         """Call a method and wait for its result: see `CallCore.ask`."""
         self.observer: CallObserver | None = None
+        self.packing = 0
         self._channel = connection.channel
         self._loop = connection.loop
         self._session = connection.session
@@ -162,13 +165,16 @@ class Caller:
         """Whether a call has a deadline, or a span."""
         return active_tracing() is not None or remaining_s(self._loop) < _LONGEST_S
 
-    async def call_with_care(self, method: Method, args: tuple[Any, ...]) -> Any:
+    async def call_with_care(self, asked: Ask) -> Any:
         """As `CallCore.ask`, whatever there is to it."""
-        return await self.outcome(await self.open(method, args))
+        asked.call = await self.open(asked.method, asked.args)
+        return await self.outcome(asked.call)
 
-    async def call_late(self, call: OwnCall, sending: Send) -> Any:
+    async def call_late(self, asked: Ask, sending: Send) -> Any:
         """The rest of a call that there was no room for, or not enough."""
+        call, asked.call = asked.call, None
         await self._send(call, sending)
+        asked.call = call
         return await self.outcome(call)
 
     def give_up(self, call: OwnCall) -> None:
@@ -269,12 +275,7 @@ class Caller:
         """Make a call whose arguments may hold arrays or descriptors."""
         self._check_open(method)
         parcels = self.connection.parcels
-        try:
-            parcel = await parcels.pack(args)
-        except EncodeError as error:
-            where = self._unsendable(method, args)
-            raise BadArguments(f"{method}: {where}{error.__cause__ or error}") from error
-        with parcel:
+        with await self._pack(method, args) as parcel:
             left_s = await self._wait_for_turn(method)
             call, sending = self._begin(method, parcel.packed, left_s, fds=parcel.files)
             try:
@@ -291,6 +292,21 @@ class Caller:
                 parcel.sent()
                 return call
         return await self._open_packed(method, args)
+
+    async def _pack(self, method: Method, args: tuple[Any, ...]) -> Parcel:
+        """Copy what has to be copied of the arguments."""
+        self.packing += 1
+        try:
+            parcel = await self.connection.parcels.pack(args)
+        except BaseException as error:
+            self.packing -= 1
+            self._freed()
+            if not isinstance(error, EncodeError):
+                raise
+            where = self._unsendable(method, args)
+            raise BadArguments(f"{method}: {where}{error.__cause__ or error}") from error
+        self.packing -= 1
+        return parcel
 
     def _unsendable(self, method: Method, args: tuple[Any, ...]) -> str:
         """Which of the arguments cannot be sent."""

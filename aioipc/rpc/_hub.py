@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from aioipc.abc import HasFileno
 from aioipc.channel import Channel
-from aioipc.native._calls import News
+from aioipc.native._calls import Ask, News
 from aioipc.rpc._parcels import Parcels
 from aioipc.wire.rpc import Message, Session
 
@@ -46,7 +46,7 @@ class Hub(Protocol):
     is_closing: bool
     """Whether other calls of the peer are refused."""
 
-    def ask(self, method: Any, args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
+    def ask(self, method: Any, args: tuple[Any, ...]) -> Ask:
         """Call a method of the peer's and wait for its result."""
 
     def lead(self, call: Any) -> Awaitable[None]:

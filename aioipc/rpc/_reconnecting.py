@@ -42,11 +42,14 @@ class Reconnecting:
             Cancels the method on the far side, or gives the wait for the connection up.
         """
         while True:
-            call = await self.open(method, args)
+            connection = await self._renewal.get()
+            asked = connection.ask(method, args)
             try:
-                return await call.caller.outcome(call)
-            except PeerCrashed:
-                if not method.is_idempotent or call.error is None:
+                return await asked
+            except PeerCrashed as error:
+                if asked.call is None:
+                    connection.end(error)
+                elif not method.is_idempotent or asked.call.error is not error:
                     raise
 
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None:

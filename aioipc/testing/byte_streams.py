@@ -15,6 +15,7 @@ import anyio
 from anyio.abc import ByteStream
 
 from aioipc.testing._expect import PATIENCE_S, raises, steps
+from aioipc.testing._turns import MOST_OPERATIONS, Turns
 
 __all__ = ["STREAM_RULES", "Ends", "StreamRule"]
 
@@ -23,6 +24,7 @@ StreamRule = Callable[[Ends], Awaitable[None]]
 
 _MORE_THAN_BUFFERS = 20_000_000
 """Bytes that no kernel buffer or ring holds."""
+_MANY = 5_000
 
 
 async def bytes_go_both_ways(ends: Ends) -> None:
@@ -149,6 +151,18 @@ async def a_full_stream_makes_its_sender_wait(ends: Ends) -> None:
         await sending
 
 
+async def who_never_waits_lets_others_run(ends: Ends) -> None:
+    """At the latest after `MOST_OPERATIONS`, in both directions."""
+    async with ends() as (left, right), Turns() as turns, asyncio.timeout(PATIENCE_S):
+        await left.send(bytes(_MANY))
+        longest = await turns.longest_run(_MANY, lambda: right.receive(1))
+        assert longest <= MOST_OPERATIONS, f"{longest} receives in one turn of the loop"
+        receiving = asyncio.ensure_future(_receive(right, _MANY))
+        longest = await turns.longest_run(_MANY, lambda: left.send(b"x"))
+        assert longest <= MOST_OPERATIONS, f"{longest} sends in one turn of the loop"
+        await receiving
+
+
 STREAM_RULES: tuple[StreamRule, ...] = (
     bytes_go_both_ways,
     nothing_is_not_the_end,
@@ -160,8 +174,14 @@ STREAM_RULES: tuple[StreamRule, ...] = (
     a_cancelled_receive_loses_nothing,
     a_close_tells_who_waits,
     a_full_stream_makes_its_sender_wait,
+    who_never_waits_lets_others_run,
 )
 """What every byte stream keeps to."""
+
+
+async def _receive(stream: ByteStream, size: int) -> None:
+    while size > 0:
+        size -= len(await stream.receive(size))
 
 
 async def _all(stream: ByteStream) -> bytes:

@@ -17,6 +17,7 @@ import anyio
 
 from aioipc.channel import Channel
 from aioipc.testing._expect import PATIENCE_S, raises, steps
+from aioipc.testing._turns import MOST_OPERATIONS, Turns
 
 __all__ = ["CHANNEL_RULES", "ONE_WAY_RULES", "ChannelRule", "Ends"]
 
@@ -26,6 +27,8 @@ ChannelRule = Callable[[Ends], Awaitable[None]]
 _LENGTHS = (0, 1, 7, 8, 1_000, 4_000)
 """Of messages that every transport takes, those of a FIFO and of a message queue too."""
 _STEPS = 6
+_MANY = 5_000
+_BATCH = 100
 
 
 async def messages_keep_their_boundaries(ends: Ends) -> None:
@@ -306,6 +309,29 @@ async def send_many_that_is_cancelled_has_sent_a_prefix(ends: Ends) -> None:
                 break
 
 
+async def a_sender_that_finds_room_lets_others_run(ends: Ends) -> None:
+    """At the latest after `MOST_OPERATIONS`."""
+    async with ends() as (left, right), Turns() as turns, asyncio.timeout(PATIENCE_S):
+        receiving = asyncio.ensure_future(_receive(right, _MANY))
+        longest = await turns.longest_run(_MANY, lambda: left.send(b"x"))
+        assert longest <= MOST_OPERATIONS, f"{longest} sends in one turn of the loop"
+        await receiving
+
+
+async def a_receiver_that_finds_messages_lets_others_run(ends: Ends) -> None:
+    """At the latest after `MOST_OPERATIONS`; batches count their messages."""
+    async with ends() as (left, right), Turns() as turns, asyncio.timeout(PATIENCE_S):
+        for most, receive in (
+            (MOST_OPERATIONS, right.receive),
+            # The turn comes with the operation after the limit was reached.
+            (MOST_OPERATIONS + _BATCH, lambda: right.receive_many(_BATCH)),
+        ):
+            sending = asyncio.ensure_future(left.send_many([b"x"] * _MANY))
+            longest = await turns.longest_run(_MANY, receive)
+            assert longest <= most, f"{longest} messages in one turn of the loop"
+            await sending
+
+
 ONE_WAY_RULES: tuple[ChannelRule, ...] = (
     messages_keep_their_boundaries,
     nothing_to_receive_would_block,
@@ -333,6 +359,8 @@ CHANNEL_RULES: tuple[ChannelRule, ...] = (
     a_receiver_that_does_not_makes_its_sender_wait,
     who_waits_in_line_to_send_may_leave_it,
     send_many_that_is_cancelled_has_sent_a_prefix,
+    a_sender_that_finds_room_lets_others_run,
+    a_receiver_that_finds_messages_lets_others_run,
 )
 """What every channel between two peers keeps to."""
 
@@ -348,6 +376,11 @@ def _fill(channel: Channel[Any]) -> list[bytes]:
             assert len(sent) < 1_000_000, "nothing ever makes the sender wait"
     except anyio.WouldBlock:
         return sent
+
+
+async def _receive(channel: Channel[Any], count: int) -> None:
+    for _ in range(count):
+        await channel.receive()
 
 
 async def _receive_until(channel: Channel[Any], marker: bytes) -> list[bytes]:

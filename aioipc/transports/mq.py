@@ -57,15 +57,13 @@ class MqTransport(Readiness):
 
     Attributes:
         priority: That of the message received last.
-        try_put: `MqCalls.try_send`.
-        try_take: `MqCalls.try_receive`.
+        calls: What sends and receives.
     """
 
     def __init__(self, queue: MessageQueue, address: str, *, remove: bool = False) -> None:
         super().__init__()
         self.queue = queue
-        self.try_put = queue.calls.try_send
-        self.try_take = queue.calls.try_receive
+        self.calls = queue.calls
         self.address = address
         self.peer: PeerCredentials | None = None
         self.capabilities = CAPABILITIES
@@ -91,7 +89,7 @@ class MqTransport(Readiness):
         return self.queue
 
     def try_receive(self) -> bytes | None:
-        found = self.try_take()
+        found = self.calls.try_receive()
         if found is None:
             return None
         message, self.priority = found
@@ -99,7 +97,7 @@ class MqTransport(Readiness):
 
     def try_send(self, parts: Sequence[Buffer], /, fds: Sequence[int] = ()) -> bool:
         message = parts[0] if len(parts) == 1 else b"".join(parts)
-        return self.try_put(message if isinstance(message, bytes) else bytes(message))
+        return self.calls.try_send(message if isinstance(message, bytes) else bytes(message), 0)
 
     def close_write(self) -> None:
         """A queue outlives its senders: there is no end to tell."""

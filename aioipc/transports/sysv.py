@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from aioipc.abc import Allow, Buffer, Capability, PeerCredentials
 from aioipc.address import Address
-from aioipc.errors import ClosedError, FrameTooLarge, IPCError
+from aioipc.errors import IPCError
 from aioipc.kernel.credentials import refuse_allow
 from aioipc.kernel.sysv_queue import SysvQueue, open_or_make_sysv_queue, open_sysv_queue
 from aioipc.limits import Limits
@@ -26,7 +26,6 @@ CAPABILITIES = Capability.MESSAGE | Capability.BACKPRESSURE
 
 _Callback = Callable[[], object]
 _PLAIN_TYPE = 1
-_ANY_TYPE = 0
 _REMOVED = -1
 _TRY_EVERY_S = 0.02
 
@@ -65,10 +64,14 @@ class SysvTransport:
         queue: What to send to and receive from.
         address: What it was opened as.
         remove: Whether to remove the queue at the end.
+
+    Attributes:
+        calls: What sends and receives.
     """
 
     def __init__(self, queue: SysvQueue, address: str, *, remove: bool = False) -> None:
         self.queue = queue
+        self.calls = queue.calls
         self.address = address
         self.peer: PeerCredentials | None = None
         self.capabilities = CAPABILITIES
@@ -93,9 +96,7 @@ class SysvTransport:
             ClosedError: This side closed it.
             ForkError: It belongs to the parent process.
         """
-        if self._closed or self.queue.is_abandoned:
-            self.queue.check_open()
-            raise ClosedError(f"{self.address} is closed")
+        self.queue.check_open()
         return self.queue
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -110,34 +111,11 @@ class SysvTransport:
             raise RuntimeError("this object belongs to another event loop")
 
     def try_receive(self) -> bytes | None:
-        found = self.try_take(_ANY_TYPE)
+        found = self.calls.try_receive()
         return None if found is None else found[0]
 
-    def try_take(self, selector: int, /) -> tuple[bytes, int] | None:
-        """Take the message that a selector of msgrcv(2) means, and its type; None if none."""
-        found = self.opened().try_receive(selector)
-        if found is not None:
-            self._arrivals.forget()
-        return found
-
     def try_send(self, parts: Sequence[Buffer], /, fds: Sequence[int] = ()) -> bool:
-        return self.try_put(b"".join(parts), _PLAIN_TYPE)
-
-    def try_put(self, message: bytes, type_: int, /) -> bool:
-        """Put one message in, or return False if the queue is full.
-
-        Raises:
-            FrameTooLarge: It is longer than the queue's messages may be.
-        """
-        queue = self.opened()
-        if len(message) > queue.max_message_size:
-            raise FrameTooLarge(
-                len(message), queue.max_message_size, f"of the queue {self.address}"
-            )
-        is_sent = queue.try_send(message, type_)
-        if is_sent:
-            self._departures.forget()
-        return is_sent
+        return self.calls.try_send(b"".join(parts), _PLAIN_TYPE)
 
     def try_flush(self) -> bool:
         return True
@@ -166,6 +144,7 @@ class SysvTransport:
         self.on_writable(None)
         if self._remove and not self.queue.is_abandoned:
             self.queue.remove()
+        self.queue.close()
 
     def _watch(
         self, old: Watched | None, is_ready: Callable[[], bool], callback: _Callback | None
@@ -183,10 +162,10 @@ class SysvTransport:
 
     def _may_have_come(self) -> bool:
         messages = self._messages()
-        return messages != 0 and self._arrivals.is_worth_a_try(messages)
+        return messages != 0 and self._arrivals.is_worth_a_try(messages, self.calls.received)
 
     def _may_have_gone(self) -> bool:
-        return self._departures.is_worth_a_try(self._messages())
+        return self._departures.is_worth_a_try(self._messages(), self.calls.sent)
 
     def _messages(self) -> int:
         try:
@@ -199,17 +178,18 @@ class _Change:
     """Whether to try again: there may be messages, but of another type; or room, but too little."""
 
     def __init__(self) -> None:
-        self._messages: int | None = None
+        self._seen: tuple[int, int] | None = None
         self._tried_s = 0.0
 
-    def is_worth_a_try(self, messages: int) -> bool:
-        """Whether the number has changed since the last try, or that was long ago."""
-        now_s = time.monotonic()
-        if messages == self._messages and now_s - self._tried_s < _TRY_EVERY_S:
-            return False
-        self._messages, self._tried_s = messages, now_s
-        return True
+    def is_worth_a_try(self, messages: int, successes: int) -> bool:
+        """Whether anything has changed since the last try, or that was long ago.
 
-    def forget(self) -> None:
-        """The last try was good."""
-        self._messages = None
+        Args:
+            messages: How many are in the queue.
+            successes: How many tries were good so far.
+        """
+        now_s = time.monotonic()
+        if self._seen == (messages, successes) and now_s - self._tried_s < _TRY_EVERY_S:
+            return False
+        self._seen, self._tried_s = (messages, successes), now_s
+        return True

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import aioipc
 from aioipc.memory import SharedArray
 from benchmarks.arrays import ITEM, fill, look_at, shape_of
-from benchmarks.contender import Contender, Loop, Plan, Seat, Wiring
+from benchmarks.contender import Loop, Seat
+from benchmarks.peers._at_address import AtAddress
 
 
-class AioipcArrays(Contender):
+class AioipcArrays(AtAddress):
     """Only its descriptor travels."""
 
-    family = "aioipc"
     carries = "array"
 
     def __init__(self, scheme: str, loop: Loop) -> None:
-        self.name = f"aioipc {scheme} SharedArray ({loop})"
-        self.scheme = scheme
-        self.loop = loop
-        self.quick = loop == "uvloop"
-
-    @contextmanager
-    def wired(self, folder: Path, plan: Plan) -> Iterator[Wiring]:
-        address = f"{self.scheme}:{folder}/{self.scheme}"
-        yield address, address
+        super().__init__(f"{scheme} SharedArray", scheme, loop)
 
     async def take(self, seat: Seat) -> None:
         """Look at each array."""

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from aioipc import pubsub
-from benchmarks.contender import Contender, Flow, Gauge, Loop, Plan, Seat, Wiring
+from benchmarks.contender import Flow, Gauge, Loop, Seat
+from benchmarks.peers._at_address import AtAddress
 
 TOPIC = "bench.tick"
 
 
-class AioipcPubSub(Contender):
+class AioipcPubSub(AtAddress):
     """``pubsub.publisher`` and ``pubsub.subscriber`` with ``when_full="block"``."""
 
-    family = "aioipc"
-
     def __init__(self, scheme: str, loop: Loop) -> None:
-        self.name = f"aioipc pubsub {scheme} ({loop})"
-        self.scheme = scheme
-        self.loop = loop
-        self.quick = loop == "uvloop"
-
-    @contextmanager
-    def wired(self, folder: Path, plan: Plan) -> Iterator[Wiring]:
-        address = f"{self.scheme}:{folder}/{self.scheme}"
-        yield address, address
+        super().__init__(f"pubsub {scheme}", scheme, loop)
 
     async def publish(self, seat: Seat) -> None:
         """One loop that publishes."""

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 from aioipc import rpc
 from benchmarks.calls import Adder, Sums, call_all, watch_all
-from benchmarks.contender import Contender, Flow, Loop, Plan, Seat, Wiring
+from benchmarks.contender import Flow, Loop, Seat
+from benchmarks.peers._at_address import AtAddress
 
 
-class AioipcRpc(Contender):
+class AioipcRpc(AtAddress):
     """A served object, called over one connection."""
 
-    family = "aioipc"
-
     def __init__(self, scheme: str, loop: Loop) -> None:
-        self.name = f"aioipc {scheme} rpc ({loop})"
-        self.scheme = scheme
-        self.loop = loop
+        super().__init__(f"{scheme} rpc", scheme, loop)
         self.quick = True
-
-    @contextmanager
-    def wired(self, folder: Path, plan: Plan) -> Iterator[Wiring]:
-        address = f"{self.scheme}:{folder}/meet"
-        yield address, address
 
     async def answer(self, seat: Seat) -> None:
         """Serve until all calls were made; leaving waits for their answers."""

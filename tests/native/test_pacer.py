@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from aioipc.native._pacer import PollBudget
 
 FULL_NS = 50_000
-SHORT_NS = 60_000
-LONG_NS = 200_000
+SHORT_NS = 150_000
+LONG_NS = 250_000
 MOST_SKIPPED = 1024
 
 

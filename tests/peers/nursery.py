@@ -16,7 +16,8 @@ import socket
 import struct
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import uvloop
@@ -43,6 +44,15 @@ def is_whole(received: bytes, *, large: bool) -> bool:
 
 class Counter:
     """A number in a file, which outlives whoever counts."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def at_zero(cls, path: Path) -> Iterator[Counter]:
+        """A new one."""
+        path.write_bytes(bytes(COUNTER.size))
+        counter = cls(str(path))
+        yield counter
+        counter.close()
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ async def test_arguments_and_results() -> None:
             await pool.total(np.arange(5))  # type: ignore[arg-type]
 
         await check_many(pool)
+
+
+async def test_calls_that_are_still_copied_count() -> None:
+    """So one each, and after as many as it may have a worker is replaced, not before."""
+    async with process.pool(Abacus, Grids, size=2, max_tasks_per_worker=2) as pool:
+        pids = process.pool_of(pool).pids
+        grid = np.ones(LARGE)
+        assert sorted(await asyncio.gather(*(pool.keep(grid) for _ in range(2)))) == sorted(pids)
+        with pytest.raises(aioipc.BadArguments):
+            await pool.keep([object()])  # type: ignore[arg-type]
+        later = await asyncio.gather(*(pool.keep(grid) for _ in range(5)))
+        assert max(map(later.count, later)) <= 2
 
 
 async def check_many(pool: Grids) -> None:

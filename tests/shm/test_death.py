@@ -20,7 +20,7 @@ import pytest
 import aioipc
 from aioipc import Channel, EndOfStream, Limits, PeerCrashed, WouldBlock
 from tests.children import PATIENCE_S, Peers
-from tests.peers.nursery import COUNTER, Counter, Nursery, message
+from tests.peers.nursery import Counter, Nursery, message
 from tests.programs import program
 from tests.scale import patience_s, scaled
 from tests.shm.bare import CAPACITY, OPTIONS, BareEnd, played_server
@@ -32,20 +32,10 @@ LONGEST_LIFE_S = 0.02
 
 
 @pytest.fixture
-def nursery(peers: Peers) -> Iterator[Nursery]:
-    nursery = Nursery(peers)
-    yield nursery
-    nursery.close()
-
-
-@pytest.fixture
 def taken(tmp_path: Path) -> Iterator[Counter]:
     """How many messages a receiver had when it died."""
-    path = tmp_path / "counter"
-    path.write_bytes(bytes(COUNTER.size))
-    counter = Counter(str(path))
-    yield counter
-    counter.close()
+    with Counter.at_zero(tmp_path / "counter") as counter:
+        yield counter
 
 
 @contextlib.asynccontextmanager

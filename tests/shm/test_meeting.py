@@ -8,9 +8,8 @@ import errno
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,47 +17,20 @@ import aioipc
 from aioipc import (
     AccessDenied,
     AddressError,
-    Channel,
     CodecMismatch,
     ConnectError,
     HandshakeError,
     Limits,
-    Listener,
     PeerCrashed,
     QuotaExceeded,
     ResourceExhausted,
 )
 from tests.children import Peers
+from tests.echoes import is_served, served_again, serving
 from tests.programs import ECHO, SERVE_ECHO, Nursery, converse, program
 from tests.shm.bare import CAPACITY, LIMITS, BareEnd, open_fds
 
 pytestmark = pytest.mark.asyncio
-
-
-async def echo(channel: Channel[Any]) -> None:
-    async for obj in channel:
-        await channel.send(obj)
-
-
-@contextlib.asynccontextmanager
-async def serving(listener: Listener[Any]) -> AsyncIterator[None]:
-    task = asyncio.create_task(listener.serve(echo))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def is_served(address: str) -> bool:
-    try:
-        async with aioipc.connect(address) as channel:
-            await channel.send("served?")
-            answer: bool = await channel.receive() == "served?"
-            return answer
-    except (ConnectError, PeerCrashed):
-        return False
 
 
 # Names
@@ -324,16 +296,6 @@ async def test_one_too_many(caplog: pytest.LogCaptureFixture) -> None:
             with pytest.raises(QuotaExceeded, match="holds 2 connections, its limit"):
                 await aioipc.connect(listener.address)
         await served_again(listener.address)
-
-
-async def served_again(address: str) -> None:
-    """Wait until the ends of others were seen, which nothing tells of."""
-    async with asyncio.timeout(10):
-        while True:
-            with contextlib.suppress(QuotaExceeded):
-                if await is_served(address):
-                    return
-            await asyncio.sleep(0)
 
 
 async def test_two_codecs(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,9 +16,9 @@ import pytest
 import aioipc
 from aioipc import ConnectError, Limits, QuotaExceeded, ResourceExhausted
 from tests.children import Peers
+from tests.echoes import is_served, served_again, serving
 from tests.programs import SERVE_ECHO, program
 from tests.shm.bare import LIMITS, open_fds
-from tests.shm.test_meeting import is_served, served_again, serving
 
 in_loop = pytest.mark.asyncio
 

@@ -1,0 +1,269 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Bytes in shared memory: a ByteTransport over the records of a ring."""
+
+from cpython.buffer cimport (
+    PyBUF_SIMPLE,
+    PyBUF_WRITABLE,
+    Py_buffer,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy
+
+from aioipc.native._frames cimport get_buffer
+from aioipc.native._pacer cimport Pacer, clock_ns
+from aioipc.native._ring cimport (
+    FRAGMENT,
+    GATHER,
+    MOST_RECORDS,
+    RING_DATA,
+    RING_QUEUED,
+    ReadLease,
+    RingAnswer,
+    RingPort,
+    ring_max_record,
+    ring_put,
+)
+
+from aioipc.errors import AddressError, ClosedError, EndOfStream, IPCError
+
+
+cdef class RingStream:
+    """A ByteTransport over a ring: each write is records, each read as many as are there.
+
+    Whoever waits for bytes is polled for as a channel's receiver is, so that bytes which are
+    about to come cost neither side a system call.
+
+    Args:
+        port: Takes care of HELLO, GOODBYE and the peer's death.
+        capabilities: What this transport can do.
+        pace: Finds the Pacer of the running loop.
+    """
+
+    cdef readonly RingPort port
+    cdef readonly object capabilities
+    cdef object record           # what is being read, from offset on
+    cdef Py_ssize_t offset
+    cdef object pace
+    cdef Pacer pacer
+    cdef object reader           # whom to call when there are bytes
+    cdef bint is_due             # a poll comes in the next turn of the loop
+    cdef bint is_asleep          # the port calls when there are bytes
+    cdef int64_t asleep_since_ns
+
+    def __init__(self, RingPort port, capabilities, pace):
+        self.port = port
+        self.capabilities = capabilities
+        self.pace = pace
+
+    @property
+    def address(self):
+        return self.port.transport.address
+
+    @property
+    def peer(self):
+        return self.port.transport.peer
+
+    @property
+    def watch(self):
+        """What binds it to its loop."""
+        return self.port.transport.watch
+
+    @property
+    def poll_source(self):
+        return None
+
+    def try_read_into(self, buffer):
+        cdef Py_buffer into
+        cdef Py_ssize_t count = 0
+        cdef int records
+        if not self.port.is_open and self.port.ending is None:
+            raise ClosedError(f"{self.address} is closed")
+        PyObject_GetBuffer(buffer, &into, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            for records in range(MOST_RECORDS):  # of nothing: they must not keep the loop
+                if self.record is None:
+                    self.record = self.port.c_borrow()
+                    self.offset = 0
+                if self.record is None:
+                    return count or None
+                count += self.c_take(<char*>into.buf + count, into.len - count)
+                if count == into.len:
+                    return count
+            return count or None
+        except EndOfStream:
+            return count
+        except IPCError:
+            if count == 0:  # else it is raised when this was read
+                raise
+            return count
+        finally:
+            PyBuffer_Release(&into)
+
+    cdef Py_ssize_t c_take(self, char* data, Py_ssize_t size) except -1:
+        """Copy the next bytes of the record, and give it back when that was its end."""
+        cdef Py_buffer record
+        get_buffer(self.record, &record)
+        size = min(size, record.len - self.offset)
+        memcpy(data, <char*>record.buf + self.offset, size)
+        self.offset += size
+        is_read = self.offset == record.len
+        PyBuffer_Release(&record)
+        if is_read:
+            self.c_drop_record()
+        return size
+
+    cdef int c_drop_record(self) except -1:
+        record, self.record = self.record, None
+        if isinstance(record, ReadLease):
+            (<ReadLease>record).c_end()
+        return 0
+
+    def try_write(self, parts, fds=()):
+        cdef Py_buffer view
+        cdef Py_ssize_t written = 0, sent = 0
+        cdef bint is_all = True
+        if fds:
+            raise AddressError(f"{self.address} carries no descriptors with a stream")
+        self.port.c_check_sending()
+        if self.port.controls and not self.port.c_flush():
+            return 0
+        if isinstance(parts, (bytes, bytearray, memoryview)):
+            parts = (parts,)
+        for part in parts:
+            get_buffer(part, &view)
+            try:
+                sent = self.c_put(<char*>view.buf, view.len)
+                is_all = sent == view.len
+            finally:
+                PyBuffer_Release(&view)
+            written += sent
+            if not is_all:
+                break
+        self.port.c_publish()
+        return written
+
+    cdef Py_ssize_t c_put(self, const char* data, Py_ssize_t size) except -1:
+        cdef RingAnswer answer
+        cdef Py_ssize_t start = 0, length
+        while start < size:
+            length = min(size - start, <Py_ssize_t>FRAGMENT, <Py_ssize_t>ring_max_record(&self.port.producer.ring))
+            answer = ring_put(&self.port.producer, RING_DATA, data + start, length)
+            if answer != RING_QUEUED:
+                self.port.c_no_room(answer)
+                break
+            start += length
+            if self.port.producer.cursor - self.port.producer.published >= GATHER:
+                self.port.c_publish()
+        self.port.counters.bytes_sent += start
+        return start
+
+    # Waiting for bytes
+
+    def on_readable(self, callback):
+        self.reader = callback
+        if callback is None:
+            self.c_wake()
+            self.port.on_readable(None)
+        elif self.record is not None:
+            self.port.c_call_back(self._read_on)
+        elif not self.is_due and not self.is_asleep:
+            if self.pacer is None:
+                self.pacer = self.pace()
+            if self.c_may_poll():
+                # After a turn: who was given the last bytes may be about to answer them.
+                self.is_due = True
+                self.port.c_call_back(self._poll)
+            else:
+                self.c_sleep()
+
+    def _read_on(self):
+        reader, self.reader = self.reader, None
+        if reader is not None:
+            reader()
+
+    def _poll(self):
+        self.is_due = False
+        if self.reader is None or self.is_asleep:
+            return
+        self.pacer.c_resume()
+        if self.c_poll():
+            self.c_serve()
+        else:
+            self.c_sleep()
+
+    def _woken(self):
+        cdef int64_t slept_since_ns = self.asleep_since_ns
+        self.c_wake()
+        self.pacer.c_resume()
+        self.pacer.budget.c_blocked(self.pacer.resumed_ns - slept_since_ns)
+        self.c_serve()
+
+    cdef bint c_may_poll(self) noexcept:
+        cdef Pacer pacer = self.pacer
+        return self.port.is_open and pacer.budget.budget_ns > 0 and not pacer.crowded
+
+    cdef bint c_poll(self) except -1:
+        """Look for bytes as long as that is worth while: whether they came."""
+        cdef Pacer pacer = self.pacer
+        cdef int64_t left_ns = pacer.c_left_ns()
+        cdef int64_t budget_ns = 0
+        cdef int found
+        if left_ns > 0 and self.c_may_poll():
+            budget_ns = pacer.budget.c_next_ns()
+        if budget_ns == 0:
+            return False
+        found = pacer.c_poll(self.port, min(budget_ns, left_ns), False)
+        if found == 1:
+            pacer.budget.c_hit()
+        elif found == 0 and budget_ns <= left_ns:
+            pacer.budget.c_miss()
+        return found == 1
+
+    cdef int c_serve(self) except -1:
+        """Call who reads: again at once where it answers, and the next bytes come soon."""
+        cdef uint64_t sent
+        while self.reader is not None:
+            sent = self.port.counters.bytes_sent
+            self._read_on()
+            if self.port.counters.bytes_sent == sent or self.record is not None:
+                break  # others have to turn what was read into an answer
+            if not self.is_due or not self.c_poll():
+                break
+        return 0
+
+    cdef int c_sleep(self) except -1:
+        self.port.counters.receive_waits += 1
+        self.is_asleep = True
+        self.asleep_since_ns = clock_ns()
+        self.pacer.waiting.add(self.port)
+        self.port.on_readable(self._woken)
+        return 0
+
+    cdef int c_wake(self) except -1:
+        if self.is_asleep:
+            self.is_asleep = False
+            self.pacer.waiting.discard(self.port)
+        return 0
+
+    def on_writable(self, callback):
+        self.port.on_writable(callback)
+
+    def try_flush(self):
+        """Show what is left, the end of the stream: True when all of it is in the ring."""
+        return self.port.c_flush() == 1
+
+    def take_fds(self):
+        return []
+
+    def close_write(self):
+        if self.port.is_open and not self.port.write_ended:
+            self.port.say_goodbye()
+            self.port.flush_quietly()
+
+    def close(self):
+        self.reader = None
+        self.c_wake()
+        self.c_drop_record()
+        self.port.close()
