@@ -364,6 +364,24 @@ async def test_what_is_not_used_goes_back_to_the_kernel(
 
 @asyncio_only
 @carrying
+async def test_nothing_is_said_about_it_when_the_direction_has_ended(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Segments, "idle_s", 0.01)
+    async with link(codec="raw") as (left, right):
+        await meet(left, right)
+        await put(left, b"last")
+        await left.send_eof()
+        assert await take(right) == b"last"
+        segments = left.port.segments
+        await until(lambda: segments._timer is None)
+        assert not segments._lender.has_some_here
+        with pytest.raises(EndOfStream):
+            await right.receive()
+
+
+@asyncio_only
+@carrying
 async def test_memory_that_is_too_small_makes_room(link: Link) -> None:
     """Other sizes are wanted than those that lie here: what is not needed is forgotten."""
     async with link(codec="raw") as (left, right):

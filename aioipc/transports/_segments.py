@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal, Protocol
 
-from aioipc.errors import ProtocolError, ResourceExhausted, from_os_error
+from aioipc.errors import IPCError, ProtocolError, ResourceExhausted, from_os_error
 from aioipc.kernel.lending import Lender, Loan
 from aioipc.kernel.memory import checked_size
 from aioipc.kernel.owned import OwnedFd, abandon_in_child, owned_pipe
@@ -161,14 +161,20 @@ class Segments:
             if not self._collect():
                 return
         self._lender.trim()
-        for number in self._stale():
-            if self._port.tell(Shared(What.FORGET, number).pack()):
-                del self._known[number]
-        self._port.try_flush()
+        try:
+            self._tell_stale()
+        except IPCError:  # each send raises it
+            return
         if self._lender.has_some_here or self._stale():
             self._look_after()
         elif self._sent and not self._watch.reading:
             self.when_returned(lambda: None)
+
+    def _tell_stale(self) -> None:
+        for number in self._stale():
+            if self._port.tell(Shared(What.FORGET, number).pack()):
+                del self._known[number]
+        self._port.try_flush()
 
     # What comes
 
