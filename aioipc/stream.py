@@ -20,6 +20,7 @@ from aioipc.abc import Acceptor, Allow, ByteTransport, Capability, PeerCredentia
 from aioipc.address import Address
 from aioipc.channel import IPCAttribute, certificate_of
 from aioipc.errors import BusyError, ClosedError, EndOfStream, ForkError, IPCError
+from aioipc.kernel.statistics import Kind, Tally
 from aioipc.limits import Limits
 from aioipc.loop.waiting import Waits, wait_writable
 
@@ -49,6 +50,8 @@ class ByteStream(anyio.abc.ByteStream):
         self._write_ended = False
         self._closed = False
         self._pid = os.getpid()
+        peer = transport.peer
+        self._tally = Tally(Kind.STREAM, transport.address, peer.pid if peer else 0)
 
     @property
     def address(self) -> str:
@@ -103,6 +106,7 @@ class ByteStream(anyio.abc.ByteStream):
             while True:
                 count = self.transport.try_read_into(into)
                 if count:
+                    self._tally.add("bytes_received", count)
                     return bytes(into[:count])
                 if count == 0:
                     raise EndOfStream(f"{self.address}: the peer finished")
@@ -133,11 +137,13 @@ class ByteStream(anyio.abc.ByteStream):
             rest = memoryview(item).cast("B")
             while rest:
                 count = self.transport.try_write((rest[:_WRITE_BYTES],))
-                rest = rest[count:]
                 if count == 0:
                     await self._waits.writable(self.transport)
                     self._check()
-                elif rest:
+                    continue
+                self._tally.add("bytes_sent", count)
+                rest = rest[count:]
+                if rest:
                     await self._pace()
         finally:
             self._sending = False
@@ -178,14 +184,18 @@ class ByteStream(anyio.abc.ByteStream):
                     async with asyncio.timeout(self._limits.linger_s):
                         await self._flush()
         finally:
-            self.transport.close()
+            self._shut()
 
     def abort(self) -> None:
         """Close the stream at once, dropping what did not leave yet. Idempotent."""
         if not self._closed:
             self._closed = True
             self._waits.end()
-            self.transport.close()
+            self._shut()
+
+    def _shut(self) -> None:
+        self._tally.close()
+        self.transport.close()
 
     async def _flush(self) -> None:
         try_flush = getattr(self.transport, "try_flush", None)
@@ -218,7 +228,7 @@ class ByteStream(anyio.abc.ByteStream):
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         finally:  # a warning may be an error
             self._closed = True
-            self.transport.close()
+            self._shut()
 
     def __repr__(self) -> str:
         return f"<ByteStream {self.address} {'closed' if self._closed else 'open'}>"

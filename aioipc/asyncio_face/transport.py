@@ -18,6 +18,7 @@ from aioipc.asyncio_face._facts import Facts
 from aioipc.asyncio_face._sendfile import Sendfile
 from aioipc.errors import ForkError, IPCError
 from aioipc.kernel.owned import abandon_in_child
+from aioipc.kernel.statistics import Kind, Tally
 from aioipc.limits import Limits
 
 __all__ = ["Transport"]
@@ -83,6 +84,8 @@ class Transport(Sendfile):
         self._facts = Facts(stream, {} if extra is None else extra)
         super().__init__(self._facts.extra, loop)
         self._stream = stream
+        peer = stream.peer
+        self._tally = Tally(Kind.STREAM, stream.address, peer.pid if peer else 0)
         self._readable: bool = getattr(stream, "readable", True)
         self._writable: bool = getattr(stream, "writable", True)
         self._linger_s = (limits or Limits()).linger_s
@@ -193,6 +196,7 @@ class Transport(Sendfile):
         if count == 0:
             self._end_reading()
             return
+        self._tally.add("bytes_received", count)
         try:
             self._protocol.data_received(bytes(view[:count]))
         except _OURS:
@@ -220,6 +224,7 @@ class Transport(Sendfile):
         if count == 0:
             self._end_reading()
             return
+        self._tally.add("bytes_received", count)
         try:
             self._protocol.buffer_updated(count)
         except _OURS:
@@ -326,6 +331,7 @@ class Transport(Sendfile):
         except Exception as error:  # noqa: BLE001 - the protocol is told of it
             self._fatal_error(error, "Fatal write error on transport")
             return False
+        self._tally.add("bytes_sent", count)
         if count == size:
             return False
         self._keep(memoryview(data)[count:])
@@ -335,11 +341,13 @@ class Transport(Sendfile):
     def _try_write(self, parts: Sequence[Buffer]) -> int:
         assert self._stream is not None, "not lost yet"
         try:
-            return self._stream.try_write(parts)
+            count = self._stream.try_write(parts)
         except Exception as error:  # noqa: BLE001 - the protocol is told of it
             self._drop_buffer()
             self._fatal_error(error, "Fatal write error on transport")
             return 0
+        self._tally.add("bytes_sent", count)
+        return count
 
     def _keep(self, view: memoryview) -> None:
         """Have bytes leave when there is room; the caller may change what is not immutable."""
@@ -488,6 +496,7 @@ class Transport(Sendfile):
             return
         self._conn_lost = True
         self._closing = True
+        self._tally.close()
         if self._lingering is not None:
             self._lingering.cancel()
         self._tell_lost(error)

@@ -18,7 +18,11 @@ Rates = dict[str, float]
 _Identity = tuple[int, int, int]
 """A process, its page, and the row in it."""
 
-_ACTS: Final = frozenset({"messages_sent", "messages_received", "acquired", "accepted", "given"})
+_ACTS: Final = frozenset(
+    {"messages_sent", "messages_received", "acquired", "accepted", "given", "put", "got"}
+)
+_STREAM_ACT_BYTES: Final = 4096
+"""A byte stream has no messages to count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Paced:
     @property
     def activity(self) -> float:
         """What to sort by: how much it does, whatever that is."""
+        if self.row.kind is Kind.STREAM:
+            return sum(self.rates.values()) / _STREAM_ACT_BYTES
         return sum(rate for name, rate in self.rates.items() if name in _ACTS)
 
 

@@ -33,8 +33,8 @@ def _rate(*names: str) -> Callable[[Paced], str]:
     return lambda paced: _number(sum(paced.rates.get(name, 0) for name in names))
 
 
-def _bytes(paced: Paced) -> str:
-    return _size(paced.rates["bytes_sent"] + paced.rates["bytes_received"])
+def _rate_of_bytes(*names: str) -> Callable[[Paced], str]:
+    return lambda paced: _size(sum(paced.rates[name] for name in names))
 
 
 def _level(name: str) -> Callable[[Paced], str]:
@@ -54,9 +54,14 @@ _COLUMNS: Final[dict[Kind, tuple[_Column, ...]]] = {
         _Column("PEER", _peer),
         _Column("SENT/s", _rate("messages_sent")),
         _Column("RECEIVED/s", _rate("messages_received")),
-        _Column("BYTES/s", _bytes),
+        _Column("BYTES/s", _rate_of_bytes("bytes_sent", "bytes_received")),
         _Column("WAITING", _level("senders_waiting")),
         _Column("WAITS/s", _rate("send_waits", "receive_waits")),
+    ),
+    Kind.STREAM: (
+        _Column("PEER", _peer),
+        _Column("SENT B/s", _rate_of_bytes("bytes_sent")),
+        _Column("RECEIVED B/s", _rate_of_bytes("bytes_received")),
     ),
     Kind.QUEUE: (
         _Column("IN/s", _rate("accepted")),
@@ -66,6 +71,13 @@ _COLUMNS: Final[dict[Kind, tuple[_Column, ...]]] = {
         _Column("WAITING", _level("waiting")),
         _Column("DEAD", _level("dead")),
     ),
+    Kind.KERNEL_QUEUE: (
+        _Column("PUT/s", _rate("put")),
+        _Column("GOT/s", _rate("got")),
+        _Column("WAITING", _level("waiting")),
+        _Column("WAITS/s", _rate("waits")),
+        _Column("WAITED ms/s", _waited),
+    ),
     Kind.LOCK: (
         _Column("TAKEN/s", _rate("acquired")),
         _Column("HELD", _level("held")),
@@ -74,7 +86,14 @@ _COLUMNS: Final[dict[Kind, tuple[_Column, ...]]] = {
         _Column("WAITED ms/s", _waited),
     ),
 }
-_NAMES: Final = {Kind.CHANNEL: "CHANNEL", Kind.QUEUE: "QUEUE", Kind.LOCK: "LOCK"}
+_BYTES: Final = ("bytes_sent", "bytes_received")
+_NAMES: Final = {
+    Kind.CHANNEL: "CHANNEL",
+    Kind.STREAM: "STREAM",
+    Kind.QUEUE: "QUEUE",
+    Kind.KERNEL_QUEUE: "QUEUE OF THE KERNEL",
+    Kind.LOCK: "LOCK",
+}
 
 
 def screen(readings: Sequence[Reading], paced: Sequence[Paced], height: int) -> Group:
@@ -138,7 +157,7 @@ def _cells(own: Sequence[Paced]) -> tuple[str, ...]:
     return (
         f"{n_channels:,}",
         _number(rates.get("messages_sent", 0) + rates.get("messages_received", 0)),
-        _size(rates.get("bytes_sent", 0) + rates.get("bytes_received", 0)),
+        _size(sum(each.rates.get(name, 0) for each in own for name in _BYTES)),
         _share(rates.get("poll_hits", 0), rates.get("polls", 0)),
         _number(rung),
         _share(saved, rung + saved),

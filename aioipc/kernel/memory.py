@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 
 from aioipc.abc import Buffer
 from aioipc.errors import ProtocolError
@@ -21,6 +22,7 @@ __all__ = [
     "check_available",
     "checked_size",
     "create_memory",
+    "fill",
     "keep",
     "map_memory",
     "retrieve",
@@ -34,6 +36,7 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _FUTURE_WRITE = 0x10  # F_SEAL_FUTURE_WRITE, which fcntl has from Python 3.12 on
 _WRITE_SEALS = fcntl.F_SEAL_WRITE | _FUTURE_WRITE
 _WORTH_A_LOOK = 64 * 1024 * 1024
+_PIECE_BYTES = 256 * 1024
 _TMPFS_MAGIC = 0x01021994  # statfs(2); hugetlbfs has another, and other rules
 
 
@@ -125,11 +128,19 @@ def size_of(memory: OwnedFd) -> int:
 
 def keep(data: Buffer, name: str = "aioipc") -> OwnedFd:
     """Make memory that holds ``data``, for another process to `retrieve`."""
-    memory = create_memory(len(data), name)
+    memory = create_memory(len(data), name, allocated=False)
+    for _ in fill(memory, data):
+        pass
+    return memory
+
+
+def fill(memory: OwnedFd, data: Buffer) -> Iterator[None]:
+    """Write ``data`` to memory of its size, a piece per step, which takes less than 1 ms."""
     rest = memoryview(data)
     while rest:
-        rest = rest[os.pwrite(memory.fileno(), rest, len(data) - len(rest)) :]
-    return memory
+        piece = rest[:_PIECE_BYTES]
+        rest = rest[os.pwrite(memory.fileno(), piece, len(data) - len(rest)) :]
+        yield
 
 
 def retrieve(fd: int) -> bytes:

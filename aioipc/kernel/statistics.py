@@ -37,6 +37,8 @@ class Kind(enum.IntEnum):
     CHANNEL = 1
     LOCK = 2
     QUEUE = 3
+    STREAM = 4
+    KERNEL_QUEUE = 5
 
 
 WORDS: Final = {
@@ -52,6 +54,11 @@ WORDS: Final = {
     Kind.QUEUE: (
         *("accepted", "given", "redelivered", "done", "failed", "lost", "expired"),
         *("dead_dropped", "", "", "", "", "", "", "ready", "leased", "dead", "waiting"),
+    ),
+    Kind.STREAM: ("", "bytes_sent", "", "bytes_received"),
+    Kind.KERNEL_QUEUE: (
+        *("put", "waits", "waited_ns", "got"),
+        *("", "", "", "", "", "", "", "", "", "", "", "waiting"),
     ),
 }
 """What the words of a row are called; those without a name are spare."""
@@ -115,28 +122,34 @@ class Tally:
     Args:
         kind: What it is.
         name: For people to recognise it.
+        peer: The process at the other end; 0 where there is none, or nobody knows.
     """
 
-    __slots__ = ("_is_closed", "_kind", "_name", "_row", "_words")
+    __slots__ = ("_is_closed", "_kind", "_name", "_peer", "_row", "_words")
 
-    def __init__(self, kind: Kind, name: str) -> None:
+    def __init__(self, kind: Kind, name: str, peer: int = 0) -> None:
         self._kind = kind
         self._name = name
+        self._peer = peer
         self._words = _WORDS[kind]
         self._row: Row | None = None
         self._is_closed = False
 
     def add(self, name: str, number: int = 1) -> None:
         """Add to one of the numbers in `WORDS`."""
-        row = self._row or self._open()
+        row = self.row()
         if row is not None:
             row.add(self._words[name], number)
 
     def put(self, name: str, number: int) -> None:
         """Say what one of the numbers in `WORDS` is now."""
-        row = self._row or self._open()
+        row = self.row()
         if row is not None:
             row.put(self._words[name], number)
+
+    def row(self) -> Row | None:
+        """Where it is counted, from now on; None where nothing is."""
+        return self._row or self._open()
 
     def waiting(self) -> Waiting:
         """``with tally.waiting():`` counts a wait, and how long it takes."""
@@ -155,7 +168,7 @@ class Tally:
 
     def _open(self) -> Row | None:
         if not self._is_closed:
-            self._row = open_row(self._kind, self._name)
+            self._row = open_row(self._kind, self._name, self._peer)
             self._is_closed = self._row is None  # it is tried once
         return self._row
 

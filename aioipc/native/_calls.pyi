@@ -3,6 +3,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
 from typing import Any, TypeVar
 
+from aioipc.native._call_table import Incoming, Outgoing
 from aioipc.native._core import ChannelCore
 
 _T = TypeVar("_T")
@@ -25,8 +26,14 @@ class News:
     def done(self) -> bool: ...
     def wake(self) -> bool: ...
 
-class CallRecord:
-    id: Any
+class StraightMethod:
+    name: str
+    is_plain: bool
+    def make_result_decoder(self) -> Callable[[Any], Any]: ...
+    @property
+    def result_decoder(self) -> Callable[[Any], Any]: ...
+
+class CallRecord(Outgoing):
     caller: Any
     method: Any
     last: Any
@@ -37,8 +44,7 @@ class CallRecord:
     @property
     def is_done(self) -> bool: ...
 
-class ServedRecord:
-    message: Any
+class ServedRecord(Incoming):
     connection: Any
 
 class Ask(Coroutine[Any, Any, Any]):

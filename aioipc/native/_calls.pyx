@@ -9,6 +9,7 @@ else there is to it (deadlines, streams, failures, the end) is a coroutine of th
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
+from aioipc.native._call_table cimport CallTable, Incoming, Outgoing
 from aioipc.native._core cimport (
     DONE,
     NEW,
@@ -21,7 +22,7 @@ from aioipc.native._core cimport (
     Waiter,
 )
 from aioipc.native._detour cimport Detour, PYGEN_ERROR, PYGEN_NEXT, PYGEN_RETURN, PySendResult, PyIter_Send
-from aioipc.native._pacer cimport ACCEPTED
+from aioipc.native._pacer cimport ACCEPTED, NO_FDS
 
 import sys
 from types import CoroutineType, GeneratorType
@@ -40,6 +41,14 @@ cdef extern from "Python.h":
     object PyContextVar_Set(object, object)
     int PyContextVar_Get(object, PyObject* default, PyObject** value) except -1
     object PyObject_CallObject(object, object)
+
+cdef extern from *:
+    """
+    static PyObject *aioipc_made(PyObject *type, PyObject *no_args) {
+        return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, no_args, NULL);
+    }
+    """
+    object made "aioipc_made"(object type, object no_args)
 
 
 cdef PySendResult go_on(object coroutine, object context, PyObject** value) except PYGEN_ERROR:
@@ -162,10 +171,36 @@ cdef class News(Waiter):
         return True
 
 
-cdef class CallRecord:
+cdef class StraightMethod:
+    """What the straight way has to know of a method that is called.
+
+    Attributes:
+        name: What it is called by.
+        is_plain: Whether a call has arguments by position, a result, and nothing else.
+    """
+
+    cdef public str name
+    cdef public bint is_plain
+    cdef object decode
+
+    def make_result_decoder(self):
+        """Make what decodes a result, and says no more than that it does not fit."""
+        raise NotImplementedError
+
+    @property
+    def result_decoder(self):
+        """Decodes a result, and says no more than that it does not fit."""
+        return self.c_result_decoder()
+
+    cdef object c_result_decoder(self):
+        if self.decode is None:
+            self.decode = self.make_result_decoder()
+        return self.decode
+
+
+cdef class CallRecord(Outgoing):
     """A call of this side, and what is known about its outcome."""
 
-    cdef public object id
     cdef public object caller
     cdef public object method
     cdef public object last
@@ -187,10 +222,9 @@ cdef class CallRecord:
         return self.c_is_done()
 
 
-cdef class ServedRecord:
+cdef class ServedRecord(Incoming):
     """A call of the peer's."""
 
-    cdef public object message
     cdef public object connection
 
 
@@ -220,7 +254,7 @@ cdef class CallCore:
     """
 
     cdef readonly ChannelCore channel
-    cdef readonly object session
+    cdef readonly CallTable session
     cdef readonly object context
     cdef readonly object loop
     cdef public object caller
@@ -241,7 +275,7 @@ cdef class CallCore:
     def __init__(
         self,
         ChannelCore channel,
-        session,
+        CallTable session,
         context,
         loop,
         *,
@@ -358,7 +392,7 @@ cdef class CallCore:
         if kind is not self.new_return and kind is not self.new_raise:
             self.take_other(message)
             return 0
-        call = self.session.conclude(message)
+        call = <CallRecord>self.session.c_conclude(message.id)
         if call is not None:  # else it was given up
             call.last = message
             if call.span is not None or call.is_uploading:
@@ -392,10 +426,10 @@ cdef class CallCore:
             or self.tracing in self.modules
         ):
             return callee.answer(message)
-        call = self.served_record.__new__(self.served_record)
+        call = made(self.served_record, ())
         call.message = message
         call.connection = self
-        self.session.admit(call)
+        self.session.c_admit(call)
         try:
             args = handler.decode(message.args)
         except Exception:
@@ -424,7 +458,7 @@ cdef class CallCore:
             if steps is not None:
                 callee.waits(call)
             return steps
-        self.session.finish(call)
+        self.session.c_finish(call)
         if self.on_finished is not None:
             self.on_finished()
         return self.c_return(self.new_return(message.id, result), handler)
@@ -433,7 +467,7 @@ cdef class CallCore:
         """Send the result of a method; what is left to do for it, if it cannot leave now."""
         cdef ChannelCore channel = self.channel
         try:
-            channel.send_nowait(outcome)
+            channel.c_send_nowait(outcome, NO_FDS)
         except IPCError as error:
             return self.callee.not_sent(outcome, error, handler.method)
         return None
@@ -512,7 +546,7 @@ cdef class Ask(Detour):
     """
 
     cdef CallCore hub
-    cdef readonly object method
+    cdef readonly StraightMethod method
     cdef readonly object args
     cdef public CallRecord call
     cdef Lead leading
@@ -541,29 +575,30 @@ cdef class Ask(Detour):
     cdef int c_begin(self, PyObject** result) except -1:
         cdef CallCore hub = self.hub
         cdef ChannelCore channel = hub.channel
+        cdef StraightMethod method = self.method
         cdef Send sending
         cdef bint sent
         caller = hub.caller
         if (
             hub.ending is not None
             or len(hub.calls) >= hub.max_calls
-            or not self.method.is_plain
+            or not method.is_plain
             or value_of(hub.timeout) is not None
             or (
                 (hub.tracing in hub.modules or hub.scopes in hub.modules) and caller.needs_care()
             )
         ):
             return self.c_take_detour(caller.call_with_care(self), result)
-        self.call = hub.own_record.__new__(hub.own_record)
+        self.call = made(hub.own_record, ())
         self.call.caller = caller
-        self.call.method = self.method
-        number = hub.session.open(self.call)
+        self.call.method = method
+        number = hub.session.c_open(self.call)
         try:
             channel.c_enter()
             parts = channel.c_encode(
-                hub.new_call(number, self.method.name, self.args, None, value_of(hub.metadata))
+                hub.new_call(number, method.name, self.args, None, value_of(hub.metadata))
             )
-            sent = channel.queued == 0 and channel.port.c_send(parts, ()) == ACCEPTED
+            sent = channel.queued == 0 and channel.port.c_send(parts, NO_FDS) == ACCEPTED
         except BaseException as error:
             call, self.call = self.call, None
             caller.withdraw(call, error)
@@ -576,7 +611,7 @@ cdef class Ask(Detour):
         sending.begun = sent
         sending.core = channel
         sending.parts = parts
-        sending.fds = ()
+        sending.fds = NO_FDS
         return self.c_take_detour(caller.call_late(self, sending), result)
 
     cdef int c_look(self, PyObject** result) except -1:
@@ -606,7 +641,7 @@ cdef class Ask(Detour):
             return self.c_take_detour(hub.caller.outcome(call), result)
         raw = call.last.value
         try:
-            value = self.method.result_decoder(raw)
+            value = self.method.c_result_decoder()(raw)
         except Exception:
             value = self.method.decode_result(raw)  # and say what is wrong with it
         return self.c_return(value, result)

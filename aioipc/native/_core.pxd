@@ -66,6 +66,7 @@ cdef class ChannelCore:
     cdef object c_decode_buffer(self, object message)
     cdef object c_encode(self, object obj)
     cdef object c_encode_sharing(self, object obj, list fds)
+    cdef int c_send_nowait(self, object obj, object fds) except -1
     cdef int c_send_sharing(self, object obj, object fds) except -1
     cdef int c_speak(self) except -1
     cdef int c_next_sender(self) except -1

@@ -523,6 +523,10 @@ cdef class ChannelCore:
             WouldBlock: There is no room, or somebody waits for it. Nothing was sent.
             Others: As `send`.
         """
+        self.c_send_nowait(obj, fds)
+
+    cdef int c_send_nowait(self, object obj, object fds) except -1:
+        cdef bint sent
         self.c_enter()
         if self.shares:
             sent = not self.queued and self.c_send_sharing(obj, fds) == ACCEPTED
@@ -531,7 +535,7 @@ cdef class ChannelCore:
             sent = not self.queued and self.port.c_send(parts, fds) == ACCEPTED
         if not sent:
             raise WouldBlock("the peer is not keeping up: there is no room to send")
-        self.port.c_own_rest()
+        return self.port.c_own_rest()
 
     def send_many(self, objs):
         """Send several objects with one system call or one bell, where they fit.

@@ -18,6 +18,7 @@ from aioipc.native._core cimport NEW, is_spare
 from aioipc.native._detour cimport Straight
 from aioipc.native._pacer cimport Pacer
 from aioipc.native._scan cimport scanner, scanner_of
+from aioipc.native._statistics cimport Row
 
 import os
 import weakref
@@ -48,6 +49,8 @@ cdef extern from *:
     int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
 
 cdef enum:
+    PUT = 0                      # words of a row: docs/statistics.md
+    GOT = 3
     LONG = 512                   # bytes that take a codec a time worth looking at the clock
 
 
@@ -73,6 +76,7 @@ cdef class KernelCalls:
     cdef object owner
     cdef readonly unsigned long long sent
     cdef readonly unsigned long long received
+    cdef Row row
     cdef long key                # of the message received last
 
     def __cinit__(self, int number, size_t max_message_size, str name not None, owner):
@@ -90,6 +94,10 @@ cdef class KernelCalls:
     def forget(self):
         """Make no more calls."""
         self.number = -1
+
+    def count(self, Row row not None):
+        """Count messages on the page of statistics as well: its words for a queue of the kernel."""
+        self.row = row
 
     def try_send(self, bytes message not None, long key):
         """Put a message in, or return False if the queue is full.
@@ -125,6 +133,8 @@ cdef class KernelCalls:
                 return False
             self.c_fail("send to")
         self.sent += 1
+        if self.row is not None and self.row.shared is not NULL:
+            self.row.shared.words[PUT] += 1
         return True
 
     cdef object c_receive(self, long selector):
@@ -134,6 +144,8 @@ cdef class KernelCalls:
             size = self.c_take(selector, &text)
             if size >= 0:
                 self.received += 1
+                if self.row is not None and self.row.shared is not NULL:
+                    self.row.shared.words[GOT] += 1
                 return PyBytes_FromStringAndSize(text, size)
             if errno == EAGAIN or errno == ENOMSG:
                 return None

@@ -6,12 +6,16 @@ be written, and what is written is copied page by page.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import pickle
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aioipc.abc import Buffer, HasFileno
-from aioipc.kernel.memory import checked_size, keep, map_memory
+from aioipc.errors import from_os_error
+from aioipc.kernel.memory import checked_size, create_memory, fill, keep, map_memory
 from aioipc.kernel.owned import OwnedFd
 
 __all__ = ["decode", "encode", "format", "leave_out", "name", "passes_fds", "trusted_only"]
@@ -21,6 +25,7 @@ format = None  # noqa: A001 - the contract's word
 trusted_only = True
 passes_fds = True
 
+_MEMORY: Final = "aioipc-buffer"
 _LARGE_BYTES: Final = 1024 * 1024
 _MOST: Final = 253
 
@@ -38,12 +43,56 @@ def leave_out(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
     return pickle.dumps(obj, 5, buffer_callback=stays), buffers
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An object whose large buffers lie in memory of their own already.
+
+    Attributes:
+        data: The pickle.
+        files: The memory.
+    """
+
+    data: bytes
+    files: list[OwnedFd]
+
+
+@contextlib.asynccontextmanager
+async def kept(obj: Any) -> AsyncIterator[Kept]:
+    """An object to be sent inside; its buffers are copied piece by piece, others run in between.
+
+    Raises:
+        ResourceExhausted: There is no memory for them.
+
+    Cancellation:
+        Undoes.
+    """
+    data, buffers = leave_out(obj)
+    with contextlib.ExitStack() as files:
+        copies = [files.enter_context(await _keep(buffer.raw())) for buffer in buffers]
+        yield Kept(data, copies)
+
+
+async def _keep(data: memoryview) -> OwnedFd:
+    with contextlib.ExitStack() as undo:
+        try:
+            memory = undo.enter_context(create_memory(data.nbytes, _MEMORY, allocated=False))
+            for _ in fill(memory, data):
+                await asyncio.sleep(0)
+        except OSError as error:
+            raise from_os_error(error, f"copy {data.nbytes:,} bytes for a worker") from error
+        undo.pop_all()
+    return memory
+
+
 def encode(obj: Any, fds: list[HasFileno] | None = None, /) -> bytes:
     """Return the pickle; its large buffers go into memory, whose descriptors ``fds`` takes."""
     if fds is None:
         return pickle.dumps(obj, 5)
+    if isinstance(obj, Kept):
+        fds += obj.files
+        return obj.data
     data, buffers = leave_out(obj)
-    fds += [keep(buffer.raw(), "aioipc-buffer") for buffer in buffers]
+    fds += [keep(buffer.raw(), _MEMORY) for buffer in buffers]
     return data
 
 

@@ -43,7 +43,10 @@ class _Outcome:
         if self.error is None:
             return self.result
         self.error.add_note(f"In the worker:\n{self.trace.rstrip()}")
-        raise self.error
+        try:
+            raise self.error
+        finally:
+            del self  # which keeps the error, which keeps this frame
 
 
 @overload
@@ -75,9 +78,11 @@ async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
         RemoteError: What it returned or raised cannot be pickled.
         WorkerDied: The process ended before.
         ValueError: The worker could not import the function, or the arguments cannot be pickled.
+        ResourceExhausted: There is no memory for large arguments, or another process.
 
     Cancellation:
-        Ends the process: SIGTERM, which cancels an ``async`` function, and after a second SIGKILL.
+        Ends the process: SIGTERM, which cancels an ``async`` function, and SIGKILL two seconds
+        later.
     """
     serve = _run_async if inspect.iscoroutinefunction(function) else _run_plain
     target = Target.of(function)
@@ -86,11 +91,19 @@ async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise ValueError(f"the arguments of {target} cannot be pickled: {error}") from error
     setup = Setup(name=target.function, grace_s=_GRACE_S)
-    async with spawn(serve, function, arguments, len(buffers), codec=bundle, setup=setup) as worker:
+    opening = spawn(serve, function, arguments, len(buffers), codec=bundle, setup=setup)
+    # An error keeps this frame, and may be kept itself: by the channel, or by what came of it all.
+    del args, kwargs, arguments
+    async with opening as worker:
         if buffers:
-            await worker.channel.send(buffers)
+            async with bundle.kept(buffers) as copies:
+                del buffers
+                await worker.channel.send(copies)
         outcome = await _outcome(worker)
-    return outcome.get()
+    try:
+        return outcome.get()
+    finally:
+        del outcome
 
 
 async def _outcome(worker: Worker) -> _Outcome:

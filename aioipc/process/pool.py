@@ -296,7 +296,7 @@ async def _check_repeats(member: Member, asked: Ask, error: PeerCrashed, attempt
     Raises:
         PeerCrashed: It may not, or nothing was lost: the method itself declares the error.
     """
-    if asked.call.error is not error:
+    if asked.call.last is not None:
         raise error
     death = await member.death()
     method = asked.method

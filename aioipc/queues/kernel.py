@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from aioipc.errors import AccessDenied, ClosedError, WouldBlock
 from aioipc.kernel.mqueue import MAX_PRIORITY
+from aioipc.kernel.statistics import Kind, Tally
 from aioipc.loop.line import Line
 from aioipc.loop.waiting import pacer_of
 from aioipc.native._queues import KernelCalls, QueueCore
@@ -68,6 +69,9 @@ class KernelQueue(QueueCore[T], Queue[T]):
         self._is_closed = False
         self._putters = Line(end.on_writable)
         self._getters: dict[int, Line] = {}
+        self._tally = Tally(Kind.KERNEL_QUEUE, end.address)
+        if (row := self._tally.row()) is not None:
+            end.calls.count(row)
         loop = asyncio.get_running_loop()
         end.bind(loop)
         super().__init__(
@@ -106,6 +110,7 @@ class KernelQueue(QueueCore[T], Queue[T]):
         if self._is_closed:
             return
         self._is_closed = True
+        self._tally.close()
         self._end.close()
         error = ClosedError(f"this side closed {self.address}")
         for line in (self._putters, *self._getters.values()):
@@ -127,13 +132,15 @@ class KernelQueue(QueueCore[T], Queue[T]):
     # Waiting
 
     async def _put_in_line(self, message: bytes, key: int) -> None:
-        await self._putters.until(lambda: self.calls.try_send(message, key) or None)
+        with self._tally.waiting():
+            await self._putters.until(lambda: self.calls.try_send(message, key) or None)
 
     async def _get_in_line(self, selector: int, is_item: bool) -> T | Item[T]:
         line = self._getters.get(selector)
         if line is None:
             line = self._getters[selector] = Line(self._ask)
-        message, key = await line.until(lambda: self.calls.try_receive(selector))
+        with self._tally.waiting():
+            message, key = await line.until(lambda: self.calls.try_receive(selector))
         value = self._coding.decode(message)
         return self._item(value, key) if is_item else value
 
@@ -153,6 +160,7 @@ class KernelQueue(QueueCore[T], Queue[T]):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         finally:  # a warning may be an error
             self._is_closed = True
+            self._tally.close()
             self._end.close()
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from aioipc.native._calls import News, ServedRecord, Steps, first_step
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._streams import Upload
 from aioipc.rpc._tracing import Span
-from aioipc.wire.rpc import Call, Credit, Incoming
+from aioipc.wire.rpc import Call, Credit
 
 __all__ = ["CallInfo", "begin", "current", "current_call", "metadata", "metadata_sent"]
 
@@ -24,7 +24,7 @@ current: ContextVar[CallInfo] = ContextVar("aioipc_call")
 metadata_sent: ContextVar[dict[str, str] | None] = ContextVar("aioipc_metadata", default=None)
 
 
-class CallInfo(ServedRecord, Incoming):
+class CallInfo(ServedRecord):
     """The call that a method runs for: `aioipc.rpc.current_call`.
 
     Attributes:

@@ -18,6 +18,7 @@ from aioipc.errors import (
     DeadlineExceeded,
     EncodeError,
     EndOfStream,
+    IPCError,
     PeerCrashed,
 )
 from aioipc.loop.deadline import remaining_s
@@ -30,7 +31,7 @@ from aioipc.rpc._interface import Method
 from aioipc.rpc._packing import Parcel
 from aioipc.rpc._streams import Items, ResultStream
 from aioipc.rpc._tracing import Span, active_tracing, end_span
-from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Outgoing, Raise, Return
+from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Raise, Return
 
 __all__ = ["CallObserver", "Caller", "OwnCall"]
 
@@ -40,6 +41,9 @@ _LONGEST_S: Final = 1e9
 """Deadlines beyond this (thirty years) are none."""
 
 _CLOCK_SLACK_S: Final = 0.1
+
+_TOLD: Final = IPCError("the caller was told")
+"""In place of an error that was raised."""
 
 
 class CallObserver(Protocol):
@@ -52,7 +56,7 @@ class CallObserver(Protocol):
         """One call or more are no longer open."""
 
 
-class OwnCall(CallRecord, Outgoing):
+class OwnCall(CallRecord):
     """A call of this side, and what is known about its outcome."""
 
     items: Items | None
@@ -83,7 +87,12 @@ class OwnCall(CallRecord, Outgoing):
             Exception: How it failed.
         """
         if self.error is not None:
-            raise self.error
+            # It keeps the frames that it passes, and they keep this: not the other way round.
+            error, self.error = self.error, _TOLD
+            try:
+                raise error
+            finally:
+                del error
         last = self.last
         if type(last) is Return:
             return self.method.decode_result(last.value) if self.items is None else None

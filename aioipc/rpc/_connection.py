@@ -29,8 +29,9 @@ from aioipc.rpc._caller import Caller, OwnCall
 from aioipc.rpc._packing import Enclosed
 from aioipc.rpc._parcels import Parcels
 from aioipc.rpc._proxy import proxy_of
+from aioipc.rpc._session import Session
 from aioipc.rpc._tracing import TRACING
-from aioipc.wire.rpc import Answer, Call, Freed, Item, Message, Raise, Return, Session
+from aioipc.wire.rpc import Answer, Call, Freed, Item, Message, Raise, Return
 
 __all__ = ["Connection"]
 
@@ -107,11 +108,15 @@ class Connection(CallCore, AsyncResource):
         receive = self.channel.receive
         try:
             while self._serves or self.waiting:
-                message = await receive()
-                call = message if type(message) is Call else self._taken(message)
-                if call is None:
-                    continue
-                rest = self.answer(call)
+                message: Message | Enclosed | None = await receive()
+                if type(message) is not Call:
+                    if type(message) is not Enclosed:
+                        self.take(message)
+                        continue
+                    message = self._taken(message)
+                    if message is None:
+                        continue
+                rest = self.answer(message)
                 if rest is not None:
                     self.read_on()
                     await rest
@@ -140,11 +145,8 @@ class Connection(CallCore, AsyncResource):
         elif call is not None:
             self.callee.take(call, message)
 
-    def _taken(self, message: Message | Enclosed) -> Call | None:
-        """Take in what is no call as such; one that came with descriptors is to be answered."""
-        if not isinstance(message, Enclosed):
-            self.take(message)
-            return None
+    def _taken(self, message: Enclosed) -> Call | None:
+        """Take in what came with descriptors; a call is to be answered."""
         enclosed = message.emptied()
         try:
             opened = self._opened(enclosed)

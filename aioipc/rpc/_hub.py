@@ -11,7 +11,8 @@ from aioipc.abc import HasFileno
 from aioipc.channel import Channel
 from aioipc.native._calls import Ask, News
 from aioipc.rpc._parcels import Parcels
-from aioipc.wire.rpc import Message, Session
+from aioipc.rpc._session import Session
+from aioipc.wire.rpc import Message
 
 __all__ = ["Hub"]
 

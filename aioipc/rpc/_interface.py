@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from aioipc.errors import BadArguments, ProtocolError, RemoteError
+from aioipc.native._calls import StraightMethod
 from aioipc.rpc._codec import decoder
 from aioipc.rpc._packing import Enclosed, is_packed, unpacker
 
@@ -77,7 +78,7 @@ def _mark(function: F, **marks: Any) -> F:
     return function
 
 
-class Method:
+class Method(StraightMethod):
     """One method of an interface.
 
     Attributes:
@@ -214,9 +215,8 @@ class Method:
         except (msgspec.DecodeError, ValueError) as error:
             raise RemoteError(f"{self} gave what it does not declare: {error}") from error
 
-    @functools.cached_property
-    def result_decoder(self) -> Callable[[Any], Any]:
-        """Decodes a result, and says no more than that it does not fit."""
+    def make_result_decoder(self) -> Callable[[Any], Any]:
+        """As `result_decoder`, which is made once it is needed."""
         return unpacker(self._result) if self.packs_result else decoder(self._result)
 
     # The called side

@@ -49,8 +49,8 @@ class Reconnecting:
             except PeerCrashed as error:
                 if asked.call is None:
                     connection.end(error)
-                elif not method.is_idempotent or asked.call.error is not error:
-                    raise
+                elif not method.is_idempotent or asked.call.last is not None:
+                    raise  # or the method itself declares it
 
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
         """Call a method whose result nobody wants."""

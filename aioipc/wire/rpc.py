@@ -13,13 +13,12 @@ docs/rpc-wire.md describes the bytes; tests/wire/test_rpc.py walks every state a
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from aioipc.errors import ProtocolError, QuotaExceeded
+from aioipc.errors import ProtocolError
 
 if TYPE_CHECKING:
     Packed = Any
@@ -43,7 +42,7 @@ __all__ = [
     "Outgoing",
     "Raise",
     "Return",
-    "Session",
+    "Rules",
 ]
 
 WINDOW: Final = 32
@@ -154,14 +153,11 @@ Answer = Return | Raise | Item | End | Credit | Cancel
 Message = Call | Return | Raise | Item | End | Credit | Cancel | Freed
 
 DROP: Final = None
-"""What `Session.receive` answers when the message came too late to matter."""
+"""What `Rules.receive` answers when the message came too late to matter."""
 
 
-# Most calls are over before anything of this is set, so it begins in the class.
-
-
-class Outgoing:
-    """A call that this side made; the floor above adds what it needs.
+class Outgoing(Protocol):
+    """A call that this side made.
 
     Attributes:
         id: The number, once it was opened.
@@ -172,19 +168,18 @@ class Outgoing:
         room: How many more items this side may send.
     """
 
-    id = 0
-    is_streaming = False
-    is_uploading = False
-    is_cancelled = False
-    credit = WINDOW
-    room = WINDOW
+    id: int
+    is_streaming: bool
+    is_uploading: bool
+    is_cancelled: bool
+    credit: int
+    room: int
 
 
-class Incoming:
-    """A call that the peer made; the floor above adds what it needs.
+class Incoming(Protocol):
+    """A call that the peer made.
 
     Attributes:
-        message: The call, as it came.
         is_streaming: Whether this side sends items back.
         is_uploading: Whether the caller still sends items.
         is_cancelled: Whether the caller no longer waits.
@@ -192,50 +187,36 @@ class Incoming:
         room: How many more items this side may send.
     """
 
-    is_streaming = False
-    is_uploading = False
-    is_cancelled = False
-    credit: int = WINDOW
-    room: int = WINDOW
-
-    def __init__(self, message: Any) -> None:
-        self.message = message
+    is_streaming: bool
+    is_uploading: bool
+    is_cancelled: bool
+    credit: int
+    room: int
 
 
 Out = TypeVar("Out", bound=Outgoing)
 In = TypeVar("In", bound=Incoming)
 
 
-class Session(Generic[Out, In]):
-    """Both sides' calls over one connection.
+class Rules(Generic[Out, In]):
+    """What may be said about an open call, and what it means.
 
-    Args:
-        connected: Whether this side made the connection, and so has the odd numbers.
-        max_calls: How many calls the peer may have open at once.
+    Which calls are open, and their numbers, is known to the table that this is mixed into.
     """
 
-    __slots__ = ("_last_id", "_max_calls", "_peer_last_id", "calls", "served")
+    __slots__ = ()
 
-    def __init__(self, *, connected: bool, max_calls: int) -> None:
-        self._last_id = -1 if connected else 0
-        self._peer_last_id = 0 if connected else -1
-        self._max_calls = max_calls
-        self.calls: dict[int, Out] = {}
-        """The calls that this side made and that have no last message yet."""
-        self.served: dict[int, In] = {}
-        """The calls that the peer made and that this side has not finished."""
+    if TYPE_CHECKING:
 
-    # This side's calls
-
-    def open(self, call: Out) -> int:
-        """Give a call its number. Send the `Call` next, or `withdraw` it."""
-        self._last_id = call.id = self._last_id + 2
-        self.calls[call.id] = call
-        return call.id
-
-    def withdraw(self, call: Out) -> None:
-        """The `Call` was not sent after all."""
-        del self.calls[call.id]
+        @property
+        def calls(self) -> dict[int, Out]: ...
+        @property
+        def served(self) -> dict[int, In]: ...
+        @property
+        def last_id(self) -> int: ...
+        @property
+        def peer_last_id(self) -> int: ...
+        def conclude(self, message: Any, /) -> Out | None: ...
 
     def cancel(self, call: Out) -> Cancel | None:
         """Give a call up: what to send for it, if anything."""
@@ -244,37 +225,6 @@ class Session(Generic[Out, In]):
         call.is_cancelled = True
         call.is_uploading = False
         return Cancel(call.id)
-
-    # The peer's calls
-
-    def admit(self, call: In) -> In:
-        """Take in a call that the peer made.
-
-        Raises:
-            ProtocolError: Its number makes no sense. The connection is of no more use.
-            QuotaExceeded: The peer has too many calls open. Refuse this one.
-        """
-        message = call.message
-        number = message.id
-        last = self._peer_last_id
-        if number <= last or (number - last) & 1:
-            raise ProtocolError(
-                f"call {number} of {message.method[:64]!r} is out of order: "
-                f"the last one was {max(last, 0)}"
-            )
-        self._peer_last_id = number
-        if len(self.served) >= self._max_calls:
-            raise QuotaExceeded(
-                errno.EDQUOT, f"{self._max_calls} calls of this peer are open, its limit"
-            )
-        self.served[number] = call
-        return call
-
-    def finish(self, call: In) -> None:
-        """This side sends the last message of a call. Idempotent."""
-        self.served.pop(call.message.id, None)
-
-    # Messages
 
     def receive(self, message: Answer) -> Out | In | None:
         """Take in what the peer says about a call.
@@ -288,18 +238,14 @@ class Session(Generic[Out, In]):
         call: Out | In | None = _RULES[type(message)](self, message)
         return call
 
-    def conclude(self, message: Return | Raise) -> Out | None:
-        """Take in the last message of a call; as `receive`, for the most usual case."""
-        call = self.calls.pop(message.id, None)
-        if call is None:
-            raise ProtocolError(f"the peer answered call {message.id}, which is not open")
-        return DROP if call.is_cancelled else call
+    def _on_outcome(self, message: Return | Raise) -> Out | None:
+        return self.conclude(message)
 
     def _on_item(self, message: Item) -> Out | In | None:
         call = self._one(message)
         if call is None or call.is_cancelled:
             return DROP
-        expected = call.is_streaming if isinstance(call, Outgoing) else call.is_uploading
+        expected = call.is_streaming if self._is_own(message.id) else call.is_uploading
         if not expected:
             raise ProtocolError(f"call {message.id} has no stream in this direction")
         if call.credit <= 0:
@@ -335,9 +281,13 @@ class Session(Generic[Out, In]):
         call.is_uploading = False
         return call
 
+    def _is_own(self, number: int) -> bool:
+        """Whether only a call of this side can have that number."""
+        return not (number - self.last_id) & 1
+
     def _one(self, message: Item | Credit) -> Out | In | None:
         """The call of either side; None for one of the peer's that is finished here."""
-        if (message.id - self._last_id) & 1:
+        if not self._is_own(message.id):
             return self._served(message)
         call = self.calls.get(message.id)
         if call is None:
@@ -346,18 +296,16 @@ class Session(Generic[Out, In]):
 
     def _served(self, message: Item | End | Credit | Cancel) -> In | None:
         call = self.served.get(message.id)
-        if call is None and (
-            not 0 < message.id <= self._peer_last_id or not (message.id - self._last_id) & 1
-        ):
+        if call is None and (self._is_own(message.id) or not 0 < message.id <= self.peer_last_id):
             raise ProtocolError(f"call {message.id} was never made")
         return call
 
 
 _RULES: Final[dict[type, Callable[[Any, Any], Any]]] = {
-    Return: Session.conclude,
-    Raise: Session.conclude,
-    Item: Session._on_item,
-    End: Session._on_end,
-    Credit: Session._on_credit,
-    Cancel: Session._on_cancel,
+    Return: Rules._on_outcome,
+    Raise: Rules._on_outcome,
+    Item: Rules._on_item,
+    End: Rules._on_end,
+    Credit: Rules._on_credit,
+    Cancel: Rules._on_cancel,
 }

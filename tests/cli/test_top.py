@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
@@ -63,6 +64,51 @@ async def test_one_reading_as_json(commands: Commands, peers: Peers) -> None:
     assert (left["kind"], left["name"], left["peer"]) == ("channel", "memory:pair", None)
     assert left["messages_sent"] == left["senders_waiting"] == 0
     assert {each["pid"] for each in as_json(commands)} >= {quiet.pid, other.pid}
+
+
+STREAMS = """
+from aioipc import queues
+
+name = f"/aioipc-top-{os.getpid()}"
+listener = await aioipc.listen_stream("unix:top")
+stream = await aioipc.connect_stream(listener.address)
+other = await listener.accept()
+reader, writer = await aioipc.open_connection(listener.address)
+third = await listener.accept()
+async with listener, stream, other, third, queues.open(f"mq:{name}", create=True) as queue:
+    queue.unlink()
+    await stream.send(b"x" * 100)
+    await other.receive()
+    writer.write(b"y" * 50)
+    await third.send(b"z" * 20)
+    await reader.readexactly(20)
+    await queue.put("job")
+    await queue.put("job")
+    await queue.get()
+    await third.receive(40)
+    say("ready")
+    await hear()
+    writer.close()
+    await writer.wait_closed()
+"""
+
+
+@pytest.mark.asyncio
+async def test_byte_streams_and_queues_of_the_kernel(commands: Commands, peers: Peers) -> None:
+    peer = await started(peers, STREAMS)
+    (facts,) = as_json(commands, peer.pid)
+    rows = [row for row in facts["rows"] if "name" in row]
+    streams = [row for row in rows if row["kind"] == "stream"]
+    moved = sorted((row["bytes_sent"], row["bytes_received"]) for row in streams)
+    assert moved == [(0, 100), (20, 40), (50, 20), (100, 0)]
+    assert {row["peer"] for row in streams} == {peer.pid}
+    (queue,) = (row for row in rows if row["kind"] == "kernel_queue")
+    assert queue["name"].startswith("mq:/aioipc-top-")
+    assert (queue["put"], queue["got"], queue["waiting"]) == (2, 1, 0)
+    text = commands.run("top", "--count", "1", str(peer.pid)).out.decode()
+    assert text.count("QUEUE OF THE KERNEL") == text.count("STREAM") == 1
+    peer.tell()
+    assert await asyncio.to_thread(peer.wait) == 0
 
 
 @pytest.mark.asyncio

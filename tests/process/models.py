@@ -31,6 +31,8 @@ class Model(Protocol):
 
     async def die(self, how: str) -> None: ...
 
+    async def die_after_a_fork(self, path: str) -> None: ...
+
     @rpc.idempotent
     async def die_unless(self, path: str) -> int: ...
 
@@ -110,7 +112,21 @@ class Worker:
             os._exit(3)
         elif how == "leave":
             os._exit(0)
+        elif how == "close":
+            os.closerange(3, 1024)
+            time.sleep(60)
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def die_after_a_fork(self, path: str) -> None:
+        """Leave a child that has left the group and holds all descriptors."""
+        if os.fork() == 0:
+            os.setsid()
+            os.mkfifo(path)
+            Path(path).read_text()
+            os._exit(0)
+        while not Path(path).exists():
+            pass
+        os._exit(4)
 
     def die_unless(self, path: str) -> int:
         if not Path(path).exists():

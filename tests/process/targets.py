@@ -225,6 +225,10 @@ def leave_at_once() -> None:
     os._exit(9)
 
 
+def leave_at_once_with(status: str) -> None:
+    os._exit(int(status))
+
+
 def hang(path: str) -> None:
     Path(path).write_text(str(os.getpid()))
     while True:

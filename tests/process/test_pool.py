@@ -206,13 +206,27 @@ class TestDeath:
             await asyncio.wait([other])
 
     @pytest.mark.parametrize(
-        ("how", "words"), [("segfault", "SIGSEGV"), ("exit", "status 3"), ("leave", "may have run")]
+        ("how", "words"),
+        [
+            ("segfault", "SIGSEGV"),
+            ("exit", "status 3"),
+            ("leave", "may have run"),
+            ("close", "may have run"),
+        ],
     )
     async def test_of_every_kind(self, how: str, words: str) -> None:
         async with pool(models.Worker, Model, size=1, setup=QUIET) as model:
             with pytest.raises(PeerCrashed, match=words):
                 await model.die(how)
             assert await model.add(1) == 1
+
+    async def test_though_a_grandchild_holds_the_channel(self, tmp_path: Path) -> None:
+        fifo = tmp_path / "fifo"
+        async with pool(models.Worker, Model, size=1, setup=QUIET) as model:
+            with pytest.raises(PeerCrashed, match="exit status 4"):
+                await model.die_after_a_fork(str(fifo))
+            assert await model.add(1) == 1
+        fifo.write_text("that is all")
 
     async def test_repeats_what_may_be_repeated(self, tmp_path: Path) -> None:
         async with pool(models.Worker, Model, size=2, setup=QUIET) as model:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aioipc import RemoteError, WorkerDied, process
+from aioipc.process import bundle
 from tests.process import targets
 from tests.process.ends import gone, until
 
 pytestmark = pytest.mark.asyncio
+
+LARGE = 8 * 1024 * 1024
 
 
 @pytest.mark.parametrize("function", [targets.power, targets.power_later])
@@ -64,3 +68,24 @@ async def test_cancelled(function: Any, tmp_path: Path) -> None:
     await gone(int(path.read_text()))
     if function is targets.hang_later:
         assert path.with_suffix(".cancelled").exists(), "a coroutine is cancelled"
+
+
+async def test_large_arguments_are_copied_between_the_turns_of_others() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    data = bytearray(b"a" * LARGE)
+    counting = asyncio.create_task(count())
+    async with bundle.kept([pickle.PickleBuffer(data)]) as copies:
+        turns_taken = turns
+        (file,) = copies.files
+        assert os.pread(file.fileno(), 2 * LARGE, 0) == data
+    counting.cancel()
+    assert turns_taken >= LARGE // 2**20
+    assert file.fileno() == -1
+    await asyncio.wait([counting])

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import os
+import shlex
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,10 +25,26 @@ pytestmark = pytest.mark.asyncio
 
 LARGE = 1_000_000
 
+CHILD = """
+import aioipc
+from aioipc import rpc
+from tests.rpc.desk import Clerk, Desk
+
+async def main():
+    async with rpc.serve("stdio:", Clerk(), interface=Desk) as server:
+        await server.wait()
+
+aioipc.run(main())
+"""
+
 
 @contextlib.asynccontextmanager
 async def served(address: str, **limits: Any) -> AsyncIterator[tuple[Desk, Clerk]]:
     clerk = Clerk()
+    if address == "exec:":  # the same in a child, over its standard streams
+        async with rpc.connect(address + shlex.join([sys.executable, "-c", CHILD]), Desk) as desk:
+            yield desk, clerk
+        return
     async with (
         rpc.serve(address, clerk, interface=Desk, limits=Limits(**limits)) as server,
         rpc.connect(server.address, Desk) as desk,
@@ -35,7 +53,7 @@ async def served(address: str, **limits: Any) -> AsyncIterator[tuple[Desk, Clerk
 
 
 CARRYING = pytest.mark.parametrize("address", ["unix:", "unix+seqpacket:", "shm:"])
-NOT_CARRYING = pytest.mark.parametrize("address", ["tcp://127.0.0.1:0", "memory:desk"])
+NOT_CARRYING = pytest.mark.parametrize("address", ["tcp://127.0.0.1:0", "memory:desk", "exec:"])
 
 
 def lent_by(desk: Desk) -> Any:

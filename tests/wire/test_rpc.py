@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioipc.errors import ProtocolError, QuotaExceeded
+from aioipc.native._call_table import Incoming, Outgoing
+from aioipc.rpc._session import Session
 from aioipc.wire.rpc import (
     DROP,
     WINDOW,
@@ -21,12 +23,9 @@ from aioipc.wire.rpc import (
     Cancel,
     Credit,
     End,
-    Incoming,
     Item,
-    Outgoing,
     Raise,
     Return,
-    Session,
 )
 
 AnySession = Session[Outgoing, Incoming]
