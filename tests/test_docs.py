@@ -29,6 +29,7 @@ from aioipc.transports import FAMILIES
 from aioipc.wire.framing import Flag, Kind, pack_header
 from aioipc.wire.hello import Goodbye, GoodbyeCode, Hello, exception_for
 from aioipc.wire.offer import Offer, pack_refusal
+from aioipc.wire.shared import MOST_NUMBERS, Shared, What
 from tests.children import PATIENCE_S, Peers
 
 ROOT = Path(__file__).parent.parent
@@ -316,8 +317,8 @@ def test_the_error_tree_is_the_real_one() -> None:
 # --- the wire format -------------------------------------------------------------------
 
 
-def frame(kind: Kind, payload: bytes = b"", flags: int = 0) -> bytes:
-    return pack_header(len(payload), kind, flags) + payload
+def frame(kind: Kind, payload: bytes = b"", flags: int = 0, fds: int = 0) -> bytes:
+    return pack_header(len(payload), kind, flags, fds) + payload
 
 
 def hello(pid: int, nonce: bytes) -> bytes:
@@ -334,6 +335,9 @@ DUMPS = {
     "goodbye": GOODBYE,
     "refusal": frame(Kind.GOODBYE, Goodbye(GoodbyeCode.CODEC_MISMATCH, REASON).pack()),
     "offer": Offer(1 * MIB, side=1).pack(),
+    "lent": frame(Kind.DATA, Shared(What.PIPE).pack(), Flag.SHARED, 1)
+    + frame(Kind.DATA, Shared(What.MEMORY, 1, MIB).pack(), Flag.SHARED, 1)
+    + frame(Kind.DATA, Shared(What.MESSAGE, 1, 70_000).pack(), Flag.SHARED),
     "no ring": pack_refusal(Goodbye(GoodbyeCode.QUOTA_EXCEEDED, "too many")),
     "client": hello(4242, NONCE) + frame(Kind.DATA, b'{"n":20}') + GOODBYE,
     "server": hello(4243, SERVER_NONCE) + frame(Kind.DATA, b'{"n":40}') + GOODBYE,
@@ -406,6 +410,11 @@ def rows(page: str, header: str) -> list[list[str]]:
 def test_the_tables_of_kinds_flags_and_codes() -> None:
     kinds = rows("docs/wire-format.md", "| kind | name | payload")
     assert {(int(number), name) for number, name, *_ in kinds} == {(k.value, k.name) for k in Kind}
+    whats = rows("docs/wire-format.md", "| what | name")
+    assert {(int(number), name, int(fds)) for number, name, fds, _ in whats} == {
+        (what.value, what.name, Shared(what).fds) for what in What
+    }
+    assert f"from 1 to {MOST_NUMBERS};" in (ROOT / "docs/wire-format.md").read_text()
     flags = rows("docs/wire-format.md", "| flag | name")
     assert {(int(number), name) for number, name, *_ in flags} == {(f.value, f.name) for f in Flag}
     codes = rows("docs/wire-format.md", "| code | name")

@@ -17,9 +17,7 @@ __all__ = ["MOST_LOANS", "Lender", "Loan"]
 
 _UNIT: Final = 1024 * 1024
 MOST_LOANS: Final = 16
-_MOST_BYTES: Final = 256 * 1024 * 1024
-"""What one side of a connection has lent out and keeps at most: so many, and together so long,
-or a single one that is longer."""
+"""How many one side of a connection has lent out and keeps at most."""
 
 _MOST_UNUSED: Final = 2
 """Memory may be so many times as large as what it is lent for."""
@@ -70,9 +68,16 @@ class Loan:
 
 
 class Lender:
-    """What one side of a connection lends to the other."""
+    """What one side of a connection lends to the other.
 
-    def __init__(self) -> None:
+    Args:
+        most_bytes: What it has lent out and keeps may have so many bytes together.
+        always: So many are lent, however large they are.
+    """
+
+    def __init__(self, most_bytes: int, always: int = 1) -> None:
+        self._most_bytes = most_bytes
+        self._always = always
         self._lent: dict[int, Loan] = {}
         self._here: list[Loan] = []
 
@@ -109,7 +114,9 @@ class Lender:
 
     def _has_room(self, size: int) -> bool:
         kept = self._all()
-        return not kept or (len(kept) < MOST_LOANS and size + sum(map(_size, kept)) <= _MOST_BYTES)
+        return len(kept) < self._always or (
+            len(kept) < MOST_LOANS and size + sum(map(_size, kept)) <= self._most_bytes
+        )
 
     def _all(self) -> list[Loan]:
         return [*self._here, *self._lent.values()]
@@ -127,7 +134,7 @@ class Lender:
         loan = self._lent.pop(number, None)
         if loan is None:
             raise ProtocolError(f"memory {number:,} was given back, which was not lent")
-        if _size(loan) <= _MOST_BYTES:
+        if _size(loan) <= self._most_bytes:
             self._here.append(loan)
 
     def trim(self) -> None:

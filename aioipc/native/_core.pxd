@@ -148,10 +148,13 @@ cdef class SendMany(SendOperation):
 cdef class Slot(SendOperation):
     cdef ChannelCore channel
     cdef Py_ssize_t size         # what was asked for, then how much of it is the message
-    cdef object lease            # room in the port, or memory of our own
+    cdef object lease            # room in the port,
+    cdef object loan             # or memory that the peer looks at; else it is our own
     cdef object memory           # the view of it
     cdef bint in_port
     cdef int phase
+
+    cdef int c_push_loan(self) except -1
 
 
 cdef class Borrow(Receive):

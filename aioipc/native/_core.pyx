@@ -571,8 +571,9 @@ cdef class ChannelCore:
     def reserve(self, Py_ssize_t nbytes):
         """Room for a message that is written in place: ``async with channel.reserve(n) as slot``.
 
-        ``slot.view`` is writable memory of ``nbytes`` bytes, in the ring where there is one and
-        the message is no longer than a quarter of it. Write the message as the codec would
+        ``slot.view`` is writable memory of ``nbytes`` bytes: in the ring, where there is one and
+        the message is no longer than a quarter of it; in memory that the peer has mapped as well,
+        where it is longer than that or, over Unix sockets, than 64 KiB. Write the message as the codec would
         encode it; ``slot.commit(m)`` says that it has only ``m`` bytes. It leaves at the end of
         the block, unless that is left by an exception. What is sent meanwhile leaves after it.
 
@@ -598,11 +599,12 @@ cdef class ChannelCore:
     def borrow(self):
         """The next message, read where it lies: ``async with channel.borrow() as view``.
 
-        ``view`` is read-only memory with the bytes of the message, not decoded; over shared
-        memory between processes of one user they are not copied. At the end of the block the
-        message is given back. It stays while another view of it is left (a ResourceWarning says
-        so), and holds up the sender as soon as the ring is full. At most 64 are out at a time;
-        the next borrow then waits.
+        ``view`` is read-only memory with the bytes of the message, not decoded; between
+        processes of one user they are not copied if they came over shared memory, or were
+        reserved and too long for a socket. At the end of the block the message is given back. It
+        stays while another view of it is left (a ResourceWarning says so), and holds up the
+        sender as soon as the ring is full, or all memory lent. Of a ring at most 64 are out at a
+        time; the next borrow then waits.
 
         Raises:
             As `receive`.
@@ -1188,8 +1190,8 @@ cdef enum Phase:
 cdef class Slot(SendOperation):
     """``async with channel.reserve(n)``
 
-    Where the port has no room of its own the message is written elsewhere, and this operation
-    stays at the head of the line meanwhile.
+    Where the port has no room of its own the message is written elsewhere, if possible into
+    memory that the peer looks at, and this operation stays at the head of the line meanwhile.
     """
 
     @property
@@ -1238,7 +1240,6 @@ cdef class Slot(SendOperation):
             if status != RETRY:
                 return status
         self.phase = RESERVED
-        self.memory = memoryview(self.lease)
         if self.in_port:
             if self.queued:
                 self.c_leave()
@@ -1248,13 +1249,33 @@ cdef class Slot(SendOperation):
 
     cdef int c_push(self) except -1:
         if self.phase == LEAVING:
-            return self.c_push_message()
+            return self.c_push_loan() if self.loan is not None else self.c_push_message()
         lease = self.core.port.c_reserve(self.size)
         if lease is None:
             return 0
         self.in_port = lease is not False
-        self.lease = lease if self.in_port else bytearray(self.size)
+        if self.in_port:
+            self.lease = lease
+            self.memory = memoryview(lease)
+            return 1
+        loan = self.core.port.c_lend(self.size)
+        if loan is None:
+            return 0
+        self.loan = loan or None
+        self.memory = memoryview(loan.buffer if loan else bytearray(self.size))[:self.size]
         return 1
+
+    cdef int c_push_loan(self) except -1:
+        if self.core.port.c_send_lent(self.loan, self.size) == NO_ROOM:
+            return 0
+        self.loan = None
+        return 1
+
+    cdef int c_abandon(self) except -1:
+        if self.phase == LEAVING and self.loan is not None:
+            self.loan.give_back()
+            self.loan = None
+        return SendOperation.c_abandon(self)
 
     def __aexit__(self, kind, error, trace):
         cdef ChannelCore channel = self.channel
@@ -1268,7 +1289,7 @@ cdef class Slot(SendOperation):
                 channel.port.c_cancel(lease)
             else:
                 self.core = channel
-                self.c_leave()
+                self.c_abandon()
                 self.core = None
             return FINISHED
         if self.in_port:

@@ -2,18 +2,26 @@
 from cpython.buffer cimport Py_buffer
 
 from aioipc.native._fds cimport FdQueue
-from aioipc.native._pacer cimport MessagePort
+from aioipc.native._memory cimport Mapping
+from aioipc.native._pacer cimport Borrowed, MessagePort
 
 cdef enum Stall:
     NOT_STALLED = 0
     UNTIL_HELLO = 1              # the peer has not said yet whether it takes descriptors
     BACKING_OFF = 2              # too many are on their way: no event says when that is over
     UNTIL_SOCKET = 3             # over a ring: the socket has no room
+    UNTIL_RETURNED = 4           # so much memory is lent that some has to come back first
 
 
 cdef enum:
     CONTROL_LIMIT = 4096         # bytes that a HELLO, GOODBYE, PING or PONG may have
     MOST_PARTS = 64              # of a message that are not joined before it is sent
+
+
+cdef class SegmentLease(Borrowed):
+    """A message that is read in memory which the peer has lent."""
+    cdef Mapping memory
+    cdef object give_back
 
 
 cdef class FramePort(MessagePort):
@@ -40,6 +48,22 @@ cdef class FramePort(MessagePort):
     cdef double backoff_s
     cdef object backoff          # the timer of it
 
+    # Memory that is lent to the peer, and by it
+    cdef readonly bint shares_memory  # both take part
+    cdef readonly object segments  # what there is of it, once there is some
+    cdef Py_ssize_t least_lent   # shorter messages travel better
+    cdef SegmentLease incoming   # a message in it that was not taken yet
+    cdef bytes copy              # as much of that as was copied, when that takes several turns
+    cdef Py_ssize_t copied
+    cdef bint borrowing          # it is asked for where it lies
+
+    cdef object c_segments(self)
+    cdef int c_refuse_sending(self, object error) except -1
+    cdef int c_send_shared(self, bytes told, object fds) except -1
+    cdef int c_shared_came(self, bytes told, int fd_count) except -1
+    cdef int c_close_segments(self) except -1
+    cdef object c_take_incoming(self)
+    cdef object c_copy_incoming(self)
     cdef object c_refuse(self, object error)
     cdef int c_end(self, object ending) except -1
     cdef int c_check_fds(self, int count) except -1

@@ -1,12 +1,21 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """What the ports between two aioipc peers share, whatever their frames travel in."""
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.bytes cimport (
+    PyBytes_AS_STRING,
+    PyBytes_CheckExact,
+    PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE,
+)
 
 from libc.errno cimport EBADF, EINVAL, EPERM, ETOOMANYREFS
+from libc.string cimport memcpy
 
 from aioipc.native._fds cimport FdQueue, MOST_FDS
+from aioipc.native._memory cimport Mapping
+from aioipc.native._pacer cimport ACCEPTED, NO_ROOM
 
 import os
 
@@ -15,13 +24,45 @@ from aioipc.errors import (
     EncodeError,
     FrameTooLarge,
     HandshakeError,
+    IPCError,
     PeerCrashed,
     ProtocolError,
     from_os_error,
 )
 
+cdef enum:
+    IN_PLACE = 16384             # shorter messages are copied before they are decoded
+    SLICE = 262144               # so much is copied between two looks at the clock
+
 cdef double FIRST_BACKOFF_S = 0.001
 cdef double LONGEST_BACKOFF_S = 0.050
+
+
+@cython.no_gc_clear               # its end needs what was given
+cdef class SegmentLease(Borrowed):
+    """A message that is read where it lies.
+
+    Args:
+        memory: Where it lies, from the beginning.
+        length: How many bytes it has.
+        give_back: Called, by whatever thread drops the last view, when nobody reads any more.
+    """
+
+    def __init__(self, Mapping memory not None, Py_ssize_t length, give_back):
+        self.memory = memory
+        self.payload = memory.address
+        self.length = length
+        self.give_back = give_back
+
+    def __dealloc__(self):
+        if not self.ended and self.give_back is not None:
+            self.c_give_back()
+
+    cdef int c_give_back(self) except -1:
+        give_back, self.give_back = self.give_back, None
+        self.memory = None
+        give_back()
+        return 0
 
 
 cdef class FramePort(MessagePort):
@@ -272,6 +313,8 @@ cdef class FramePort(MessagePort):
             self.backoff = self.pacer.loop.call_later(self.backoff_s, self._stall_ended)
         elif self.stall == UNTIL_SOCKET:
             self.transport.when_room(self._stall_ended)
+        elif self.stall == UNTIL_RETURNED:
+            self.segments.when_returned(self._stall_ended)
         elif self.greeted or self.ending is not None:
             self._stall_ended()
         elif self.read_callback is None:
@@ -282,6 +325,128 @@ cdef class FramePort(MessagePort):
         self.stall = NOT_STALLED
         self.backoff = None
         self.c_call_writer()
+
+    # Memory that is lent to the peer, and by it
+
+    def share_memory(self):
+        """Both have said that they take part."""
+        self.shares_memory = True
+
+    def _open_segments(self):
+        """Return what knows which memory is lent."""
+        raise NotImplementedError
+
+    cdef object c_segments(self):
+        if self.segments is None:
+            self.segments = self._open_segments()
+        return self.segments
+
+    cdef object c_lend(self, Py_ssize_t size):
+        if size <= self.least_lent:
+            return False
+        if not self.greeted and self.announces_fds:
+            self._fetch_hello()
+        if not self.shares_memory:
+            return False
+        if self.send_failure is not None:
+            raise self.send_failure.with_traceback(None)
+        self.stall = NOT_STALLED
+        segments = self.c_segments()
+        try:
+            loan = segments.lend(size)
+        except ProtocolError as error:
+            self.c_refuse_sending(error)
+        if loan is None:
+            self.stall = UNTIL_RETURNED
+        if not loan:
+            return loan
+        try:
+            for told, fds in segments.introductions(loan):
+                if self.c_send_shared(told, fds) == NO_ROOM:
+                    loan.give_back()
+                    return None
+        except BaseException:
+            loan.give_back()
+            raise
+        return loan
+
+    cdef int c_refuse_sending(self, object error) except -1:
+        """The peer has lied about what it was sent."""
+        self._refused(error)
+        self.c_fail_sending(error)
+        raise error
+
+    cdef int c_send_lent(self, object loan, Py_ssize_t size) except -1:
+        if self.c_send_shared(self.segments.message(loan, size), ()) == NO_ROOM:
+            return NO_ROOM
+        self.segments.sent(loan, size)
+        self.counters.messages_sent += 1
+        self.counters.bytes_sent += size
+        return ACCEPTED
+
+    cdef int c_send_shared(self, bytes told, object fds) except -1:
+        """Accept a frame about lent memory, which is no message by itself: ACCEPTED or NO_ROOM."""
+        raise NotImplementedError
+
+    def tell(self, bytes told):
+        """Send a frame about lent memory, if there is room: whether there was."""
+        return self.c_send_shared(told, ()) == ACCEPTED
+
+    cdef int c_shared_came(self, bytes told, int fd_count) except -1:
+        """Take in a frame about lent memory, whose descriptors are there."""
+        fds = ()
+        if fd_count:
+            self.c_deliver_fds(fd_count)
+            fds = self.take_fds()
+        try:
+            self.incoming = self.c_segments().came(told, fds)
+            if self.incoming is not None and self.incoming.length > self.max_receive_bytes:
+                raise FrameTooLarge(self.incoming.length, self.max_receive_bytes)
+        except IPCError as error:
+            self.incoming = None
+            self.c_refuse(error)
+        return 0
+
+    cdef int c_close_segments(self) except -1:
+        """Lend nothing any more, and give back what came and was not taken."""
+        self.incoming = None
+        self.copy = None
+        if self.segments is not None:
+            self.segments.close()
+        return 0
+
+    cdef object c_take_incoming(self):
+        """The message that came in lent memory: where it lies, or as bytes; None to go on later."""
+        message = self.incoming
+        if not self.borrowing and not (self.may_lend and self.incoming.length >= IN_PLACE):
+            message = self.c_copy_incoming()
+            if message is None:
+                return None
+        self.counters.messages_received += 1
+        self.counters.bytes_received += self.incoming.length
+        self.incoming = None
+        self.copy = None
+        self.copied = 0
+        if self.pacer is not None:
+            self.pacer.next_look = 0
+        return message
+
+    cdef object c_copy_incoming(self):
+        cdef Py_ssize_t size = self.incoming.length
+        cdef Py_ssize_t step
+        if self.copy is None:
+            self.copy = PyBytes_FromStringAndSize(NULL, size)
+        while self.copied < size:
+            step = min(size - self.copied, <Py_ssize_t>SLICE)
+            memcpy(
+                PyBytes_AS_STRING(self.copy) + self.copied,
+                <const char*>self.incoming.payload + self.copied,
+                step,
+            )
+            self.copied += step
+            if self.copied < size and self.pacer is not None and self.pacer.c_overdue():
+                return None
+        return self.copy
 
     # What is left of a message
 

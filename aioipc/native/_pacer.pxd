@@ -40,7 +40,14 @@ cdef class PollBudget:
 
 
 cdef class Borrowed:
+    """A message that is read where it lies, until `c_end` and until no view of it is left."""
+    cdef const void* payload
+    cdef Py_ssize_t length
+    cdef Py_ssize_t views
+    cdef bint ended
+
     cdef bint c_end(self) except -1
+    cdef int c_give_back(self) except -1
 
 
 cdef class MessagePort:
@@ -66,6 +73,8 @@ cdef class MessagePort:
     cdef object c_reserve(self, Py_ssize_t size)
     cdef int c_commit(self, object lease, Py_ssize_t size) except -1
     cdef int c_cancel(self, object lease) except -1
+    cdef object c_lend(self, Py_ssize_t size)
+    cdef int c_send_lent(self, object loan, Py_ssize_t size) except -1
     cdef object c_borrow(self)
     cdef int c_poll_fd(self, bint for_room) noexcept
     cdef int c_begin_poll(self, bint for_room) except -1

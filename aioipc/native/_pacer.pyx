@@ -2,6 +2,7 @@
 # cython: freethreading_compatible=False
 """One loop's pace: when an operation yields, when gathered messages leave, when to poll."""
 
+from cpython.buffer cimport Py_buffer, PyBuffer_FillInfo
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
@@ -100,9 +101,26 @@ cdef class PollBudget:
 cdef class Borrowed:
     """A message that still lies where it arrived, as a buffer."""
 
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, <void*>self.payload, self.length, True, flags)
+        self.views += 1
+
+    def __releasebuffer__(self, Py_buffer* view):
+        self.views -= 1
+        if self.ended and self.views == 0:
+            self.c_give_back()
+
     cdef bint c_end(self) except -1:
         """Give it back once no view of it is left: whether that is now."""
-        return True
+        if not self.ended:
+            self.ended = True
+            if self.views == 0:
+                self.c_give_back()
+        return self.views == 0
+
+    cdef int c_give_back(self) except -1:
+        """Nobody looks at it any more, and it was ended."""
+        raise NotImplementedError
 
 
 cdef class MessagePort:
@@ -169,6 +187,18 @@ cdef class MessagePort:
 
     cdef int c_cancel(self, object lease) except -1:
         """Give reserved room back."""
+        raise NotImplementedError
+
+    cdef object c_lend(self, Py_ssize_t size):
+        """Memory for a message, which the peer looks at: a loan, whose ``buffer`` is written to.
+
+        It is sent by `c_send_lent`, or ended by its ``give_back``. None if there is none now;
+        False if there is no such memory between these two.
+        """
+        return False
+
+    cdef int c_send_lent(self, object loan, Py_ssize_t size) except -1:
+        """Send what was written there: ACCEPTED or NO_ROOM, as `c_send`."""
         raise NotImplementedError
 
     cdef object c_borrow(self):

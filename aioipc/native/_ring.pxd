@@ -29,6 +29,7 @@ cdef extern from "ring.h" nogil:
         RING_PING
         RING_PONG
         RING_MORE
+        RING_SHARED
         RING_HEADER
         RING_MAX_LEASES
         RING_DATA_OFFSET
@@ -111,14 +112,10 @@ cdef class WriteLease:
 
 
 cdef class ReadLease(Borrowed):
-    """A message that is read where it lies, until `c_end` and until no view of it is left."""
+    """A message that is read in the ring."""
     cdef RingPort port
     cdef Mapping memory
-    cdef const unsigned char* payload
-    cdef Py_ssize_t length
     cdef uint32_t ticket
-    cdef Py_ssize_t views
-    cdef bint ended
 
 
 cdef class RingPort(FramePort):
@@ -161,9 +158,11 @@ cdef class RingPort(FramePort):
     cdef int c_retire(self) except -1
     cdef int c_retire_some(self) except -1
     cdef object c_copy(self, RingRecord* record)
-    cdef ReadLease c_lend(self, RingRecord* record, uint32_t ticket)
+    cdef ReadLease c_open_read(self, RingRecord* record, uint32_t ticket)
     cdef object c_find_ending(self)
+    cdef object c_borrow_here(self)
     cdef object c_record(self, RingRecord* record)
+    cdef object c_shared_record(self, RingRecord* record)
     cdef object c_gather_part(self, RingRecord* record)
     cdef object c_corrupted(self, RingFault* fault)
     cdef int c_drop_large(self) noexcept
@@ -172,7 +171,7 @@ cdef class RingPort(FramePort):
     cdef int c_fill(self, unsigned char* payload, Py_ssize_t size) except -1
     cdef int c_push_controls(self) except -1
     cdef int c_send_with_fds(self, object parts, object fds) except -1
-    cdef int c_pass_fds(self) except -1
+    cdef int c_pass_fds(self, object fds) except -1
     cdef int c_allow_fds(self, int most) except -1
     cdef int c_collect_fds(self, int count) except -1
     cdef Py_ssize_t c_hear(self) except -2

@@ -28,6 +28,7 @@ from aioipc.native._frames cimport (
     CONTROL_LIMIT,
     NOT_STALLED,
     UNTIL_HELLO,
+    UNTIL_RETURNED,
     UNTIL_SOCKET,
     FramePort,
     get_buffer,
@@ -93,25 +94,12 @@ cdef class WriteLease:
 @cython.no_gc_clear
 cdef class ReadLease(Borrowed):
 
-    def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, <void*>self.payload, self.length, True, flags)
-        self.views += 1
-
-    def __releasebuffer__(self, Py_buffer* view):
-        self.views -= 1
-        if self.ended and self.views == 0:
-            self.port.c_end_read(self)
-
     def __dealloc__(self):
         if not self.ended and self.port is not None:
-            self.port.c_end_read(self)
+            self.c_give_back()
 
-    cdef bint c_end(self) except -1:
-        if not self.ended:
-            self.ended = True
-            if self.views == 0:
-                self.port.c_end_read(self)
-        return self.views == 0
+    cdef int c_give_back(self) except -1:
+        return self.port.c_end_read(self)
 
 
 cdef class RingPort(FramePort):
@@ -175,8 +163,13 @@ cdef class RingPort(FramePort):
 
     cdef int c_allow_fds(self, int most) except -1:
         cdef uint32_t controls = 1 << RING_HELLO | 1 << RING_GOODBYE | 1 << RING_PING | 1 << RING_PONG
-        ring_allow(&self.consumer, 1 << RING_DATA | controls, RING_MORE, most)
+        cdef uint32_t flags = RING_MORE | (RING_SHARED if self.shares_memory else 0)
+        ring_allow(&self.consumer, 1 << RING_DATA | controls, flags, most)
         return 0
+
+    def share_memory(self):
+        FramePort.share_memory(self)
+        self.c_allow_fds(MOST_FDS)
 
     # Receiving
 
@@ -186,6 +179,8 @@ cdef class RingPort(FramePort):
         cdef int records = 0
         if self.own_fds:
             self.c_drop_fds()
+        if self.incoming is not None:
+            return self.c_take_incoming()
         while True:
             if self.ending is not None:
                 raise self.ending.with_traceback(None)
@@ -205,7 +200,7 @@ cdef class RingPort(FramePort):
                         and self.in_place
                         and not ring_leases_are_out(&self.consumer.leases)
                     ):
-                        return self.c_lend(&record, ring_open_lease(
+                        return self.c_open_read(&record, ring_open_lease(
                             &self.consumer.leases,
                             self.consumer.cursor - ring_span(record.length),
                             self.consumer.cursor,
@@ -218,7 +213,7 @@ cdef class RingPort(FramePort):
                     self.c_retire_some()
                     return message
                 message = self.c_record(&record)
-                if message is not None:
+                if message is not None or self.incoming is not None:
                     return message
                 # Records without a message for the caller must not keep the loop, either.
                 records += 1
@@ -237,6 +232,13 @@ cdef class RingPort(FramePort):
             self.c_end(self.c_find_ending())
 
     cdef object c_borrow(self):
+        self.borrowing = True
+        try:
+            return self.c_borrow_here()
+        finally:
+            self.borrowing = False
+
+    cdef object c_borrow_here(self):
         cdef RingRecord record
         cdef RingAnswer answer
         cdef uint32_t ticket
@@ -245,7 +247,8 @@ cdef class RingPort(FramePort):
             self.c_drop_fds()
         for records in range(MOST_RECORDS):
             if (
-                self.ending is not None
+                self.incoming is not None
+                or self.ending is not None
                 or not self.is_open
                 or not self.in_place
                 or self.large is not NULL
@@ -262,7 +265,7 @@ cdef class RingPort(FramePort):
                 and self.greeted
                 and record.length <= self.max_receive_bytes
             ):
-                return self.c_lend(&record, ticket)
+                return self.c_open_read(&record, ticket)
             # Something else: it is taken as ever, and nothing of it is held back.
             try:
                 message = self.c_record(&record)
@@ -273,7 +276,7 @@ cdef class RingPort(FramePort):
                 return message
         return self.c_receive()
 
-    cdef ReadLease c_lend(self, RingRecord* record, uint32_t ticket):
+    cdef ReadLease c_open_read(self, RingRecord* record, uint32_t ticket):
         cdef ReadLease lease = ReadLease.__new__(ReadLease)
         lease.port = self
         lease.memory = self.memory
@@ -331,6 +334,8 @@ cdef class RingPort(FramePort):
         if kind == RING_DATA:
             if record.tag >> 16:
                 self.c_collect_fds(record.tag >> 16)
+            if (record.tag >> 8) & RING_SHARED:
+                return self.c_shared_record(record)
             if record.length + self.large_filled > self.max_receive_bytes:
                 self.c_refuse(
                     FrameTooLarge(record.length + self.large_filled, self.max_receive_bytes)
@@ -350,6 +355,15 @@ cdef class RingPort(FramePort):
         except IPCError as error:
             self.c_refuse(error)
         return None
+
+    cdef object c_shared_record(self, RingRecord* record):
+        """Take in a record about lent memory; return the message if it says that one is there."""
+        told = self.c_copy(record) if record.length <= CONTROL_LIMIT else b""
+        if self.large is not NULL:
+            self.c_refuse(ProtocolError("a SHARED record came between the parts of a message"))
+        self.c_retire_some()
+        self.c_shared_came(told, record.tag >> 16)
+        return None if self.incoming is None else self.c_take_incoming()
 
     cdef object c_gather_part(self, RingRecord* record):
         """Add a part of a message; memory follows what really came, or came last time."""
@@ -547,15 +561,12 @@ cdef class RingPort(FramePort):
         finally:
             self.rest_fds = None
 
-    cdef int c_pass_fds(self) except -1:
+    cdef int c_pass_fds(self, object fds) except -1:
         """Send the descriptors of a message whose place in the ring is claimed: 1 if they left."""
         cdef int numbers[MOST_FDS]
-        cdef int fd_count = 0
+        cdef int fd_count = read_numbers(fds, numbers)
         cdef iovec one
         cdef Py_ssize_t n
-        for number in self.rest_fds:
-            numbers[fd_count] = number
-            fd_count += 1
         one.iov_base = <void*>b"!"
         one.iov_len = 1
         n = send_with_fds(self.transport.socket_fd, &one, 1, numbers, fd_count)
@@ -571,6 +582,29 @@ cdef class RingPort(FramePort):
     cdef object c_write_error(self, int number):
         self.dead = True
         return self.c_gone()
+
+    cdef int c_send_shared(self, bytes told, object fds) except -1:
+        cdef uint32_t tag = ring_tag(RING_DATA, RING_SHARED, len(fds))
+        cdef uint64_t before
+        cdef unsigned char* payload
+        cdef RingAnswer answer
+        self.c_check_sending()
+        if (self.rest is not None or self.controls) and not self.c_flush():
+            return NO_ROOM
+        before = self.producer.cursor
+        answer = ring_claim(&self.producer, tag, len(told), &payload)
+        if answer != RING_QUEUED:
+            return self.c_no_room(answer)
+        memcpy(payload, PyBytes_AS_STRING(told), len(told))
+        try:
+            if fds and not self.c_pass_fds(fds):
+                self.producer.cursor = before
+                return NO_ROOM
+        except BaseException:
+            self.producer.cursor = before  # nobody saw it
+            raise
+        self.c_publish()
+        return ACCEPTED
 
     cdef int c_send_large(self, list parts, Py_ssize_t size) except -1:
         """Put a message in fragments; hold on to what does not fit yet."""
@@ -646,7 +680,7 @@ cdef class RingPort(FramePort):
                 self.c_no_room(answer)
                 return 0
             try:
-                if fd_count and not self.c_pass_fds():
+                if fd_count and not self.c_pass_fds(self.rest_fds):
                     self.producer.cursor = before
                     return 0
                 self.c_fill(payload, size)
@@ -817,6 +851,7 @@ cdef class RingPort(FramePort):
             return 0
         torn = self.c_is_inside_large(self.producer.head_seen)
         parts = []
+        lent = {} if self.segments is None else self.segments.unreturned()
         while True:
             answer = ring_pop(&left, &record)
             if answer == RING_AGAIN:
@@ -824,6 +859,13 @@ cdef class RingPort(FramePort):
             if answer != RING_RECORD:
                 break
             if record.tag & 0xFF != RING_DATA:
+                continue
+            if (record.tag >> 8) & RING_SHARED:
+                message = lent.pop(PyBytes_FromStringAndSize(<const char*>record.payload, record.length), None)
+                if message is not None:
+                    count += 1
+                    if messages is not None:
+                        messages.append(bytes(message))
                 continue
             if messages is not None:
                 parts.append(PyBytes_FromStringAndSize(<const char*>record.payload, record.length))
@@ -837,7 +879,9 @@ cdef class RingPort(FramePort):
                 torn = False
         if more or self.rest is not None:  # the rest of it found no room yet
             count += 1
-        return count
+        if messages is not None:  # what was taken and is still looked at came before
+            messages[:0] = [bytes(message) for message in lent.values()]
+        return count + len(lent)
 
     # Bells, and the end of the peer
 
@@ -930,6 +974,8 @@ cdef class RingPort(FramePort):
             return
         self.dead = True
         self.transport.stop_lifeline()
+        if self.stall == UNTIL_RETURNED:
+            self._stall_ended()
         self.c_look()
 
     cdef Py_ssize_t c_hear(self) except -2:
@@ -1063,6 +1109,7 @@ cdef class RingPort(FramePort):
         self.memory = None
         self.c_drop_large()
         self.c_close_fds()
+        self.c_close_segments()
         self.rest = None
         self.controls = None
         self.write_ended = True

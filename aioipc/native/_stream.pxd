@@ -21,6 +21,7 @@ cdef class StreamPort(FramePort):
     cdef Py_ssize_t last_large   # how long the last of them was
     cdef uint32_t large_word
     cdef bytearray pieces        # of a message whose frames had the flag MORE
+    cdef uint32_t flags          # those that a DATA frame may have
     cdef int read_errno          # met while polling without the GIL
     cdef bint bereaved           # the peer is dead: what it left is all
     # Sending: out[out_start:out_end], then `rest` from rest_offset on.
@@ -48,10 +49,12 @@ cdef class StreamPort(FramePort):
     cdef object c_bereavement(self)
     cdef int c_make_space(self) except -1
     cdef int c_release_block(self) noexcept
+    cdef int c_check_sending(self) except -1
+    cdef int c_count(self, int answer, Py_ssize_t size) noexcept
     cdef int c_gather(self, Py_ssize_t size) except -1
     cdef int c_send_with_fds(self, object parts, object fds) except -1
     cdef int c_write_message(
-        self, list parts, Py_ssize_t size, const int* numbers, int fd_count
+        self, list parts, Py_ssize_t size, uint64_t flags, const int* numbers, int fd_count
     ) except -1
     cdef Py_ssize_t c_write_first(
         self, const iovec* iov, int count, const int* numbers, int fd_count

@@ -64,6 +64,7 @@ cdef enum:
     GOODBYE = 4
     PONG = 6
     MORE = 1
+    SHARED = 2
 
 # Blocks are borrowed while there is something in them, so an idle connection holds none.
 cdef char* spare[SPARE_BLOCKS]
@@ -117,6 +118,7 @@ cdef class StreamPort(FramePort):
         bint packets=False,
     ):
         self.stream = stream
+        self.flags = MORE
         self.io = stream if isinstance(stream, ByteCore) else AdaptedStream(stream)
         self.max_receive_bytes = max_message_bytes
         self.max_send_bytes = max_message_bytes
@@ -129,6 +131,7 @@ cdef class StreamPort(FramePort):
             if not alone:
                 self.max_send_bytes = min(max_message_bytes, atomic_bytes - HEADER)
         self.join_bytes = self.gather_bytes - HEADER
+        self.least_lent = BLOCK
 
     def __dealloc__(self):
         self.c_release_block()
@@ -153,6 +156,8 @@ cdef class StreamPort(FramePort):
         cdef int frames = 0
         if self.own_fds:
             self.c_drop_fds()
+        if self.incoming is not None:
+            return self.c_take_incoming()
         while True:
             unread = self.end - self.start
             if unread >= HEADER:
@@ -172,7 +177,7 @@ cdef class StreamPort(FramePort):
                     self.counters.bytes_received += length
                     return PyBytes_FromStringAndSize(frame + HEADER, length)
                 message = self.c_frame()
-                if message is not None:
+                if message is not None or self.incoming is not None:
                     return message
                 if self.end - self.start != unread:
                     # Frames without a message for the caller must not keep the loop, either.
@@ -220,7 +225,7 @@ cdef class StreamPort(FramePort):
                     f"a frame of kind {kind} announces {word >> 16} descriptors"
                 ))
             self.c_check_fds(word >> 16)
-        if (word >> 8) & 0xFF & ~MORE or (kind != DATA and word >> 8):
+        if (word >> 8) & 0xFF & ~self.flags or (kind != DATA and word >> 8):
             self.c_refuse(ProtocolError(f"a frame has flags {word >> 8:#x} that were not agreed"))
         limit = CONTROL_LIMIT
         if kind == DATA:
@@ -247,6 +252,17 @@ cdef class StreamPort(FramePort):
             self.c_begin_large(word, length)
         return None
 
+    cdef object c_borrow(self):
+        self.borrowing = True
+        try:
+            return self.c_receive()
+        finally:
+            self.borrowing = False
+
+    def share_memory(self):
+        FramePort.share_memory(self)
+        self.flags = MORE | SHARED
+
     cdef object c_dispatch(self, uint32_t word, object payload):
         """One whole frame arrived that is not an ordinary message."""
         if word & 0xFF != DATA:
@@ -259,6 +275,11 @@ cdef class StreamPort(FramePort):
             except IPCError as error:
                 self.c_refuse(error)
             return None
+        if (word >> 8) & SHARED:
+            if self.pieces is not None or (word >> 8) & MORE:
+                self.c_refuse(ProtocolError("a SHARED frame came as a part of a message"))
+            self.c_shared_came(payload, word >> 16)
+            return None if self.incoming is None else self.c_take_incoming()
         if (word >> 8) & MORE:
             if word >> 16:
                 self.queue.c_claim(word >> 16)
@@ -428,10 +449,7 @@ cdef class StreamPort(FramePort):
     cdef int c_send(self, object parts, object fds) except -1:
         if fds is not NO_FDS and fds:
             return self.c_send_with_fds(parts, fds)
-        if self.send_failure is not None:
-            raise self.send_failure.with_traceback(None)
-        if self.write_ended:
-            raise ClosedError("this side ended its sending direction")
+        self.c_check_sending()
         if self.blocked or self.rest is not None:
             self.stall = NOT_STALLED
             return NO_ROOM
@@ -478,7 +496,32 @@ cdef class StreamPort(FramePort):
 
     cdef int c_send_large(self, list parts, Py_ssize_t size) except -1:
         """Write a message from where it lies; hold on to what did not fit."""
-        return self.c_write_message(parts, size, NULL, 0)
+        return self.c_count(self.c_write_message(parts, size, 0, NULL, 0), size)
+
+    cdef int c_send_shared(self, bytes told, object fds) except -1:
+        cdef int numbers[MOST_FDS]
+        cdef int fd_count = read_numbers(fds, numbers)
+        self.c_check_sending()
+        if self.blocked or self.rest is not None:
+            self.stall = NOT_STALLED
+            return NO_ROOM
+        return self.c_write_message([told], len(told), SHARED, numbers, fd_count)
+
+    @cython.final
+    cdef inline int c_count(self, int answer, Py_ssize_t size) noexcept:
+        """Count a message, if it was accepted."""
+        if answer == ACCEPTED:
+            self.counters.messages_sent += 1
+            self.counters.bytes_sent += size
+        return answer
+
+    @cython.final
+    cdef inline int c_check_sending(self) except -1:
+        if self.send_failure is not None:
+            raise self.send_failure.with_traceback(None)
+        if self.write_ended:
+            raise ClosedError("this side ended its sending direction")
+        return 0
 
     cdef int c_send_with_fds(self, object parts, object fds) except -1:
         """Write a message, whose descriptors leave with its first byte, or not at all."""
@@ -486,23 +529,20 @@ cdef class StreamPort(FramePort):
         cdef int fd_count = read_numbers(fds, numbers)
         cdef list pieces = []
         cdef Py_ssize_t size = self.c_pieces(parts, pieces)
-        if self.send_failure is not None:
-            raise self.send_failure.with_traceback(None)
-        if self.write_ended:
-            raise ClosedError("this side ended its sending direction")
+        self.c_check_sending()
         if not self.c_may_pass_fds() or self.blocked or self.rest is not None:
             return NO_ROOM
         if len(pieces) >= MOST_PARTS:
             pieces = [b"".join(pieces)]
-        return self.c_write_message(pieces, size, numbers, fd_count)
+        return self.c_count(self.c_write_message(pieces, size, 0, numbers, fd_count), size)
 
     cdef int c_write_message(
-        self, list parts, Py_ssize_t size, const int* numbers, int fd_count
+        self, list parts, Py_ssize_t size, uint64_t flags, const int* numbers, int fd_count
     ) except -1:
         cdef iovec iov[MOST_PARTS + 1]
         cdef Py_buffer views[MOST_PARTS]
         cdef uint64_t header = (
-            <uint64_t>size | (<uint64_t>DATA << 32) | (<uint64_t>fd_count << 48)
+            <uint64_t>size | (<uint64_t>DATA << 32) | (flags << 40) | (<uint64_t>fd_count << 48)
         )
         cdef int count = 0
         cdef Py_ssize_t written, held = 0
@@ -541,8 +581,6 @@ cdef class StreamPort(FramePort):
         if written < HEADER + size:
             self.c_keep_rest(parts, written - HEADER)
             self.c_flush()
-        self.counters.messages_sent += 1
-        self.counters.bytes_sent += size
         return ACCEPTED
 
     cdef Py_ssize_t c_write_first(
@@ -611,8 +649,6 @@ cdef class StreamPort(FramePort):
             # Nothing of it left: it was not accepted, and the caller waits.
             self.rest = None
             return NO_ROOM
-        self.counters.messages_sent += 1
-        self.counters.bytes_sent += size
         return ACCEPTED
 
     cdef int c_keep_rest(self, list parts, Py_ssize_t written) except -1:
@@ -850,6 +886,7 @@ cdef class StreamPort(FramePort):
         self.c_drop_large()
         self.c_drop_unsent()
         self.c_close_fds()
+        self.c_close_segments()
         self.blocked = False
         self.write_ended = True
         self.c_call_writer()

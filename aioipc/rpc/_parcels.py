@@ -24,6 +24,9 @@ __all__ = ["Parcels"]
 _SLICE_BYTES: Final = 512 * 1024
 """So much is copied before others get a turn."""
 
+_MOST_KEPT_BYTES: Final = 256 * 1024 * 1024
+"""What one side has lent out and keeps at most; what goes beyond is used once."""
+
 
 class Parcels:
     """Packs values that may hold arrays or descriptors, and unwraps what came with some.
@@ -44,7 +47,7 @@ class Parcels:
         self._tell = tell
         self._breach = breach
         self._loop = asyncio.get_running_loop()
-        self._lender = Lender()
+        self._lender = Lender(_MOST_KEPT_BYTES)
         self._watched: dict[int, weakref.ref[object]] = {}
         self._gone: deque[int] = deque()
 

@@ -17,7 +17,7 @@ from aioipc.errors import (
 from aioipc.kernel.ancillary import let_fds_pass
 from aioipc.native._fd import FdStream
 from aioipc.native._stream import StreamPort
-from aioipc.transports._session import Session
+from aioipc.transports._session import Session, passing
 from aioipc.wire.framing import Framer
 from aioipc.wire.hello import Hello, WireCapability
 
@@ -54,7 +54,7 @@ class PeerPort(Session, StreamPort):
         writes = getattr(stream, "writable", True)
         capabilities = WireCapability(0)
         if max_fds and isinstance(stream, FdStream) and Capability.FDS in stream.capabilities:
-            capabilities = WireCapability.FDS
+            capabilities = passing(stream.peer, max_fds)
             let_fds_pass(stream.fileno(), True)
             self.expect_fds(max_fds)
         self.start_session(

@@ -25,8 +25,8 @@ from aioipc.native._memory import Mapping
 from aioipc.native._pacer import Pacer
 from aioipc.native._ring import RingPort
 from aioipc.native._ring_stream import RingStream
-from aioipc.transports._session import Session
-from aioipc.wire.hello import Hello, WireCapability, goodbye_for
+from aioipc.transports._session import Session, passing
+from aioipc.wire.hello import Hello, goodbye_for
 from aioipc.wire.offer import Offer, pack_refusal
 
 __all__ = ["CAPABILITIES", "RingPeerPort", "RingTransport", "Rings", "make_rings", "take_rings"]
@@ -421,7 +421,7 @@ class RingPeerPort(Session, RingPort):
         )
         if max_fds:
             self.expect_fds(max_fds)
-        capabilities = WireCapability.FDS if max_fds else WireCapability(0)
+        capabilities = passing(transport.peer, max_fds)
         self.start_session(Hello(codec, max_message_bytes, capabilities))
 
     @property

@@ -7,7 +7,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from aioipc.abc import Transport
+from aioipc.abc import PeerCredentials, Transport
 from aioipc.errors import (
     ClosedError,
     EndOfStream,
@@ -31,7 +31,23 @@ from aioipc.wire.hello import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Session"]
+    from aioipc.transports._segments import Segments
+
+__all__ = ["Session", "passing"]
+
+
+def passing(peer: PeerCredentials | None, max_fds: int) -> WireCapability:
+    """What to announce where descriptors can travel.
+
+    Args:
+        peer: Who is at the other end. Memory is shared with the same user only: its content may
+            change while it is looked at.
+        max_fds: The most descriptors that a message may bring along; 0 if none travel.
+    """
+    if not max_fds:
+        return WireCapability(0)
+    is_trusted = peer is not None and peer.uid == os.geteuid()
+    return WireCapability.FDS | (WireCapability.SHARED_BUFFERS if is_trusted else 0)
 
 
 class Session:
@@ -63,6 +79,8 @@ class Session:
         end_writing: Callable[[], None]
         heard_hello: Callable[[bool], None]
         refuse_fds: Callable[[], None]
+        share_memory: Callable[[], None]
+        tell: Callable[[bytes], bool]
         look_ahead: Callable[[], bytes | None]
         peer_died: Callable[[], None]
         socket_fd: int
@@ -163,6 +181,12 @@ class Session:
 
     # What the native part asks
 
+    def _open_segments(self) -> Segments:
+        # Few programs send messages that large.
+        from aioipc.transports._segments import Segments  # noqa: PLC0415
+
+        return Segments(self)
+
     def _fetch_hello(self) -> None:
         other = self._other()
         if other is not None:
@@ -188,6 +212,8 @@ class Session:
         passes_fds = WireCapability.FDS in self._handshake.capabilities
         if WireCapability.FDS in self._own.capabilities and not passes_fds:
             self.refuse_fds()
+        if WireCapability.SHARED_BUFFERS in self._handshake.capabilities:
+            self.share_memory()
         self.heard_hello(passes_fds)
         self._watch_peer(self._handshake.peer)
 

@@ -88,14 +88,14 @@ class BareRing:
         at = self.offset + HEAD_BYTES + position % self.capacity
         struct.pack_into("=Q", self.memory, at, length | kind << 32 | flags << 40 | fds << 48)
 
-    def put(self, kind: int, payload: bytes = b"", flags: int = 0) -> None:
+    def put(self, kind: int, payload: bytes = b"", flags: int = 0, fds: int = 0) -> None:
         """Write a record where there is room for it, and show it."""
         tail = self.word(TAIL)
         room = self.capacity - tail % self.capacity
         if span(len(payload)) > room:
             self.header(tail, room - 8, Kind.PAD)
             tail += room
-        self.header(tail, len(payload), kind, flags)
+        self.header(tail, len(payload), kind, flags, fds)
         at = self.offset + HEAD_BYTES + tail % self.capacity + 8
         self.memory[at : at + len(payload)] = payload
         self.set_word(TAIL, tail + span(len(payload)))
