@@ -23,8 +23,8 @@ KINDS: dict[str, Callable[[], Any]] = {
     "semaphore": lambda: sync.Semaphore("x", PERMITS),
     "anonymous": lambda: sync.AnonymousSemaphore(PERMITS),
     "writing": lambda: Writing("x"),
-    "file": lambda: sync.FileLock("/dev/shm/aioipc-cancelled"),
-    "posix": lambda: sync.PosixSemaphore("/aioipc-cancelled", PERMITS),
+    "file": lambda: sync.FileLock(f"/dev/shm/aioipc-cancelled-{os.getpid()}"),
+    "posix": lambda: sync.PosixSemaphore(f"/aioipc-cancelled-{os.getpid()}", PERMITS),
     "sysv": lambda: sync.SysVSemaphore(None, PERMITS),
     "jobserver": lambda: sync.JobServer(PERMITS),
 }
