@@ -33,6 +33,7 @@ from aioipc.wire.hello import Hello, WireCapability
 from aioipc.wire.shared import Shared, What
 from tests.children import PATIENCE_S, Peers
 from tests.conftest import LOOPS
+from tests.lent import lent_memory
 from tests.links import Link, link_over, steps
 from tests.programs import program
 from tests.scale import scaled
@@ -61,13 +62,6 @@ async def meet(left: Channel[Any], right: Channel[Any]) -> None:
     for one, other in ((left, right), (right, left)):
         await one.send(b"hello")
         assert await other.receive() == b"hello"
-
-
-def lent_memory(pid: int | str = "self") -> int:
-    """How many pieces of lent memory a process has mapped."""
-    gc.collect()  # what a test before this one left behind in the frames of its exceptions
-    with open(f"/proc/{pid}/maps") as maps:
-        return sum("memfd:aioipc-lent" in line for line in maps)
 
 
 async def until(condition: Callable[[], bool]) -> None:

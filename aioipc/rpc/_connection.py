@@ -240,7 +240,8 @@ class Connection(CallCore, AsyncResource):
             return
         if isinstance(error, DecodeError):  # it may have been about any call
             error = ProtocolError(f"the peer sent what is no message of a call: {error}")
-        self.ending = error
+        # Its frames hold what was received last: a cycle that the collector cannot see.
+        self.ending = error.with_traceback(None)
         self.is_read = False
         self.caller.end(error)
         self.callee.end(error)

@@ -18,6 +18,7 @@ import aioipc
 from aioipc import BadArguments, Limits, RemoteError, rpc
 from aioipc.memory import SharedArray, SharedMemory
 from aioipc.rpc import Descriptor
+from tests.lent import lent_memory
 from tests.links import until
 from tests.rpc.desk import Clerk, Desk, Drawer, Pipe
 
@@ -369,6 +370,8 @@ async def test_what_came_outlives_the_connection() -> None:
         await desk.hold(np.ones(LARGE))
     assert kept.sum() == 2 * LARGE
     assert clerk.array.sum() == LARGE
+    del kept, clerk
+    assert lent_memory() == 0, "nothing of the connection is left"
 
 
 async def test_memory_that_is_kept_is_bounded() -> None:
