@@ -299,7 +299,7 @@ _GONE = frozenset(
         _errno.ENETUNREACH,
         _errno.ENETDOWN,
         _errno.ENETRESET,
-        _errno.EIO,  # what the outer end of a terminal reads once the inner one is closed
+        _errno.EIO,  # what one end of a terminal writes to once the other one is closed
     }
 )
 _EXHAUSTED = frozenset(

@@ -13,8 +13,9 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.errno cimport EAGAIN, EINTR, EOPNOTSUPP, errno
+from libc.errno cimport EAGAIN, EINTR, EIO, EOPNOTSUPP, errno
 from libc.string cimport memset
+from posix.stat cimport S_ISCHR, fstat, struct_stat
 
 from aioipc.native._fds cimport FdQueue, iovec, receive_with_fds, send_with_fds
 
@@ -49,6 +50,11 @@ cdef extern from "Python.h":
 cdef enum:
     LARGE_READ = 65536           # above this a read is worth releasing the GIL for
     MOST_PARTS = 64
+
+
+cdef bint is_character_device(int fd) noexcept nogil:
+    cdef struct_stat status
+    return fstat(fd, &status) == 0 and S_ISCHR(status.st_mode)
 
 
 cdef class ByteCore:
@@ -143,6 +149,8 @@ cdef class FdStream(ByteCore):
                 n = c_read(self.read_fd, data, size)
             if n >= 0:
                 return n
+            if errno == EIO and is_character_device(self.read_fd):
+                return 0  # the other end of a terminal was closed: 0 or EIO, as it happens
             if errno != EINTR:
                 return -errno
 

@@ -281,7 +281,7 @@ class TestTerminals:
             waiting = asyncio.create_task(channel.receive())
             await asyncio.sleep(0)
             close(outer)
-            with pytest.raises((EndOfStream, PeerCrashed)):
+            with pytest.raises(EndOfStream):
                 await waiting
 
     async def test_the_outer_end_outlives_the_inner_one(self, terminal: tuple[int, int]) -> None:
@@ -291,7 +291,7 @@ class TestTerminals:
             os.write(inner, b"printed\n")
             assert await channel.receive() == "printed"
             close(inner)
-            with pytest.raises(PeerCrashed, match="Input/output error"):
+            with pytest.raises(EndOfStream):
                 await channel.receive()
 
 
