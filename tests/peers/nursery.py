@@ -58,17 +58,19 @@ class Counter:
         self.path = path
         with open(path, "r+b") as file:
             self._map = mmap.mmap(file.fileno(), COUNTER.size)
+        # One store: struct clears the bytes first, and a process may be killed right then.
+        self._number = memoryview(self._map).cast("Q")
 
     @property
     def value(self) -> int:
-        number: int = COUNTER.unpack_from(self._map)[0]
-        return number
+        return self._number[0]
 
     @value.setter
     def value(self, number: int) -> None:
-        COUNTER.pack_into(self._map, 0, number)
+        self._number[0] = number
 
     def close(self) -> None:
+        self._number.release()
         self._map.close()
 
 
