@@ -10,6 +10,7 @@ import asyncio
 import pytest
 
 import aioipc
+from aioipc.testing import Faults, faulty_pair
 from aioipc.testing._turns import Turns
 from tests.links import Link
 
@@ -46,6 +47,15 @@ async def test_batches_count_their_messages(link: Link) -> None:
         longest = await turns.longest_run(4 * MANY, lambda: right.receive_many(BATCH))
         # The turn comes with the operation after the limit was reached.
         assert longest <= MOST_OPERATIONS + BATCH
+        await sending
+
+
+async def test_many_pieces_wake_a_receiver_once_per_turn() -> None:
+    torn = Faults(tear_bytes=7, delay_turns=1)
+    left, right = faulty_pair(torn, torn, codec="raw")
+    async with left, right, Turns() as turns:
+        sending = asyncio.create_task(left.send_many([b"x"] * MANY))
+        assert await turns.longest_run(MANY, right.receive) <= MOST_OPERATIONS
         await sending
 
 

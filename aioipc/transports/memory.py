@@ -75,16 +75,19 @@ class _Pipe:
 
 
 class _Bell:
-    """A callback that the loop calls, never the one who rings."""
+    """A callback that the loop calls, never the one who rings; once, however often it is rung."""
 
     def __init__(self) -> None:
         self.callback: _Callback | None = None
+        self._rung = False
 
     def ring(self) -> None:
-        if self.callback is not None:
+        if self.callback is not None and not self._rung:
             asyncio.get_running_loop().call_soon(self._call)
+            self._rung = True
 
     def _call(self) -> None:
+        self._rung = False
         callback, self.callback = self.callback, None
         if callback is not None:
             callback()
