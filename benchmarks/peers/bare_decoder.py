@@ -14,7 +14,6 @@ import msgspec
 
 from benchmarks.contender import Contender, Flow, Gauge, Seat
 
-
 _ENCODED_PER_DECODED = 4
 """So that the encoder, which is faster, is not done before the decoder."""
 
