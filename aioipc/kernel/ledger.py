@@ -267,6 +267,8 @@ def _agree(ledger: Ledger, path: str, kind: str, count: int) -> None:
     wanted = _HEAD.pack(_MAGIC, kind.encode(), count)
     found = os.pread(fd, _HEAD.size, 0)
     while len(found) < _HEAD.size:
+        if found != wanted[: len(found)]:  # a short file of somebody else, not one half written
+            raise AddressError(f"{path} was not made by aioipc")
         if try_lock(fd, start=_HEADER_LOCK, length=1):
             if os.fstat(fd).st_size < _HEAD.size:
                 os.pwrite(fd, wanted, 0)
