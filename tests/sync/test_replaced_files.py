@@ -107,6 +107,12 @@ async def test_what_is_no_lock(tmp_path: Path) -> None:
             await sync.Lock(f"{tmp_path}/{name}").acquire()
     with pytest.raises(AccessDenied):
         await sync.FileLock(tmp_path / "fifo").acquire()
+    for path in (tmp_path / "text" / "x", tmp_path, tmp_path / ("x" * 255), tmp_path / ("x" * 252)):
+        with pytest.raises(AddressError):
+            await sync.Lock(path).acquire()
+    for path in (tmp_path / "text" / "x", tmp_path):
+        with pytest.raises(AddressError):
+            await sync.FileLock(path).acquire()
     with pytest.raises(FileNotFoundError):
         await sync.Lock(tmp_path / "no" / "lock").acquire()
     (tmp_path / ".planted~line").write_text("")
