@@ -15,12 +15,16 @@ from dataclasses import dataclass
 
 from aioipc.kernel.directory import Directory, Identity, identity_of
 from aioipc.kernel.ledger import remove_unused
+from aioipc.kernel.lifeline import Lifeline
+from aioipc.kernel.region import InTheWay
+from aioipc.kernel.region_line import REGION_LINES, find_region_lines
 from aioipc.kernel.rendezvous import remove_dead
 from aioipc.kernel.runtime_dir import open_runtime_dir
 
 __all__ = ["Item", "list_items", "remove_item"]
 
 _SERVED = {"socket": "endpoint unix", "shm": "endpoint shm", "mailbox": "mailbox"}
+_FILE_LOCK = "file lock"
 _BELL = "bell"  # this lifeline is listened to, and held by nobody
 _NAMED_MEMORY = "/dev/shm"  # noqa: S108 - where shm_open(3) puts what it makes
 
@@ -31,8 +35,8 @@ class Item:
 
     Attributes:
         kind: ``"endpoint unix"``, ``"lock"``, ``"value"``, ``"memory"`` and so on.
-        name: Its name.
-        path: Its file.
+        name: Its name; for a file lock the file, as far as it can be known, and the bytes.
+        path: Its file; for a file lock the FIFO that others wait at.
         owners: The processes that serve or hold it, by their pids.
         waiters: Those that wait for it.
         users: All that have it open, those included.
@@ -53,13 +57,15 @@ class Item:
     @property
     def is_removable(self) -> bool:
         """Whether it is of a kind that is of no use without users, and whose users say so."""
-        return self.kind not in ("memory", "file")
+        return self.kind != "memory"
 
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
     pid: int
     writes: bool
+    link: str = ""
+    """Where proc_pid_fd(5) tells its path."""
 
 
 _Openings = dict[Identity, list[_Opening]]
@@ -72,7 +78,8 @@ def list_items() -> list[Item]:
         AccessDenied: The runtime directory is not to be trusted.
     """
     openings = _all_openings()
-    items = [*_served(openings), *_synchronised(openings), *_memory(openings)]
+    items = [*_served(openings), *_synchronised(openings), *_file_locks(openings)]
+    items += _memory(openings)
     return sorted(items, key=lambda item: (item.kind, item.name))
 
 
@@ -88,6 +95,8 @@ def remove_item(item: Item) -> bool:
     if not item.is_removable:
         return False
     with _open_parent(item) as directory:
+        if item.kind == _FILE_LOCK:
+            return Lifeline(directory, os.path.basename(item.path), make=False).remove_unused()
         if item.kind in _SERVED.values():
             return directory.stat(item.name) is not None and remove_dead(directory, item.name)
 
@@ -103,8 +112,9 @@ def remove_item(item: Item) -> bool:
 
 def _open_parent(item: Item) -> Directory:
     """The directory of the runtime directory that an item is in."""
-    folders = {kind: (folder,) for folder, kind in _SERVED.items()} | {"value": ("value",)}
-    return open_runtime_dir(*folders.get(item.kind, ("sync", item.kind)), create=False)
+    ways: dict[str, tuple[str, ...]] = {kind: (folder,) for folder, kind in _SERVED.items()}
+    ways |= {"value": ("value",), _FILE_LOCK: REGION_LINES}
+    return open_runtime_dir(*ways.get(item.kind, ("sync", item.kind)), create=False)
 
 
 def _served(openings: _Openings) -> Iterator[Item]:
@@ -118,7 +128,7 @@ def _served(openings: _Openings) -> Iterator[Item]:
 def _synchronised(openings: _Openings) -> Iterator[Item]:
     kinds: list[tuple[str, tuple[str, ...]]] = [("value", ("value",))]
     with contextlib.suppress(FileNotFoundError), open_runtime_dir("sync", create=False) as sync:
-        kinds += [(kind, ("sync", kind)) for kind in sync.names()]
+        kinds += [(kind, ("sync", kind)) for kind in sync.names() if kind != REGION_LINES[-1]]
     for kind, way in kinds:
         for directory, name in _names(*way):
             yield _synchronised_item(kind, directory, name, openings)
@@ -137,6 +147,37 @@ def _synchronised_item(kind: str, directory: Directory, name: str, openings: _Op
         if not part.endswith(f"~{_BELL}"):
             owners += [each for each in found if each.writes]
     return Item(kind, name, directory.join(name), _pids(owners), _pids(waiters), _pids(users))
+
+
+def _file_locks(openings: _Openings) -> Iterator[Item]:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open_runtime_dir(*REGION_LINES, create=False) as directory,
+    ):
+        for line, region in find_region_lines(directory):
+            if not _is_fifo(directory, line.name):
+                continue
+            name = f"{_path_of(region.file, openings)}{_bytes_of(region)}"
+            users = _found(openings, directory, line.name)
+            owners = _pids([each for each in users if each.writes])
+            waiters = _pids([each for each in users if not each.writes])
+            path = directory.join(line.name)
+            yield Item(_FILE_LOCK, name, path, owners, waiters, _pids(users))
+
+
+def _path_of(file: Identity, openings: _Openings) -> str:
+    """The path by which somebody has a file open; nothing else leads from a file to its path."""
+    for opening in openings.get(file, []):
+        with contextlib.suppress(OSError):
+            return os.readlink(opening.link)
+    device, inode = file
+    return f"inode {inode} of device {os.major(device)}:{os.minor(device)}"
+
+
+def _bytes_of(region: InTheWay) -> str:
+    end = region.start + region.length if region.length else ""
+    stretch = f"[{region.start}:{end}]" if region.start or region.length else ""
+    return f"{stretch} shared" if region.shared else stretch
 
 
 def _memory(openings: _Openings) -> Iterator[Item]:
@@ -195,8 +236,8 @@ def _add_openings(openings: _Openings, pid: int) -> None:
             status = os.stat(f"/proc/{pid}/fd/{number}")
             if stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode):
                 # The permissions of the link are the access mode: proc_pid_fd(5).
-                link = os.lstat(f"/proc/{pid}/fd/{number}")
-                opening = _Opening(pid, bool(link.st_mode & stat.S_IWUSR))
+                link = f"/proc/{pid}/fd/{number}"
+                opening = _Opening(pid, bool(os.lstat(link).st_mode & stat.S_IWUSR), link)
                 openings.setdefault(identity_of(status), []).append(opening)
     with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:

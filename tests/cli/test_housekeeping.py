@@ -115,6 +115,39 @@ async def test_what_is_left_of_the_dead(commands: Commands, peers: Peers) -> Non
     assert commands.run("clean", "-y") == (0, b"", "")
 
 
+REGION = """
+async with aioipc.sync.FileLock(sys.argv[1], 10, 20) as guard:
+    say("mine")
+    await hear()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+async def test_locks_of_files(commands: Commands, peers: Peers, tmp_path: Path) -> None:
+    """Who has which bytes and who waits; of the dead a FIFO is left, which is removed."""
+    owner = program(peers, REGION, tmp_path / "data")
+    assert await owner.next_line() == "mine"
+    waiter = program(peers, REGION, tmp_path / "data")
+    row: dict[str, Any] = {}
+    while not row.get("waiters"):
+        (row,) = (await asyncio.to_thread(listed, commands)).values()
+    assert (row["kind"], row["name"]) == ("file lock", f"{tmp_path}/data[10:30]")
+    assert (row["owners"], row["waiters"]) == ([owner.pid], [waiter.pid])
+    assert commands.run("clean", "--yes") == (0, b"", "")
+    waiter.kill()
+    owner.kill()
+    await asyncio.gather(owner.ended(), waiter.ended())
+    (row,) = listed(commands).values()
+    status = (tmp_path / "data").stat()
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    assert row["name"] == f"inode {status.st_ino} of device {device}[10:30]"
+    assert not row["in_use"]
+    assert commands.run("clean", "-y").out.decode() == f"file lock {row['name']}\n"
+    assert listed(commands) == {}
+    assert not os.path.exists(row["path"])
+
+
 @pytest.mark.asyncio
 async def test_nothing_is_removed_that_is_used_by_now(peers: Peers, runtime_dir: Path) -> None:
     """The list is old when the removal begins: only the locks decide."""
@@ -169,6 +202,43 @@ def test_taking_and_cleaning_at_the_same_time(peers: Peers, runtime_dir: Path) -
     (runtime_dir / "stop").touch()
     assert child.wait() == 0
     (runtime_dir / "stop").unlink()
+
+
+@pytest.mark.asyncio
+async def test_waiting_for_a_file_and_cleaning_at_the_same_time(
+    peers: Peers, runtime_dir: Path, tmp_path: Path
+) -> None:
+    """Who waits for a region gets it, however often others remove what nobody holds."""
+    child = program(
+        peers,
+        """
+        from aioipc.kernel.region_line import REGION_LINES, find_region_lines
+        from aioipc.kernel.runtime_dir import open_runtime_dir
+        with open_runtime_dir(*REGION_LINES) as directory:
+            say("go")
+            while not os.path.exists(directory.join("stop")):
+                for line, _ in find_region_lines(directory):
+                    line.remove_unused()
+        """,
+    )
+    assert await child.next_line() == "go"
+    one, other = sync.FileLock(tmp_path / "data"), sync.FileLock(tmp_path / "data")
+    async with asyncio.timeout(20):
+        for _ in range(scaled(60, full=3000)):
+            guard = await one.acquire()
+            assert other.locked()
+            waiting = asyncio.create_task(other.acquire())
+            await asyncio.sleep(0)
+            guard.release()
+            await waiting
+            with pytest.raises(aioipc.WouldBlock):
+                one.acquire_nowait()
+            (await waiting).end()
+    (runtime_dir / "sync" / "file" / "stop").touch()
+    assert await child.ended() == 0
+    (runtime_dir / "sync" / "file" / "stop").unlink()
+    one.close()
+    other.close()
 
 
 def test_memory_with_a_name(commands: Commands) -> None:
