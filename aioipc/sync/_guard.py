@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import threading
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
-from aioipc.errors import AddressError, IPCError, from_os_error
+from aioipc.errors import AddressError, ClosedError, IPCError, from_os_error
 from aioipc.kernel.ledger import Note
 from aioipc.kernel.owned import abandon_in_child
 from aioipc.kernel.statistics import Kind, Tally
@@ -129,7 +130,8 @@ class Guard:
     def drop(self) -> None:
         """Let go of it without a word, as if the process had died."""
         self.is_held = False
-        self._hold.close()
+        with contextlib.suppress(ClosedError):  # somebody removed what it was a permit of
+            self._hold.close()
 
     def __repr__(self) -> str:
         state = "held" if self.is_held else "released"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,12 @@ NAMES = {
 
 
 def listed(commands: Commands) -> dict[tuple[str, str], dict[str, Any]]:
-    """What ls says, without memory of others on this machine."""
+    """What ls says, without what is of others on this machine."""
     done = commands.run("ls", "--json")
     assert (done.status, done.err) == (0, "")
     rows = [json.loads(line) for line in done.out.splitlines()]
-    return {(row["kind"], row["name"]): row for row in rows if row["kind"] != "memory"}
+    words = ("memory", "POSIX", "sysv")
+    return {(row["kind"], row["name"]): row for row in rows if row["kind"].split()[0] not in words}
 
 
 async def everything(peers: Peers) -> Peer:
@@ -250,6 +253,64 @@ def test_memory_with_a_name(commands: Commands) -> None:
         assert row["users"] == [os.getpid()]
         memory.unlink()
     assert not remove_item(Item("memory", name, ""))
+
+
+@pytest.mark.asyncio
+async def test_what_others_know_too(commands: Commands) -> None:
+    """Of System V only the users of memory are known."""
+    key = 0x4C000000 | os.getpid()
+    semaphore = sync.SysVSemaphore(key, 2)
+    posix = sync.PosixSemaphore(f"/aioipc-ls-{os.getpid()}", 2)
+    with SharedMemory.create(4096, f"sysv:{key:#x}") as memory:
+        async with aioipc.queues.open(f"sysv:{key:#x}", create=True) as queue:
+            await posix.acquire()
+            await semaphore.acquire()
+            done = commands.run("ls", "--json")
+            shown = commands.run("ls").out.decode()
+            queue.unlink()
+        memory.unlink()
+    posix.unlink()
+    semaphore.remove()
+    for subject in (posix, semaphore):
+        subject.close()
+    assert (done.status, done.err) == (0, "")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    found = {row["kind"]: row["users"] for row in rows if row["name"] == f"sysv:{key:#x}"}
+    assert found == {"sysv memory": [os.getpid()], "sysv queue": None, "sysv semaphore": None}
+    (row,) = [row for row in rows if row["name"] == f"/aioipc-ls-{os.getpid()}"]
+    assert (row["kind"], row["users"]) == ("POSIX semaphore", [os.getpid()])
+    assert f"sysv:{key:#x}" in shown
+    assert not remove_item(Item("sysv queue", f"sysv:{key:#x}", ""))
+
+
+QUEUES = """
+import posix_ipc
+from aioipc.kernel import inventory
+inventory._QUEUES = sys.argv[1]
+queue = posix_ipc.MessageQueue("/jobs", posix_ipc.O_CREX)
+found = [item for item in inventory.list_items() if item.kind == "POSIX queue"]
+say(*(f"{item.name} {item.path} {item.is_removable}" for item in found))
+queue.unlink()
+queue.close()
+"""
+
+
+def test_queues_of_posix(peers: Peers, tmp_path: Path) -> None:
+    """Where they are mounted; here within a name space of its own."""
+    script = f'mount -t mqueue aioipc "{tmp_path}" && exec "$@"'
+    within = [
+        *("unshare", "--user", "--map-root-user", "--mount", "--ipc"),
+        "sh",
+        "-c",
+        script,
+        "sh",
+    ]
+    known = shutil.which("unshare") is not None
+    if not known or subprocess.run([*within, "true"], check=False).returncode:
+        pytest.skip("no mount namespaces for this user")
+    peer = program(peers, QUEUES, tmp_path, within=within)
+    assert peer.line() == f"/jobs {tmp_path}/jobs False"
+    assert peer.wait() == 0
 
 
 def test_what_is_not_ours(commands: Commands, runtime_dir: Path) -> None:
