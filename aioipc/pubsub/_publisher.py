@@ -34,7 +34,7 @@ from aioipc.kernel.credentials import same_user
 from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
 from aioipc.loop.waiting import Waits, pacer_of
-from aioipc.native._pubsub import PublisherCore, Subject
+from aioipc.native._pubsub import Audience, PublisherCore, Subject
 from aioipc.pubsub._codec import PublisherEnd, Request
 from aioipc.pubsub._feed import Feed, SubscriberStatistics
 from aioipc.pubsub._retained import Retained
@@ -75,17 +75,6 @@ class PublisherStatistics:
     subscribers: tuple[SubscriberStatistics, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Audience:
-    """Who wants one topic."""
-
-    feeds: tuple[Feed, ...]
-    blocking: tuple[Feed, ...]
-
-    def has_room(self, size: int) -> bool:
-        return all(feed.has_room(size) for feed in self.blocking)
-
-
 class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
     """Sends messages to whoever subscribes to their topic.
 
@@ -105,7 +94,12 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
     ) -> None:
         loop = asyncio.get_running_loop()
         self._retained = Retained(retain, limits.max_topics)
-        super().__init__(codec.codec, pacer_of(loop), self._retained if retain else None)
+        super().__init__(
+            codec.codec,
+            pacer_of(loop),
+            self._retained if retain else None,
+            limits.max_message_bytes,
+        )
         self.stage: Stage | None
         self._source = source
         self._has_ring = has_ring
@@ -115,7 +109,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         self._may_block = may_block
         self._trie: TopicTrie[Feed] = TopicTrie()
         self._feeds: set[Feed] = set()
-        self._audiences: dict[frozenset[Feed], _Audience] = {}
+        self._audiences: dict[frozenset[Feed], Audience[Feed]] = {}
         self._news = Waits()
         self._order = asyncio.Lock()  # asyncio's is fair: publishers wait in the order of the calls
         self._waited = self._disconnected = 0
@@ -134,7 +128,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         self._settle()
         return PublisherStatistics(
             published=self.published,
-            offered=self._offered_before + sum(feed.outbox.offered for feed in self._feeds),
+            offered=self._offered_before + sum(feed.offered for feed in self._feeds),
             dropped=self._dropped_before + sum(feed.outbox.dropped for feed in self._feeds),
             disconnected=self._disconnected,
             waits=self._waited,
@@ -176,7 +170,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
                 waits for one. It was sent to nobody.
             Others: As `publish`.
         """
-        sent = self._try_ride(topic, obj)
+        sent = self._try_straight(topic, obj)
         if sent is True:
             return
         data = sent or self._pack(topic, obj)
@@ -199,26 +193,33 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
 
     def _try_publish(self, topic: str, data: bytes) -> bool:
         """Send a message to all who want it, unless one of them has to be waited for."""
-        if len(data) > self._limits.max_message_bytes:
-            raise FrameTooLarge(len(data), self._limits.max_message_bytes)
+        if len(data) > self.longest:
+            raise FrameTooLarge(len(data), self.longest)
         audience = self._audience(topic)
         self._settle()
         if audience.blocking and not audience.has_room(len(data)):
             return False
         self.published += 1
-        self._worked(2 * len(audience.feeds))
+        self._worked(len(audience.feeds))
         self._retained.keep(topic, data)
         riders = self._put_in_ring(audience, data)
         for feed in audience.feeds:
             if feed not in riders and not feed.offer(topic, data):
-                self._disconnected += 1
-                self._leave(feed)
+                self._dismiss(feed)
         if riders and len(riders) == len(audience.feeds):
             self.aboard = audience
             self.rides_left = min(feed.outbox.rides for feed in riders)
             seats = (feed.seat.longest for feed in riders if feed.seat is not None)
-            self.longest_ride = min(self._limits.max_message_bytes, *seats)
+            self.longest_ride = min(self.longest, *seats)
         return True
+
+    def _offer(self, feed: Feed, topic: str, data: bytes) -> None:
+        if not feed.offer(topic, data):
+            self._dismiss(feed)
+
+    def _dismiss(self, feed: Feed) -> None:
+        self._disconnected += 1
+        self._leave(feed)
 
     # By the ring
 
@@ -230,7 +231,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
                 feed.ride(self.rides)
             self.rides = 0
 
-    def _put_in_ring(self, audience: _Audience, data: bytes) -> set[Feed]:
+    def _put_in_ring(self, audience: Audience[Feed], data: bytes) -> set[Feed]:
         """Send a message by the ring to those who keep up; returns them."""
         stage = self.stage
         if stage is None:
@@ -268,20 +269,20 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
             known = self.subjects[topic] = Subject(topic, self._audience_of(topic))
         return known
 
-    def _audience_of(self, topic: str) -> _Audience:
+    def _audience_of(self, topic: str) -> Audience[Feed]:
         feeds = frozenset(self._trie.match(topic))
         known = self._audiences.get(feeds)
         if known is None:
             blocking = tuple(feed for feed in feeds if feed.blocks)
-            known = self._audiences[feeds] = _Audience(tuple(feeds), blocking)
+            known = self._audiences[feeds] = Audience(tuple(feeds), blocking)
         return known
 
     def _forget_subjects(self) -> None:
         self.subjects.clear()
         self._audiences.clear()
 
-    def _audience(self, topic: str) -> _Audience:
-        audience: _Audience = self._subject(topic).audience
+    def _audience(self, topic: str) -> Audience[Feed]:
+        audience: Audience[Feed] = self._subject(topic).audience
         return audience
 
     def _count(self, topic: str | None) -> int:
@@ -426,7 +427,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
             if feed.seat is not None:
                 del self._seated[feed.seat.slot]
                 feed.seat.close()
-            self._offered_before += feed.outbox.offered
+            self._offered_before += feed.offered
             self._dropped_before += feed.outbox.dropped
             self._unsubscribe(feed, tuple(feed.patterns))
 
