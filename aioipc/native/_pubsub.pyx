@@ -552,11 +552,11 @@ cdef class PublisherCore:
         codec: That of the objects.
         pacer: Of the running loop.
         retained: Keeps the last messages of each topic; None where that is not wanted.
+        subjects: The topics that are known, by name; the floor above adds and removes them.
         longest: How long a message may be, in bytes.
 
     Attributes:
         stage: The ring, if there is one.
-        subjects: The topics that are known, by name.
         aboard: An audience all of which is on the ring; None if there is none.
         mask: Its members, as the ring has them.
         rides: How many messages it was sent.
@@ -569,7 +569,7 @@ cdef class PublisherCore:
     """
 
     cdef public StageCore stage
-    cdef readonly dict subjects
+    cdef dict subjects
     cdef public object aboard
     cdef public bytes mask
     cdef public Py_ssize_t rides
@@ -584,12 +584,14 @@ cdef class PublisherCore:
     cdef object retained
     cdef Publish spare           # an operation that is done, to give out again
 
-    def __init__(self, codec, Pacer pacer not None, retained, Py_ssize_t longest):
+    def __init__(
+        self, codec, Pacer pacer not None, retained, dict subjects not None, *, Py_ssize_t longest
+    ):
         self.encode = None if codec.name == "raw" else codec.encode
         self.pacer = pacer
         self.retained = retained
+        self.subjects = subjects
         self.longest = longest
-        self.subjects = {}
 
     @classmethod
     def __class_getitem__(cls, item):

@@ -7,7 +7,7 @@ import errno
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 import anyio
 from anyio.abc import AsyncResource
@@ -34,8 +34,9 @@ from aioipc.kernel.credentials import same_user
 from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
 from aioipc.loop.waiting import Waits, pacer_of
-from aioipc.native._pubsub import Audience, PublisherCore, Subject
+from aioipc.native._pubsub import Audience, PublisherCore
 from aioipc.pubsub._codec import PublisherEnd, Request
+from aioipc.pubsub._directory import Directory
 from aioipc.pubsub._feed import Feed, SubscriberStatistics
 from aioipc.pubsub._retained import Retained
 from aioipc.pubsub._stage import Seat, Stage
@@ -49,9 +50,6 @@ __all__ = ["Publisher", "PublisherStatistics", "publisher"]
 log = logging.getLogger("aioipc.pubsub")
 
 T = TypeVar("T")
-
-_KNOWN_TOPICS: Final = 4096
-"""Topics that are remembered, so that they need no search for their subscribers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +92,13 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
     ) -> None:
         loop = asyncio.get_running_loop()
         self._retained = Retained(retain, limits.max_topics)
+        self._directory = Directory()
         super().__init__(
             codec.codec,
             pacer_of(loop),
             self._retained if retain else None,
-            limits.max_message_bytes,
+            self._directory.subjects,
+            longest=limits.max_message_bytes,
         )
         self.stage: Stage | None
         self._source = source
@@ -107,9 +107,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         self._codec = codec
         self._limits = limits
         self._may_block = may_block
-        self._trie: TopicTrie[Feed] = TopicTrie()
         self._feeds: set[Feed] = set()
-        self._audiences: dict[frozenset[Feed], Audience[Feed]] = {}
         self._news = Waits()
         self._order = asyncio.Lock()  # asyncio's is fair: publishers wait in the order of the calls
         self._waited = self._disconnected = 0
@@ -187,7 +185,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
 
     def _pack(self, topic: str, obj: T) -> bytes:
         self._check_open()
-        subject = self._subject(topic)  # it complains about what is no topic
+        subject = self._directory.subject(topic)  # it complains about what is no topic
         self._retained.check(topic)
         return subject.pack(self._codec.encode_object(obj))
 
@@ -195,7 +193,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         """Send a message to all who want it, unless one of them has to be waited for."""
         if len(data) > self.longest:
             raise FrameTooLarge(len(data), self.longest)
-        audience = self._audience(topic)
+        audience = self._directory.audience(topic)
         self._settle()
         if audience.blocking and not audience.has_room(len(data)):
             return False
@@ -260,33 +258,8 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         finally:
             self.in_line -= 1
 
-    def _subject(self, topic: str) -> Subject:
-        known = self.subjects.get(topic)
-        if known is None:
-            check_topic(topic)
-            if len(self.subjects) >= _KNOWN_TOPICS:
-                self._forget_subjects()
-            known = self.subjects[topic] = Subject(topic, self._audience_of(topic))
-        return known
-
-    def _audience_of(self, topic: str) -> Audience[Feed]:
-        feeds = frozenset(self._trie.match(topic))
-        known = self._audiences.get(feeds)
-        if known is None:
-            blocking = tuple(feed for feed in feeds if feed.blocks)
-            known = self._audiences[feeds] = Audience(tuple(feeds), blocking)
-        return known
-
-    def _forget_subjects(self) -> None:
-        self.subjects.clear()
-        self._audiences.clear()
-
-    def _audience(self, topic: str) -> Audience[Feed]:
-        audience: Audience[Feed] = self._subject(topic).audience
-        return audience
-
     def _count(self, topic: str | None) -> int:
-        return len(self._feeds) if topic is None else len(self._audience(topic).feeds)
+        return len(self._feeds) if topic is None else len(self._directory.audience(topic).feeds)
 
     def _check_open(self) -> None:
         if self.is_closed:
@@ -392,9 +365,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
             )
         for topic, data in self._late_for(feed, added):
             feed.outbox.keep(topic, data)
-        for pattern in added:
-            self._trie.add(pattern, feed)
-        feed.patterns |= added
+        self._directory.add(feed, added)
         feed.pump()
         self._changed()
 
@@ -408,15 +379,12 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
             raise ProtocolError(f"a subscriber sent {error}") from None
         return list(
             self._retained.of(
-                lambda topic: bool(wanted.match(topic)) and feed not in self._trie.match(topic)
+                lambda topic: bool(wanted.match(topic)) and not self._directory.is_for(feed, topic)
             )
         )
 
     def _unsubscribe(self, feed: Feed, patterns: Sequence[str]) -> None:
-        for pattern in patterns:
-            if pattern in feed.patterns:
-                feed.patterns.remove(pattern)
-                self._trie.remove(pattern, feed)
+        self._directory.remove(feed, patterns)
         self._changed()
 
     def _leave(self, feed: Feed) -> None:
@@ -433,7 +401,6 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
 
     def _changed(self) -> None:
         self._settle()
-        self._forget_subjects()
         self._news.end()
 
     # The end
