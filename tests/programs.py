@@ -60,8 +60,8 @@ for name in (
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 arguments = sys.argv[1:]
 for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
+    if os.fork() == 0:
+        say(os.getpid())  # before whatever else it says
         sys.argv[1:] = [*arguments, *line.split()]
         status = 1
         try:
@@ -71,7 +71,6 @@ for line in sys.stdin:
             traceback.print_exc()
         finally:
             os._exit(status)
-    say(pid)
 """
 
 ECHO = """

@@ -16,7 +16,7 @@ from libc.string cimport memcmp, memcpy
 from aioipc.native._broadcast cimport PUT, UNPUBLISHED, BroadcastReader, BroadcastWriter
 from aioipc.native._core cimport NEW, NOTHING, ChannelCore, is_spare
 from aioipc.native._detour cimport Straight
-from aioipc.native._pacer cimport Pacer
+from aioipc.native._pacer cimport ACCEPTED, NO_FDS, Pacer
 from aioipc.native._scan cimport scanner, scanner_of
 
 from aioipc.errors import BusyError, DecodeError, EndOfStream
@@ -27,6 +27,7 @@ cdef extern from *:
 
 cdef enum:
     LONG = 512                   # bytes that take a codec a time worth looking at the clock
+    PASSES_PER_OPERATION = 2     # subscribers that are sent to in the time of an operation
     # msgpack: a Publication is an array of three, and begins with its tag.
     ARRAY_OF_THREE = 0x93
     PUBLICATION = 6
@@ -146,13 +147,13 @@ cdef class Subject:
 
     Args:
         topic: The topic.
-        audience: Who gets them, for the floor above.
+        audience: Who gets them.
     """
 
     cdef bytes head
-    cdef readonly object audience
+    cdef readonly Audience audience
 
-    def __init__(self, str topic not None, audience):
+    def __init__(self, str topic not None, Audience audience):
         text = topic.encode()
         length = len(text)
         if length < 32:
@@ -397,6 +398,77 @@ cdef class Next(Receive):
 # --- the publisher's side ---
 
 
+cdef class FeedCore:
+    """The straight way of messages to one subscriber: by its channel, past nothing that waits.
+
+    Args:
+        channel: To the subscriber.
+
+    Attributes:
+        passes: How many more messages may go this way; the floor above decides.
+        passed: How many went, since the floor above was told.
+    """
+
+    cdef ChannelCore channel
+    cdef public Py_ssize_t passes
+    cdef public Py_ssize_t passed
+
+    def __init__(self, ChannelCore channel not None):
+        self.channel = channel
+
+    # What the floor above fills in.
+
+    def has_room(self, size):
+        """Whether a message of ``size`` bytes has to wait for nobody."""
+        raise NotImplementedError
+
+    cdef bint c_pass(self, bytes data) except -1:
+        """Let a message leave at once: whether it did."""
+        cdef ChannelCore channel = self.channel
+        if self.passes <= 0:
+            return False
+        try:
+            channel.c_enter()
+            if channel.queued or channel.port.c_send(data, NO_FDS) != ACCEPTED:
+                return False
+        except Exception:
+            return False  # who sends it next says what is wrong
+        self.passes -= 1
+        self.passed += 1
+        channel.port.c_own_rest()
+        return True
+
+
+cdef class Audience:
+    """Who wants one topic.
+
+    Args:
+        feeds: To all of them.
+        blocking: Those of them that the publisher waits for.
+    """
+
+    cdef readonly tuple feeds
+    cdef readonly tuple blocking
+
+    def __init__(self, tuple feeds not None, tuple blocking not None):
+        self.feeds = feeds
+        self.blocking = blocking
+
+    def has_room(self, size):
+        """Whether a message of ``size`` bytes has to wait for none of them."""
+        for feed in self.blocking:
+            if not feed.has_room(size):
+                return False
+        return True
+
+    cdef bint c_lets_pass(self):
+        """Whether no message has to wait for any of them, as far as that is known."""
+        for feed in self.blocking:
+            if (<FeedCore>feed).passes <= 0:
+                return False
+        return True
+
+
 cdef class StageCore:
     """The ring as it is written to.
 
@@ -470,36 +542,40 @@ cdef class StageCore:
 
 
 cdef class PublisherCore:
-    """Publishes by the ring, as long as all who want a topic keep up there.
+    """Publishes straight, as long as nobody who wants a topic has to be asked first.
 
-    Nobody is looked at for each message: how many are sure to have room is known, and the floor
-    above tells each of them later how many there were.
+    By the ring that is a message for all of them at once, and nobody is looked at: for how many
+    there is room is known, and the floor above tells each of them later how many there were.
+    Without a ring, it is one after the other by the channels of those who keep up.
 
     Args:
         codec: That of the objects.
         pacer: Of the running loop.
         retained: Keeps the last messages of each topic; None where that is not wanted.
+        subjects: The topics that are known, by name; the floor above adds and removes them.
+        longest: How long a message may be, in bytes.
 
     Attributes:
         stage: The ring, if there is one.
-        subjects: The topics that are known, by name.
         aboard: An audience all of which is on the ring; None if there is none.
         mask: Its members, as the ring has them.
         rides: How many messages it was sent.
         rides_left: How many more it is sure to have room for.
         longest_ride: How long one may be, in bytes.
+        longest: How long a message may be, in bytes.
         published: How many messages were published.
         in_line: How many publishes wait for room.
         is_closed: Whether this side closed it.
     """
 
     cdef public StageCore stage
-    cdef readonly dict subjects
+    cdef dict subjects
     cdef public object aboard
     cdef public bytes mask
     cdef public Py_ssize_t rides
     cdef public Py_ssize_t rides_left
     cdef public Py_ssize_t longest_ride
+    cdef readonly Py_ssize_t longest
     cdef public unsigned long long published
     cdef public Py_ssize_t in_line
     cdef public bint is_closed
@@ -508,11 +584,14 @@ cdef class PublisherCore:
     cdef object retained
     cdef Publish spare           # an operation that is done, to give out again
 
-    def __init__(self, codec, Pacer pacer not None, retained):
+    def __init__(
+        self, codec, Pacer pacer not None, retained, dict subjects not None, *, Py_ssize_t longest
+    ):
         self.encode = None if codec.name == "raw" else codec.encode
         self.pacer = pacer
         self.retained = retained
-        self.subjects = {}
+        self.subjects = subjects
+        self.longest = longest
 
     @classmethod
     def __class_getitem__(cls, item):
@@ -559,33 +638,34 @@ cdef class PublisherCore:
         operation.parts = obj
         return operation
 
-    def _worked(self, Py_ssize_t operations):
-        """So much was done in this turn of the loop.
+    def _offer(self, feed, topic, data):
+        """Send a message to one subscriber, or let it wait."""
+        raise NotImplementedError
+
+    def _worked(self, Py_ssize_t subscribers):
+        """A message was sent to so many in this turn of the loop.
 
         It brings the end of the turn nearer, and no look at the clock: several messages in one
         turn are what makes one write for each subscriber.
         """
+        self.c_worked(2 * subscribers)
+
+    cdef int c_worked(self, Py_ssize_t operations) except -1:
         self.pacer.ops += operations
         self.pacer.next_look += operations
+        return 0
 
-    def _try_ride(self, topic, obj):
-        """Publish by the ring: True, or what was packed in vain; None if nothing was."""
-        return self.c_try_ride(topic, obj)
+    def _try_straight(self, topic, obj):
+        """Publish straight: True, or what was packed in vain; None if nothing was."""
+        return self.c_try_straight(topic, obj)
 
-    cdef object c_try_ride(self, object topic, object obj):
+    cdef object c_try_straight(self, object topic, object obj):
         cdef bytes data
         cdef Subject subject
-        if (
-            self.aboard is None
-            or self.rides_left <= 0
-            or self.in_line
-            or self.is_closed
-            or self.stage is None
-            or not PyUnicode_CheckExact(topic)
-        ):
+        if self.in_line or self.is_closed or not PyUnicode_CheckExact(topic):
             return None
         subject = self.subjects.get(topic)
-        if subject is None or subject.audience is not self.aboard:
+        if subject is None or not self.c_may_go(subject.audience):
             return None
         if self.retained is not None:
             self.retained.check(topic)
@@ -596,15 +676,35 @@ cdef class PublisherCore:
             data = subject.c_pack(value)
         except Exception:
             return None  # who is asked next says what is wrong
-        if PyBytes_GET_SIZE(data) >= LONG:
-            self.pacer.next_look = 0
-        if PyBytes_GET_SIZE(data) > self.longest_ride or self.stage.c_put(data, self.mask) != PUT:
+        if not self.c_go(subject.audience, topic, data):
             return data
-        self.rides_left -= 1
-        self.rides += 1
         self.published += 1
         if self.retained is not None:
             self.retained.keep(topic, data)
+        return True
+
+    cdef bint c_may_go(self, Audience audience):
+        if self.stage is None:
+            return audience.c_lets_pass()
+        return self.aboard is audience and self.rides_left > 0
+
+    cdef bint c_go(self, Audience audience, object topic, bytes data) except -1:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        if self.stage is None:
+            return size <= self.longest and self.c_pass(audience, topic, data)
+        if size >= LONG:
+            self.pacer.next_look = 0
+        if size > self.longest_ride or self.stage.c_put(data, self.mask) != PUT:
+            return False
+        self.rides_left -= 1
+        self.rides += 1
+        return True
+
+    cdef bint c_pass(self, Audience audience, object topic, bytes data) except -1:
+        self.c_worked(len(audience.feeds) // PASSES_PER_OPERATION)
+        for feed in audience.feeds:
+            if not (<FeedCore>feed).c_pass(data):
+                self._offer(feed, topic, data)
         return True
 
 
@@ -618,7 +718,7 @@ cdef class Publish(Straight):
         cdef PublisherCore publisher = self.publisher
         topic, self.topic = self.topic, None
         obj, self.parts, self.publisher = self.parts, None, None
-        sent = publisher.c_try_ride(topic, obj)
+        sent = publisher.c_try_straight(topic, obj)
         if sent is not True:
             way = publisher._publish_otherwise(topic, obj, sent)
             if way is not None:

@@ -13,6 +13,7 @@ from aioipc.channel import Channel
 from aioipc.errors import FrameTooLarge, IPCError, QuotaExceeded, WouldBlock
 from aioipc.limits import Limits
 from aioipc.loop.waiting import Waits
+from aioipc.native._pubsub import FeedCore
 from aioipc.pubsub._codec import LOOK
 from aioipc.pubsub._stage import Seat
 from aioipc.wire.pubsub import Away, Lost, Open, Outbox, WhenFull
@@ -41,8 +42,11 @@ class SubscriberStatistics:
     waiting: int
 
 
-class Feed:
+class Feed(FeedCore):
     """The messages for one subscriber, and the channel that they leave by.
+
+    Those that may pass at once leave without a word to it. It settles how many they were before it
+    looks at the outbox, and says anew how many may pass when it is done there.
 
     Args:
         channel: Where to; it belongs to whoever made it.
@@ -60,6 +64,7 @@ class Feed:
         news: Callable[[], object],
         seat: Seat | None = None,
     ) -> None:
+        super().__init__(channel)
         self.channel = channel
         self.seat = seat
         self.patterns: set[str] = set()
@@ -92,7 +97,7 @@ class Feed:
         """Messages left by the ring."""
         assert self.seat is not None, "it may ride"
         self.seat.sent += count
-        self.outbox.ride(count)
+        self.outbox.let_pass(count)
 
     def step_off(self) -> None:
         """Go on by the channel, with what the subscriber may not have taken from the ring."""
@@ -120,30 +125,46 @@ class Feed:
     def offer(self, topic: str, data: bytes) -> bool:
         """Let a message leave, or wait; False if the subscriber was disconnected instead."""
         self.step_off()
-        if self._writing is None and self.outbox.pass_through():
+        self._settle()
+        if self._writing is None and self.outbox.passes:
+            self.outbox.let_pass(1)
             self._send(data)
-            return True
-        if self.blocks:  # the publisher has asked whether there is room
+        elif self.blocks:  # the publisher has asked whether there is room
             self.outbox.keep(topic, data)
         elif not self.outbox.offer(topic, data):
             self._disconnect()
             return False
-        self.pump()
+        self._pump()
         return True
 
     def grant(self, count: int) -> None:
         """The subscriber has taken messages."""
+        self._settle()
         self.outbox.grant(count)
-        self.pump()
+        self._pump()
         self._say()
 
     def pump(self) -> None:
         """Send what may leave. What the channel has no room for leaves as soon as it has."""
+        self._settle()
+        self._pump()
+
+    def _pump(self) -> None:
         if self._writing is not None or self._is_over:
             return
         message = self._next()
-        while message is not None and self._send(message):
+        while message is not None:
+            if not self._send(message):
+                return
             message = self._next()
+        if self.seat is None:
+            self.passes = self.outbox.passes
+
+    def _settle(self) -> None:
+        """Tell the outbox what passed; nothing more does."""
+        if self.passed:
+            self.outbox.let_pass(self.passed)
+        self.passed = self.passes = 0
 
     def _next(self) -> bytes | Lost | Away | None:
         if self._away is not None:
@@ -179,6 +200,7 @@ class Feed:
 
     async def aclose(self) -> None:
         """Send nothing more. Idempotent."""
+        self._settle()
         self._is_over = True
         self._waits.end()
         if self.seat is not None:
@@ -191,13 +213,18 @@ class Feed:
     def _has_left(self) -> bool:
         return self.outbox.is_empty and self._writing is None and self._away is None
 
+    @property
+    def offered(self) -> int:
+        """Messages that were for it."""
+        return self.outbox.offered + self.passed
+
     def statistics(self) -> SubscriberStatistics:
         """What became of its messages so far."""
         return SubscriberStatistics(
             peer=self.channel.peer,
             when_full=self.outbox.when_full.value,
             patterns=tuple(sorted(self.patterns)),
-            offered=self.outbox.offered,
+            offered=self.offered,
             dropped=self.outbox.dropped,
             waiting=len(self.outbox),
         )

@@ -7,7 +7,7 @@ import errno
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 import anyio
 from anyio.abc import AsyncResource
@@ -34,8 +34,9 @@ from aioipc.kernel.credentials import same_user
 from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
 from aioipc.loop.waiting import Waits, pacer_of
-from aioipc.native._pubsub import PublisherCore, Subject
+from aioipc.native._pubsub import Audience, PublisherCore
 from aioipc.pubsub._codec import PublisherEnd, Request
+from aioipc.pubsub._directory import Directory
 from aioipc.pubsub._feed import Feed, SubscriberStatistics
 from aioipc.pubsub._retained import Retained
 from aioipc.pubsub._stage import Seat, Stage
@@ -49,9 +50,6 @@ __all__ = ["Publisher", "PublisherStatistics", "publisher"]
 log = logging.getLogger("aioipc.pubsub")
 
 T = TypeVar("T")
-
-_KNOWN_TOPICS: Final = 4096
-"""Topics that are remembered, so that they need no search for their subscribers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +73,6 @@ class PublisherStatistics:
     subscribers: tuple[SubscriberStatistics, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Audience:
-    """Who wants one topic."""
-
-    feeds: tuple[Feed, ...]
-    blocking: tuple[Feed, ...]
-
-    def has_room(self, size: int) -> bool:
-        return all(feed.has_room(size) for feed in self.blocking)
-
-
 class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
     """Sends messages to whoever subscribes to their topic.
 
@@ -105,7 +92,14 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
     ) -> None:
         loop = asyncio.get_running_loop()
         self._retained = Retained(retain, limits.max_topics)
-        super().__init__(codec.codec, pacer_of(loop), self._retained if retain else None)
+        self._directory = Directory()
+        super().__init__(
+            codec.codec,
+            pacer_of(loop),
+            self._retained if retain else None,
+            self._directory.subjects,
+            longest=limits.max_message_bytes,
+        )
         self.stage: Stage | None
         self._source = source
         self._has_ring = has_ring
@@ -113,9 +107,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         self._codec = codec
         self._limits = limits
         self._may_block = may_block
-        self._trie: TopicTrie[Feed] = TopicTrie()
         self._feeds: set[Feed] = set()
-        self._audiences: dict[frozenset[Feed], _Audience] = {}
         self._news = Waits()
         self._order = asyncio.Lock()  # asyncio's is fair: publishers wait in the order of the calls
         self._waited = self._disconnected = 0
@@ -134,7 +126,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         self._settle()
         return PublisherStatistics(
             published=self.published,
-            offered=self._offered_before + sum(feed.outbox.offered for feed in self._feeds),
+            offered=self._offered_before + sum(feed.offered for feed in self._feeds),
             dropped=self._dropped_before + sum(feed.outbox.dropped for feed in self._feeds),
             disconnected=self._disconnected,
             waits=self._waited,
@@ -176,7 +168,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
                 waits for one. It was sent to nobody.
             Others: As `publish`.
         """
-        sent = self._try_ride(topic, obj)
+        sent = self._try_straight(topic, obj)
         if sent is True:
             return
         data = sent or self._pack(topic, obj)
@@ -193,32 +185,39 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
 
     def _pack(self, topic: str, obj: T) -> bytes:
         self._check_open()
-        subject = self._subject(topic)  # it complains about what is no topic
+        subject = self._directory.subject(topic)  # it complains about what is no topic
         self._retained.check(topic)
         return subject.pack(self._codec.encode_object(obj))
 
     def _try_publish(self, topic: str, data: bytes) -> bool:
         """Send a message to all who want it, unless one of them has to be waited for."""
-        if len(data) > self._limits.max_message_bytes:
-            raise FrameTooLarge(len(data), self._limits.max_message_bytes)
-        audience = self._audience(topic)
+        if len(data) > self.longest:
+            raise FrameTooLarge(len(data), self.longest)
+        audience = self._directory.audience(topic)
         self._settle()
         if audience.blocking and not audience.has_room(len(data)):
             return False
         self.published += 1
-        self._worked(2 * len(audience.feeds))
+        self._worked(len(audience.feeds))
         self._retained.keep(topic, data)
         riders = self._put_in_ring(audience, data)
         for feed in audience.feeds:
             if feed not in riders and not feed.offer(topic, data):
-                self._disconnected += 1
-                self._leave(feed)
+                self._dismiss(feed)
         if riders and len(riders) == len(audience.feeds):
             self.aboard = audience
             self.rides_left = min(feed.outbox.rides for feed in riders)
             seats = (feed.seat.longest for feed in riders if feed.seat is not None)
-            self.longest_ride = min(self._limits.max_message_bytes, *seats)
+            self.longest_ride = min(self.longest, *seats)
         return True
+
+    def _offer(self, feed: Feed, topic: str, data: bytes) -> None:
+        if not feed.offer(topic, data):
+            self._dismiss(feed)
+
+    def _dismiss(self, feed: Feed) -> None:
+        self._disconnected += 1
+        self._leave(feed)
 
     # By the ring
 
@@ -230,7 +229,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
                 feed.ride(self.rides)
             self.rides = 0
 
-    def _put_in_ring(self, audience: _Audience, data: bytes) -> set[Feed]:
+    def _put_in_ring(self, audience: Audience[Feed], data: bytes) -> set[Feed]:
         """Send a message by the ring to those who keep up; returns them."""
         stage = self.stage
         if stage is None:
@@ -259,33 +258,8 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         finally:
             self.in_line -= 1
 
-    def _subject(self, topic: str) -> Subject:
-        known = self.subjects.get(topic)
-        if known is None:
-            check_topic(topic)
-            if len(self.subjects) >= _KNOWN_TOPICS:
-                self._forget_subjects()
-            known = self.subjects[topic] = Subject(topic, self._audience_of(topic))
-        return known
-
-    def _audience_of(self, topic: str) -> _Audience:
-        feeds = frozenset(self._trie.match(topic))
-        known = self._audiences.get(feeds)
-        if known is None:
-            blocking = tuple(feed for feed in feeds if feed.blocks)
-            known = self._audiences[feeds] = _Audience(tuple(feeds), blocking)
-        return known
-
-    def _forget_subjects(self) -> None:
-        self.subjects.clear()
-        self._audiences.clear()
-
-    def _audience(self, topic: str) -> _Audience:
-        audience: _Audience = self._subject(topic).audience
-        return audience
-
     def _count(self, topic: str | None) -> int:
-        return len(self._feeds) if topic is None else len(self._audience(topic).feeds)
+        return len(self._feeds) if topic is None else len(self._directory.audience(topic).feeds)
 
     def _check_open(self) -> None:
         if self.is_closed:
@@ -391,9 +365,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
             )
         for topic, data in self._late_for(feed, added):
             feed.outbox.keep(topic, data)
-        for pattern in added:
-            self._trie.add(pattern, feed)
-        feed.patterns |= added
+        self._directory.add(feed, added)
         feed.pump()
         self._changed()
 
@@ -407,15 +379,12 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
             raise ProtocolError(f"a subscriber sent {error}") from None
         return list(
             self._retained.of(
-                lambda topic: bool(wanted.match(topic)) and feed not in self._trie.match(topic)
+                lambda topic: bool(wanted.match(topic)) and not self._directory.is_for(feed, topic)
             )
         )
 
     def _unsubscribe(self, feed: Feed, patterns: Sequence[str]) -> None:
-        for pattern in patterns:
-            if pattern in feed.patterns:
-                feed.patterns.remove(pattern)
-                self._trie.remove(pattern, feed)
+        self._directory.remove(feed, patterns)
         self._changed()
 
     def _leave(self, feed: Feed) -> None:
@@ -426,13 +395,12 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
             if feed.seat is not None:
                 del self._seated[feed.seat.slot]
                 feed.seat.close()
-            self._offered_before += feed.outbox.offered
+            self._offered_before += feed.offered
             self._dropped_before += feed.outbox.dropped
             self._unsubscribe(feed, tuple(feed.patterns))
 
     def _changed(self) -> None:
         self._settle()
-        self._forget_subjects()
         self._news.end()
 
     # The end

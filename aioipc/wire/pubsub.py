@@ -224,11 +224,6 @@ class Outbox:
         more = self._max_messages if self.when_full is WhenFull.BLOCK else 0
         return max(0, self._credit + more)
 
-    def ride(self, count: int) -> None:
-        """Messages left by the ring."""
-        self._credit -= count
-        self.offered += count
-
     def take_back(self, messages: Sequence[bytes]) -> None:
         """Messages that had left by the ring are to leave another way, before all others."""
         self._credit += len(messages)
@@ -236,13 +231,15 @@ class Outbox:
             self._queue.appendleft(_Waiting("", data, 0))
             self._bytes += len(data)
 
-    def pass_through(self) -> bool:
-        """Whether a message may leave at once, past nothing; then it counts as taken."""
-        if self._queue or self._lost or self._credit <= 0:
-            return False
-        self._credit -= 1
-        self.offered += 1
-        return True
+    @property
+    def passes(self) -> int:
+        """How many messages may leave at once, past nothing that waits."""
+        return 0 if self._queue or self._lost else max(0, self._credit)
+
+    def let_pass(self, count: int) -> None:
+        """Messages left at once."""
+        self._credit -= count
+        self.offered += count
 
     def offer(self, topic: str, data: bytes) -> bool:
         """Put a message in, by the policy; with ``BLOCK``, ask `has_room` before.

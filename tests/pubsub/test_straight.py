@@ -135,3 +135,43 @@ async def test_what_is_wrong_is_said_as_on_the_other_way(address: str) -> None:
         await publisher.publish("t.a", 3)
     with pytest.raises(aioipc.ClosedError):
         await subscription.receive()
+
+
+@in_loop
+@pytest.mark.parametrize("when_full", ["drop_oldest", "drop_newest", "block"])
+async def test_what_passes_one_after_the_other_is_counted(when_full: str) -> None:
+    """Over a socket nothing waits for who keeps up; then the queue fills, and is taken."""
+    queue = 5
+    async with (
+        pubsub.publisher("unix:", limits=LIMITS) as publisher,
+        pubsub.subscriber(publisher.address, "t", when_full=when_full, queue=queue) as slow,
+        pubsub.subscriber(publisher.address, "t", when_full="block") as quick,
+    ):
+        for number in range(20):
+            await publisher.publish("t", number)
+            for subscription in (slow, quick):
+                assert await subscription.receive() == Message("t", number)
+            await steps(5)
+        assert sum(feed.passed > 0 for feed in publisher._feeds) == 2
+        counted = publisher.statistics()
+        assert (counted.published, counted.offered, counted.dropped) == (20, 40, 0)
+
+        room = queue + queue - slow.owed  # under way, and at the publisher
+        count = room if when_full == "block" else 50
+        for number in range(count):
+            publisher.publish_nowait("t", number)
+        counted = publisher.statistics()
+        dropped = count - room
+        assert (counted.offered, counted.dropped) == (40 + 2 * count, dropped)
+        assert sorted(each.waiting for each in counted.subscribers) == [0, queue]
+        if when_full == "block":
+            with pytest.raises(aioipc.WouldBlock):
+                publisher.publish_nowait("t", count)
+            assert publisher.statistics().offered == counted.offered, "it was sent to nobody"
+
+        assert [await quick.receive() for _ in range(count)] == [
+            Message("t", number) for number in range(count)
+        ]
+        items = [await slow.receive() for _ in range(room + (dropped > 0))]
+        missed = [item.count for item in items if isinstance(item, pubsub.Gap)]
+        assert sum(missed) == dropped

@@ -178,7 +178,8 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def pass_through(self) -> None:
-        if self.box.pass_through():
+        if self.box.passes:
+            self.box.let_pass(1)
             assert len(self.box) == 0
             assert self.missed == self.box.dropped
             self.seen.append(next(self.numbers))
