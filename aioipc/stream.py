@@ -52,6 +52,8 @@ class ByteStream(anyio.abc.ByteStream):
         self._pid = os.getpid()
         peer = transport.peer
         self._tally = Tally(Kind.STREAM, transport.address, peer.pid if peer else 0)
+        self._count_received = self._tally.counter("bytes_received")
+        self._count_sent = self._tally.counter("bytes_sent")
 
     @property
     def address(self) -> str:
@@ -106,7 +108,7 @@ class ByteStream(anyio.abc.ByteStream):
             while True:
                 count = self.transport.try_read_into(into)
                 if count:
-                    self._tally.add(bytes_received=count)
+                    self._count_received(count)
                     return bytes(into[:count])
                 if count == 0:
                     raise EndOfStream(f"{self.address}: the peer finished")
@@ -141,7 +143,7 @@ class ByteStream(anyio.abc.ByteStream):
                     await self._waits.writable(self.transport)
                     self._check()
                     continue
-                self._tally.add(bytes_sent=count)
+                self._count_sent(count)
                 rest = rest[count:]
                 if rest:
                     await self._pace()

@@ -86,6 +86,8 @@ class Transport(Sendfile):
         self._stream = stream
         peer = stream.peer
         self._tally = Tally(Kind.STREAM, stream.address, peer.pid if peer else 0)
+        self._count_received = self._tally.counter("bytes_received")
+        self._count_sent = self._tally.counter("bytes_sent")
         self._readable: bool = getattr(stream, "readable", True)
         self._writable: bool = getattr(stream, "writable", True)
         self._linger_s = (limits or Limits()).linger_s
@@ -196,7 +198,7 @@ class Transport(Sendfile):
         if count == 0:
             self._end_reading()
             return
-        self._tally.add(bytes_received=count)
+        self._count_received(count)
         try:
             self._protocol.data_received(bytes(view[:count]))
         except _OURS:
@@ -224,7 +226,7 @@ class Transport(Sendfile):
         if count == 0:
             self._end_reading()
             return
-        self._tally.add(bytes_received=count)
+        self._count_received(count)
         try:
             self._protocol.buffer_updated(count)
         except _OURS:
@@ -331,7 +333,7 @@ class Transport(Sendfile):
         except Exception as error:  # noqa: BLE001 - the protocol is told of it
             self._fatal_error(error, "Fatal write error on transport")
             return False
-        self._tally.add(bytes_sent=count)
+        self._count_sent(count)
         if count == size:
             return False
         self._keep(memoryview(data)[count:])
@@ -346,7 +348,7 @@ class Transport(Sendfile):
             self._drop_buffer()
             self._fatal_error(error, "Fatal write error on transport")
             return 0
-        self._tally.add(bytes_sent=count)
+        self._count_sent(count)
         return count
 
     def _keep(self, view: memoryview) -> None:
