@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from typing import Final
 
 import anyio
@@ -12,7 +11,7 @@ import anyio
 from aioipc.errors import ClosedError, IPCError, PeerCrashed, WorkerDied
 from aioipc.loop.line import Line
 from aioipc.process.forking import ForkServer
-from aioipc.process.member import Member, Terms
+from aioipc.process.member import NO_ROOM, Member, Terms
 from aioipc.process.restarts import Restarts, Schedule
 from aioipc.process.worker import Start
 
@@ -92,27 +91,27 @@ class Crew:
 
     def _freest(self) -> Member | None:
         """One that begins a call at once."""
-        self._check()
-        freest, most = None, 0
+        freest, room = self._roomiest()
+        return freest if room > 0 else None
+
+    def _soonest(self) -> Member | None:
+        """One that begins a call at once, or is soon done with what it has."""
+        freest, room = self._roomiest()
+        if freest is None or room > -freest.ahead:
+            return freest
+        for member in self._members:
+            member.observe()
+        return None
+
+    def _roomiest(self) -> tuple[Member | None, int]:
+        if not self._is_open or self._broken is not None:
+            self._check()
+        freest, most = None, NO_ROOM
         for member in self._members:
             room = member.room
             if room > most:
                 freest, most = member, room
-        return freest
-
-    def _soonest(self) -> Member | None:
-        """One that begins a call at once, or is soon done with what it has."""
-        freest = self._freest()
-        if freest is None:
-            most = -sys.maxsize
-            for member in self._members:
-                room = member.room
-                if most < room > -member.ahead:
-                    freest, most = member, room
-            if freest is None:
-                for member in self._members:
-                    member.observe()
-        return freest
+        return freest, most
 
     def _check(self) -> None:
         if not self._is_open:

@@ -23,7 +23,7 @@ from aioipc.process.target import Target
 from aioipc.process.worker import Start, Worker, spawn
 from aioipc.rpc.parts import INTERFACE_QUESTION, Method, OwnCall
 
-__all__ = ["Member", "Terms"]
+__all__ = ["NO_ROOM", "Member", "Terms"]
 
 log = logging.getLogger("aioipc.process")
 
@@ -32,7 +32,9 @@ _DYING_S: Final = 1.0
 
 _BETWEEN_LOOKS_S: Final = 0.1
 
-_NONE: Final = -sys.maxsize
+NO_ROOM: Final = -sys.maxsize
+"""What `Member.room` is where there is none whatsoever."""
+
 _MOST_AHEAD: Final = 64
 _OBSERVED_CALLS: Final = 8
 """After how many ends of calls, under load, it is settled how many go ahead."""
@@ -108,6 +110,7 @@ class Member:
         self._calls = self.connection.session.calls
         self._tell_freed = freed
         self._taken = 0
+        self._most_taken = terms.max_tasks_per_worker or sys.maxsize
         self._looked_at = 0.0
         self._is_over = False
         self._over = asyncio.Event()
@@ -172,24 +175,17 @@ class Member:
     def room(self) -> int:
         """How many more calls would run at once; less than 0 if so many would have to wait.
 
-        Very few while it has to end one that was cancelled, as it may be about to be killed for
+        `NO_ROOM` while it has to end one that was cancelled, as it may be about to be killed for
         that, and while it has not refused all that were taken back.
         """
-        if (
-            self.is_dismissed
-            or self._unsettled
-            or self._recalled
-            or self._is_over
-            or self.connection.ending is not None
-        ):
-            return _NONE
+        if self.is_dismissed or self._unsettled or self._recalled or self._is_over:
+            return NO_ROOM
         return self._calls_at_once - len(self._calls) - self._caller.packing
 
     @property
     def calls_left(self) -> int:
         """How many calls it may still take before it is replaced."""
-        most = self._terms.max_tasks_per_worker
-        return sys.maxsize if most is None else most - self._taken
+        return self._most_taken - self._taken
 
     def ask(self, method: Method, args: tuple[Any, ...]) -> Ask:
         """Call a method there and wait for its result: `CallCore.ask`."""
@@ -207,7 +203,7 @@ class Member:
     def _count(self, calls: int) -> None:
         """It gets so many calls; after the last one that it may have, it gets no other."""
         self._taken += calls
-        if self.calls_left <= 0:
+        if self._taken >= self._most_taken:
             self.is_dismissed = True
 
     # Calls ahead
@@ -233,7 +229,7 @@ class Member:
         self._pace = Pace(1 + _MOST_AHEAD)
 
     def _go_ahead(self) -> None:
-        """The next call has to wait there: see to it that it can be taken back."""
+        """Calls have to wait there: see to it that they can be taken back."""
         if not self.connection.is_read:
             self.connection.read_on()  # a caller that reads could not be woken
         if self._stuck_timer is None:

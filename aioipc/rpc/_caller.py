@@ -176,7 +176,7 @@ class Caller:
     def watch(self, observer: CallObserver) -> None:
         """Tell somebody when calls end."""
         self.observer = observer
-        self.connection.on_freed = self._freed
+        self.connection.on_freed = observer.freed  # until somebody waits for a slot
 
     # What the native part asks for, where a call does not go straight
 
