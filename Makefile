@@ -128,6 +128,6 @@ $(VENV)/.native: $(VENV)/.installed $(NATIVE) $(UNBUILT)
 	@$(SETUP) --quiet build_ext --inplace
 	@touch $@
 
-$(VENV)/.test $(VENV)/.bench $(VENV)/.bench-shm $(VENV)/.docs: $(VENV)/.%: $(VENV)/.installed
+$(VENV)/.test $(VENV)/.bench $(VENV)/.bench-native $(VENV)/.docs: $(VENV)/.%: $(VENV)/.installed
 	@$(REQUIRES) $* | $(PIP) install --requirement /dev/stdin
 	@touch $@

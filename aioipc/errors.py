@@ -314,7 +314,7 @@ _EXHAUSTED = frozenset(
         _errno.ETOOMANYREFS,
     }
 )
-_DENIED = frozenset({_errno.EACCES, _errno.EPERM})
+_DENIED = frozenset({_errno.EACCES, _errno.EPERM, _errno.EROFS})
 
 
 def from_os_error(error: OSError, doing: str, *, connecting: bool = False) -> IPCError:

@@ -38,7 +38,7 @@ def print_verdicts(console: Console, verdicts: list[Verdict]) -> None:
         target = verdict.target
         assert verdict.found is not None
         found = figure(verdict.found, target.unit)
-        wanted = f"{target.sign} {figure(target.bound, target.unit)}"
+        wanted = f"{target.sign} {figure(verdict.bound, target.unit)}"
         table.add_row(target.text, target.contender, wanted, found, _MARKS[bool(verdict.reached)])
     console.print(table)
     reached = sum(1 for verdict in judged if verdict.reached)

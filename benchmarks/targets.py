@@ -46,6 +46,8 @@ class Target:
         key: Which figure.
         reference: Whose figure ours is divided by; None judges the figure itself.
         unit: Of the bound.
+        at_rest: The case in which the contender does nothing: its figure there is the machine's
+            own, and the bound where it is worse.
     """
 
     text: str
@@ -57,13 +59,15 @@ class Target:
     key: str
     reference: str | None = None
     unit: str = "factor"
+    at_rest: str | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target and what was found; None where it was not measured."""
+    """A target, the bound on this machine, and what was found; None where it was not measured."""
 
     target: Target
+    bound: float
     found: float | None
 
     @property
@@ -71,13 +75,22 @@ class Verdict:
         """Whether the target was reached."""
         if self.found is None:
             return None
-        target = self.target
-        return self.found >= target.bound if target.sign == "≥" else self.found <= target.bound
+        return self.found >= self.bound if self.target.sign == "≥" else self.found <= self.bound
 
 
 def judge(results: Results) -> list[Verdict]:
     """Compare a run with all targets."""
-    return [Verdict(target, _found(target, results)) for target in every_target()]
+    return [
+        Verdict(target, _bound(target, results), _found(target, results))
+        for target in every_target()
+    ]
+
+
+def _bound(target: Target, results: Results) -> float:
+    if target.at_rest is None:
+        return target.bound
+    floor = _found(replace(target, case=target.at_rest), results)
+    return target.bound if floor is None else max(target.bound, floor)
 
 
 def _found(target: Target, results: Results) -> float | None:
@@ -311,7 +324,15 @@ def _manners_of(scheme: str, loop: str) -> Iterator[Target]:
     yield replace(idle, text="idle pair, 3 s: CPU", key="cpu_us", unit="us")
     for case in ("round trips", "streaming"):
         yield Target(
-            f"loop lag p99, {case}", "loop_lag", case, adaptive, "≤", 200, "lag_p99_us", unit="us"
+            f"loop lag p99, {case} (or that of silence)",
+            "loop_lag",
+            case,
+            adaptive,
+            "≤",
+            200,
+            "lag_p99_us",
+            unit="us",
+            at_rest="silent",
         )
     for case, key in (
         ("one way, 1,000/s", "cpu_us"),

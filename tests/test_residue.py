@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 
 import pytest
+
+from aioipc.memory import SharedMemory
+from aioipc.testing.residue import Snapshot, residue
+from tests.children import Peers
 
 ROOT = Path(__file__).parent.parent
 
@@ -98,6 +103,34 @@ def test_nothing_left_passes_on_both_loops(pytester: pytest.Pytester) -> None:
         """,
     )
     result.assert_outcomes(passed=4)
+
+
+STRANGER = """
+import os, sys
+from aioipc.memory import SharedMemory
+if os.fork():
+    os._exit(0)
+with SharedMemory.create(1, sys.argv[1]):
+    print("made", flush=True)
+    input()
+print("closed", flush=True)
+"""
+
+
+def test_what_a_stranger_uses_is_not_ours(runtime_dir: Path, peers: Peers) -> None:
+    """Such as another run of these tests at the same time."""
+    before = Snapshot()
+    name = f"/aioipc-stranger-{os.getpid()}"
+    orphan = peers.script(STRANGER, name)
+    assert orphan.line() == "made"
+    assert orphan.wait() == 0  # its parent has ended
+    try:
+        assert not [line for line in residue(before, runtime_dir) if name in line]
+        orphan.tell()
+        assert orphan.line() == "closed"
+        assert f"shared memory /dev/shm{name}" in residue(before, runtime_dir)
+    finally:
+        SharedMemory.open(name).unlink()
 
 
 def test_a_stuck_test_is_interrupted_on_both_loops(pytester: pytest.Pytester) -> None:

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -86,7 +87,7 @@ class ForkServer:
         order = retrieve(memory)
         try:
             self._prepare(order)
-            if _threads() > 1:
+            if _has_threads():
                 _answer(line, UNFIT)
                 return None
             gc.freeze()
@@ -151,6 +152,23 @@ class ForkServer:
 def _answer(line: OwnedSocket, number: int, *fds: int) -> None:
     with contextlib.suppress(ConnectionError):  # nobody waits for it, as the line says next
         send_with_fds(line, ANSWER.pack(number), fds)
+
+
+def _has_threads() -> bool:
+    """Whether there are threads that a fork would leave behind.
+
+    Some libraries end theirs before a fork and start them anew when they need them, which
+    pthread_atfork(3) is for: OpenBLAS does, and with it numpy. So a first fork is for nothing else.
+    """
+    if _threads() == 1:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there are threads, as is known
+        pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return _threads() > 1
 
 
 def _threads() -> int:

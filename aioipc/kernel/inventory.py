@@ -15,14 +15,29 @@ from dataclasses import dataclass
 
 from aioipc.kernel.directory import Directory, Identity, identity_of
 from aioipc.kernel.ledger import remove_unused
+from aioipc.kernel.lifeline import Lifeline
+from aioipc.kernel.openings import (
+    NAMED_MEMORY,
+    Opening,
+    Openings,
+    all_openings,
+    pids_of,
+    system_v_identity,
+)
+from aioipc.kernel.region import InTheWay
+from aioipc.kernel.region_line import REGION_LINES, find_region_lines
 from aioipc.kernel.rendezvous import remove_dead
 from aioipc.kernel.runtime_dir import open_runtime_dir
 
 __all__ = ["Item", "list_items", "remove_item"]
 
 _SERVED = {"socket": "endpoint unix", "shm": "endpoint shm", "mailbox": "mailbox"}
+_MAY_STAY = ("memory", "POSIX", "sysv")
+_FILE_LOCK = "file lock"
 _BELL = "bell"  # this lifeline is listened to, and held by nobody
-_NAMED_MEMORY = "/dev/shm"  # noqa: S108 - where shm_open(3) puts what it makes
+_NAMED_SEMAPHORE = "sem."  # what sem_open(3) puts before the name
+_QUEUES = "/dev/mqueue"  # if it is mounted: mq_overview(7)
+_SYSTEM_V = {"shm": ("memory", "shmid"), "msg": ("queue", "msqid"), "sem": ("semaphore", "semid")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +46,11 @@ class Item:
 
     Attributes:
         kind: ``"endpoint unix"``, ``"lock"``, ``"value"``, ``"memory"`` and so on.
-        name: Its name.
-        path: Its file.
+        name: Its name; for a file lock the file, as far as it can be known, and the bytes.
+        path: Its file; for a file lock the FIFO that others wait at.
         owners: The processes that serve or hold it, by their pids.
         waiters: Those that wait for it.
-        users: All that have it open, those included.
+        users: All that have it open, those included; None where the kernel does not tell.
     """
 
     kind: str
@@ -43,36 +58,30 @@ class Item:
     path: str
     owners: tuple[int, ...] = ()
     waiters: tuple[int, ...] = ()
-    users: tuple[int, ...] = ()
+    users: tuple[int, ...] | None = ()
 
     @property
-    def is_used(self) -> bool:
-        """Whether somebody has it open."""
-        return bool(self.users)
+    def is_used(self) -> bool | None:
+        """Whether somebody has it open; None where nobody can tell."""
+        return None if self.users is None else bool(self.users)
 
     @property
     def is_removable(self) -> bool:
         """Whether it is of a kind that is of no use without users, and whose users say so."""
-        return self.kind not in ("memory", "file")
-
-
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    pid: int
-    writes: bool
-
-
-_Openings = dict[Identity, list[_Opening]]
+        return self.kind.partition(" ")[0] not in _MAY_STAY
 
 
 def list_items() -> list[Item]:
-    """Everything in the runtime directory, and this user's memory with a name: shm_overview(7).
+    """Everything in the runtime directory, and what else this user has by names and keys.
+
+    That is memory, queues and semaphores of POSIX and of System V: shm_overview(7), sysvipc(7).
 
     Raises:
         AccessDenied: The runtime directory is not to be trusted.
     """
-    openings = _all_openings()
-    items = [*_served(openings), *_synchronised(openings), *_memory(openings)]
+    openings = all_openings()
+    items = [*_served(openings), *_synchronised(openings), *_file_locks(openings)]
+    items += [*_posix(openings), *_system_v(openings)]
     return sorted(items, key=lambda item: (item.kind, item.name))
 
 
@@ -88,6 +97,8 @@ def remove_item(item: Item) -> bool:
     if not item.is_removable:
         return False
     with _open_parent(item) as directory:
+        if item.kind == _FILE_LOCK:
+            return Lifeline(directory, os.path.basename(item.path), make=False).remove_unused()
         if item.kind in _SERVED.values():
             return directory.stat(item.name) is not None and remove_dead(directory, item.name)
 
@@ -103,31 +114,32 @@ def remove_item(item: Item) -> bool:
 
 def _open_parent(item: Item) -> Directory:
     """The directory of the runtime directory that an item is in."""
-    folders = {kind: (folder,) for folder, kind in _SERVED.items()} | {"value": ("value",)}
-    return open_runtime_dir(*folders.get(item.kind, ("sync", item.kind)), create=False)
+    ways: dict[str, tuple[str, ...]] = {kind: (folder,) for folder, kind in _SERVED.items()}
+    ways |= {"value": ("value",), _FILE_LOCK: REGION_LINES}
+    return open_runtime_dir(*ways.get(item.kind, ("sync", item.kind)), create=False)
 
 
-def _served(openings: _Openings) -> Iterator[Item]:
+def _served(openings: Openings) -> Iterator[Item]:
     for folder, kind in _SERVED.items():
         for directory, name in _names(folder):
             guard = directory.identity(f".{name}.guard")
-            owners = _pids(openings.get(guard, [])) if guard is not None else ()
+            owners = pids_of(openings.get(guard, [])) if guard is not None else ()
             yield Item(kind, name, directory.join(name), owners, (), owners)
 
 
-def _synchronised(openings: _Openings) -> Iterator[Item]:
+def _synchronised(openings: Openings) -> Iterator[Item]:
     kinds: list[tuple[str, tuple[str, ...]]] = [("value", ("value",))]
     with contextlib.suppress(FileNotFoundError), open_runtime_dir("sync", create=False) as sync:
-        kinds += [(kind, ("sync", kind)) for kind in sync.names()]
+        kinds += [(kind, ("sync", kind)) for kind in sync.names() if kind != REGION_LINES[-1]]
     for kind, way in kinds:
         for directory, name in _names(*way):
             yield _synchronised_item(kind, directory, name, openings)
 
 
-def _synchronised_item(kind: str, directory: Directory, name: str, openings: _Openings) -> Item:
+def _synchronised_item(kind: str, directory: Directory, name: str, openings: Openings) -> Item:
     users = _found(openings, directory, name)
-    owners: list[_Opening] = []
-    waiters: list[_Opening] = []
+    owners: list[Opening] = []
+    waiters: list[Opening] = []
     for part in _parts_of(directory, name):
         found = _found(openings, directory, part)
         users += found
@@ -136,16 +148,72 @@ def _synchronised_item(kind: str, directory: Directory, name: str, openings: _Op
         waiters += [each for each in found if not each.writes]
         if not part.endswith(f"~{_BELL}"):
             owners += [each for each in found if each.writes]
-    return Item(kind, name, directory.join(name), _pids(owners), _pids(waiters), _pids(users))
+    return Item(kind, name, directory.join(name), pids_of(owners), pids_of(waiters), pids_of(users))
 
 
-def _memory(openings: _Openings) -> Iterator[Item]:
-    with contextlib.suppress(FileNotFoundError), os.scandir(_NAMED_MEMORY) as entries:
-        for entry in entries:
-            status = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-                users = _pids(openings.get(identity_of(status), []))
-                yield Item("memory", f"/{entry.name}", entry.path, (), (), users)
+def _file_locks(openings: Openings) -> Iterator[Item]:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open_runtime_dir(*REGION_LINES, create=False) as directory,
+    ):
+        for line, region in find_region_lines(directory):
+            if not _is_fifo(directory, line.name):
+                continue
+            name = f"{_path_of(region.file, openings)}{_bytes_of(region)}"
+            users = _found(openings, directory, line.name)
+            owners = pids_of([each for each in users if each.writes])
+            waiters = pids_of([each for each in users if not each.writes])
+            path = directory.join(line.name)
+            yield Item(_FILE_LOCK, name, path, owners, waiters, pids_of(users))
+
+
+def _path_of(file: Identity, openings: Openings) -> str:
+    """The path by which somebody has a file open; nothing else leads from a file to its path."""
+    for opening in openings.get(file, []):
+        with contextlib.suppress(OSError):
+            return os.readlink(opening.link)
+    device, inode = file
+    return f"inode {inode} of device {os.major(device)}:{os.minor(device)}"
+
+
+def _bytes_of(region: InTheWay) -> str:
+    end = region.start + region.length if region.length else ""
+    stretch = f"[{region.start}:{end}]" if region.start or region.length else ""
+    return f"{stretch} shared" if region.shared else stretch
+
+
+def _posix(openings: Openings) -> Iterator[Item]:
+    for folder in (NAMED_MEMORY, _QUEUES):
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                    users = pids_of(openings.get(identity_of(status), []))
+                    kind, name = _posix_kind(folder, entry.name)
+                    yield Item(kind, f"/{name}", entry.path, (), (), users)
+
+
+def _posix_kind(folder: str, name: str) -> tuple[str, str]:
+    if folder == _QUEUES:
+        return "POSIX queue", name
+    if name.startswith(_NAMED_SEMAPHORE):
+        return "POSIX semaphore", name.removeprefix(_NAMED_SEMAPHORE)
+    return "memory", name
+
+
+def _system_v(openings: Openings) -> Iterator[Item]:
+    """What the kernel lists: proc_sysvipc(5). Of memory alone it tells who uses it."""
+    for table, (kind, column) in _SYSTEM_V.items():
+        path = f"/proc/sysvipc/{table}"
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as lines:
+            head = next(lines).split()
+            for row in (dict(zip(head, line.split(), strict=True)) for line in lines):
+                if int(row["uid"]) == os.geteuid():
+                    key, number = int(row["key"]) & 0xFFFFFFFF, int(row[column])
+                    name = f"sysv:0x{key:x}" if key else f"id {number}"
+                    found = openings.get(system_v_identity(number), [])
+                    users = pids_of(found) if table == "shm" else None
+                    yield Item(f"sysv {kind}", name, path, (), (), users)
 
 
 def _names(*way: str) -> Iterator[tuple[Directory, str]]:
@@ -170,38 +238,6 @@ def _is_fifo(directory: Directory, name: str) -> bool:
     return status is not None and stat.S_ISFIFO(status.st_mode)
 
 
-def _found(openings: _Openings, directory: Directory, name: str) -> list[_Opening]:
+def _found(openings: Openings, directory: Directory, name: str) -> list[Opening]:
     identity = directory.identity(name)
     return [] if identity is None else list(openings.get(identity, []))
-
-
-def _pids(openings: list[_Opening]) -> tuple[int, ...]:
-    return tuple(sorted({opening.pid for opening in openings}))
-
-
-def _all_openings() -> _Openings:
-    """Who has which file open or mapped, of the processes that this user may look into."""
-    openings: _Openings = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
-                _add_openings(openings, int(name))
-    return openings
-
-
-def _add_openings(openings: _Openings, pid: int) -> None:
-    for number in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            status = os.stat(f"/proc/{pid}/fd/{number}")
-            if stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode):
-                # The permissions of the link are the access mode: proc_pid_fd(5).
-                link = os.lstat(f"/proc/{pid}/fd/{number}")
-                opening = _Opening(pid, bool(link.st_mode & stat.S_IWUSR))
-                openings.setdefault(identity_of(status), []).append(opening)
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
-        for line in maps:
-            if _NAMED_MEMORY in line:
-                fields = line.split()
-                major, minor = (int(part, 16) for part in fields[3].split(":"))
-                identity = (os.makedev(major, minor), int(fields[4]))
-                openings.setdefault(identity, []).append(_Opening(pid, writes="w" in fields[1]))

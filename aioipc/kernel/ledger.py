@@ -22,11 +22,13 @@ from aioipc.kernel.directory import Directory, denied, identity_of
 from aioipc.kernel.lifeline import Hold, Lifeline
 from aioipc.kernel.lockfile import try_lock, unlock
 from aioipc.kernel.owned import OwnedFd
+from aioipc.native import _locks
 from aioipc.native._locks import (
     NOTE_BYTES,
-    disown_fifo,
+    STALE,
+    Entry,
+    Signature,
     is_at,
-    own_fifo,
     read_note,
     write_note,
 )
@@ -44,11 +46,11 @@ class State(enum.IntFlag):
     """What is so, by a note. Two bits, so that one may outlive the other."""
 
     NONE = 0
-    HELD = 1
+    HELD = _locks.HELD
     """Somebody holds it; if nobody does, he died."""
-    TORN = 2
+    TORN = _locks.TORN
     """Somebody died holding it, and nobody has said since that all is well."""
-    HELD_TORN = 3
+    HELD_TORN = HELD | TORN
     """Both."""
 
 
@@ -75,8 +77,7 @@ class Note(NamedTuple):
     @property
     def since_s(self) -> float:
         """The same in seconds of ``time.monotonic``, which a time namespace may set ahead."""
-        *_, ahead_ns = _ourselves()
-        return (self.since_ns + ahead_ns) / 1e9
+        return (self.since_ns + _ourselves().ahead_ns) / 1e9
 
 
 class Ledger(OwnedFd):
@@ -103,7 +104,7 @@ class Ledger(OwnedFd):
 
         It is one write, which a reader sees whole or not at all.
         """
-        write_note(self._fd, _offset(place), number, state, *_ourselves())
+        write_note(self._fd, _offset(place), number, state, _ourselves())
 
     def own(self, line: Lifeline, place: int, *, tears: bool) -> Tenure | None:
         """Take hold of a lifeline in the same directory, and note that.
@@ -122,16 +123,13 @@ class Ledger(OwnedFd):
             AccessDenied: What has the lifeline's name is no FIFO, or somebody else's.
             OSError: The lifeline cannot be opened or made.
         """
-        after_death = State.HELD_TORN if tears else State.HELD
-        found = line.take(
-            *(own_fifo, self._fd, self._path, _offset(place), State.HELD, after_death),
-            *_ourselves(),
-        )
-        if found is None:
+        entry = Entry(self._path, _offset(place), _ourselves(), tears)
+        fd = line.take(entry.hold, self._fd)
+        if fd is None:
             return None
-        if isinstance(found, int):  # STALE
+        if fd == STALE:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._name)
-        return Tenure(self, place, found, tears=tears)
+        return Tenure(fd, self, entry)
 
     def places(self) -> int:
         """How many places have ever been written."""
@@ -170,16 +168,13 @@ class Tenure(Hold):
         owner_died: Whether the last one who noted it died holding it.
     """
 
-    __slots__ = ("_ledger", "_number", "_place", "_tears", "owner_died")
+    __slots__ = ("_entry", "_ledger", "owner_died")
 
-    def __init__(
-        self, ledger: Ledger, place: int, found: tuple[int, int, bool], *, tears: bool
-    ) -> None:
-        fd, self._number, self.owner_died = found
+    def __init__(self, fd: int, ledger: Ledger, entry: Entry) -> None:
         super().__init__(fd)
         self._ledger = ledger
-        self._place = place
-        self._tears = tears
+        self._entry = entry
+        self.owner_died = entry.owner_died
 
     def let_go(self, *, is_consistent: bool = True) -> None:
         """Note that nobody holds it, and close it. Idempotent.
@@ -188,13 +183,10 @@ class Tenure(Hold):
             is_consistent: Whether the next owner need not be told of a death.
         """
         fd = self.detach()
-        if fd < 0:
-            return
-        state = State.TORN if self._tears and not is_consistent else State.NONE
-        # The ledger was closed if somebody removed it: the one that took its place knows
-        # nothing of this.
-        where = self._ledger.fileno(), _offset(self._place)
-        disown_fifo(fd, *where, self._number, state, *_ourselves())
+        if fd >= 0:
+            # The ledger was closed if somebody removed it: the one that took its place knows
+            # nothing of this.
+            self._entry.let_go(fd, self._ledger.fileno(), is_consistent)
 
 
 def remove_unused(directory: Directory, name: str, remove_rest: Callable[[], object]) -> bool:
@@ -243,10 +235,9 @@ def open_ledger(directory: Directory, name: str, kind: str, count: int) -> Ledge
 
 
 @functools.cache
-def _ourselves() -> tuple[int, int, int]:
-    """This process, when it started, and how far its clock is ahead of that of notes."""
+def _ourselves() -> Signature:
     pid = os.getpid()
-    return pid, _start_ticks(pid), _clock_ahead_ns(pid)
+    return Signature(pid, _start_ticks(pid), _clock_ahead_ns(pid))
 
 
 os.register_at_fork(after_in_child=_ourselves.cache_clear)
@@ -276,6 +267,8 @@ def _agree(ledger: Ledger, path: str, kind: str, count: int) -> None:
     wanted = _HEAD.pack(_MAGIC, kind.encode(), count)
     found = os.pread(fd, _HEAD.size, 0)
     while len(found) < _HEAD.size:
+        if found != wanted[: len(found)]:  # a short file of somebody else, not one half written
+            raise AddressError(f"{path} was not made by aioipc")
         if try_lock(fd, start=_HEADER_LOCK, length=1):
             if os.fstat(fd).st_size < _HEAD.size:
                 os.pwrite(fd, wanted, 0)

@@ -169,13 +169,17 @@ class Lifeline:
         """Remove the name, if it is there. Only for who knows that nobody wants it."""
         self._directory.unlink(self.name)
 
-    def remove_unused(self) -> None:
-        """Remove the name if it is there, and nobody holds it."""
-        with contextlib.suppress(FileNotFoundError):
+    def remove_unused(self) -> bool:
+        """Remove the name if it is there, and nobody holds it; return whether that was so."""
+        try:
             hold = Lifeline(self._directory, self.name, make=False).try_hold()
-            if hold is not None:
-                with hold:
-                    self.remove()
+        except FileNotFoundError:
+            return False
+        if hold is None:
+            return False
+        with hold:
+            self.remove()
+        return True
 
     def _is_locked(self, start: int, *, length: int = 1, shared: bool = False) -> bool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ __all__ = [
     "region_holders",
     "try_region",
 ]
+
+_MAY_NOT_WRITE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 # statfs(2). On these, locks go to a server, or nowhere, and the wait for it blocks.
 _NETWORKS = {
@@ -174,8 +177,8 @@ def _open(path: str, shared: bool) -> int:
     flags = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o600)
-    except PermissionError:
-        if not shared:
+    except OSError as error:
+        if not shared or error.errno not in _MAY_NOT_WRITE:
             raise
     return os.open(path, flags | os.O_RDONLY)
 

@@ -31,8 +31,12 @@ class Line:
         self.places: collections.deque[_Place] = collections.deque()
         self._ending: BaseException | None = None
 
-    async def until(self, attempt: Callable[[], T | None]) -> T:
+    async def until(self, attempt: Callable[[], T | None], *, again: bool = False) -> T:
         """Wait in line until ``attempt()`` gives something other than None, and return that.
+
+        Args:
+            attempt: Tried when this is the first in line.
+            again: Stand before all others, as one that had its turn and was sent back.
 
         Raises:
             Exception: What `end` was given, or what the attempt raised.
@@ -41,7 +45,10 @@ class Line:
             Safe: leaves the line.
         """
         place = _Place()
-        self.places.append(place)
+        if again:
+            self.places.appendleft(place)
+        else:
+            self.places.append(place)
         try:
             while True:
                 if self._ending is not None:

@@ -24,7 +24,7 @@ cdef class CallTable:
     cdef readonly dict served
     cdef readonly long long last_id
     cdef readonly long long peer_last_id
-    cdef readonly Py_ssize_t max_calls
+    cdef public Py_ssize_t max_calls
     cdef int window
 
     cdef object c_open(self, Outgoing call)

@@ -21,6 +21,7 @@ _Out = TypeVar("_Out", bound=Outgoing)
 _In = TypeVar("_In", bound=Incoming)
 
 class CallTable(Generic[_Out, _In]):
+    max_calls: int
     @property
     def calls(self) -> dict[int, _Out]: ...
     @property

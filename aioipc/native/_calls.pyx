@@ -265,8 +265,9 @@ cdef class CallCore:
     cdef readonly Py_ssize_t waiting
     cdef public bint is_closing
     cdef public object on_finished
+    cdef public bint may_be_recalled
     cdef dict handlers, calls, served, modules
-    cdef Py_ssize_t max_calls
+    cdef Py_ssize_t max_calls    # open ones of this side
     cdef object current, metadata, timeout
     cdef object own_record, served_record
     cdef object new_call, new_return, new_raise
@@ -382,6 +383,17 @@ cdef class CallCore:
         operation.call = call
         return operation
 
+    def recall(self, first):
+        """Take back the calls from a number on that the peer has not begun.
+
+        Only from a peer where they ``may_be_recalled``, and where nothing is left of those that
+        were recalled before. It refuses them once it looks.
+
+        Returns:
+            The number of the last call that may have begun.
+        """
+        return self.channel.port.recall(first, self.session.last_id + 1)
+
     def take(self, message):
         """Take in a message where nobody can wait."""
         self.c_take(message)
@@ -418,11 +430,13 @@ cdef class CallCore:
         cdef PyObject* sent = NULL
         cdef PySendResult status = PYGEN_RETURN
         callee = self.callee
+        if self.may_be_recalled and not self.channel.port.c_begin(message.id):
+            return callee.recalled(message)
         if (
             handler is None
             or message.remaining_ns is not None
             or self.is_closing
-            or len(self.served) >= self.max_calls
+            or len(self.served) >= self.session.max_calls
             or self.tracing in self.modules
         ):
             return callee.answer(message)

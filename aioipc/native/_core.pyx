@@ -68,6 +68,7 @@ cdef extern from *:
     }
     """
     void aioipc_share_am_anext(PyTypeObject*, PyTypeObject*)
+    object PyObject_CallOneArg(object, object)  # without a look whether it is a Python method
     int PyErr_ExceptionMatches(object)
     void PyErr_Clear()
     ctypedef struct PyAsyncMethods:
@@ -333,8 +334,8 @@ cdef class ChannelCore:
             if self.shares:
                 return self.decode(message, self.port.take_fds)
             if self.port.own_fds and self.attach is not None:
-                return self.attach(self.decode(message), self.port.take_fds())
-            return self.decode(message)
+                return self.attach(PyObject_CallOneArg(self.decode, message), self.port.take_fds())
+            return PyObject_CallOneArg(self.decode, message)
         except IPCError:
             raise
         except Exception as error:
@@ -363,7 +364,7 @@ cdef class ChannelCore:
             if self.shares:
                 parts = self.encode(obj, self.sharing)
             else:
-                parts = self.encode(obj)
+                parts = PyObject_CallOneArg(self.encode, obj)
             if not PyBytes_CheckExact(parts) or len(parts) >= LONG:
                 self.pacer.next_look = 0
             return parts

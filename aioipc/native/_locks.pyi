@@ -1,35 +1,27 @@
+HELD: int
+TORN: int
 LOCKED: int
 GONE: int
 FOREIGN: int
 STALE: int
 NOTE_BYTES: int
 
+class Signature:
+    pid: int
+    start_ticks: int
+    ahead_ns: int
+    def __init__(self, pid: int, start_ticks: int, ahead_ns: int) -> None: ...
+
+class Entry:
+    owner_died: bool
+    def __init__(
+        self, ledger_name: bytes, offset: int, signature: Signature, tears: bool
+    ) -> None: ...
+    def hold(self, directory: int, fifo: bytes, ledger: int) -> int: ...
+    def let_go(self, fd: int, ledger: int, is_consistent: bool) -> None: ...
+
 def hold_fifo(directory: int, name: bytes, shared: bool) -> int: ...
-def own_fifo(
-    directory: int,
-    name: bytes,
-    ledger: int,
-    ledger_name: bytes,
-    offset: int,
-    state: int,
-    state_after_death: int,
-    pid: int,
-    start_ticks: int,
-    ahead_ns: int,
-) -> tuple[int, int, bool] | int: ...
 def let_go(fd: int) -> None: ...
-def disown_fifo(
-    fd: int,
-    ledger: int,
-    offset: int,
-    number: int,
-    state: int,
-    pid: int,
-    start_ticks: int,
-    ahead_ns: int,
-) -> None: ...
 def is_at(fd: int, directory: int, name: bytes) -> bool: ...
 def read_note(fd: int, offset: int) -> tuple[int, int, int, int, int] | None: ...
-def write_note(
-    fd: int, offset: int, number: int, state: int, pid: int, start_ticks: int, ahead_ns: int
-) -> None: ...
+def write_note(fd: int, offset: int, number: int, state: int, signature: Signature) -> None: ...

@@ -46,17 +46,129 @@ cdef struct Note:
     uint32_t state
 
 cdef enum:
+    C_HELD = 1
+    C_TORN = 2
     C_LOCKED = -1
     C_GONE = -2
     C_FOREIGN = -3
     C_FAILED = -4
     C_STALE = -5
 
+HELD = C_HELD
+TORN = C_TORN
 LOCKED = C_LOCKED
 GONE = C_GONE
 FOREIGN = C_FOREIGN
 STALE = C_STALE
 NOTE_BYTES = sizeof(Note)
+
+
+cdef class Signature:
+    """Who writes notes: this process, as long as it does not fork.
+
+    Attributes:
+        pid: Its number.
+        start_ticks: When it started, in clock ticks after boot.
+        ahead_ns: How far its clock is ahead of the one that notes are in, in nanoseconds.
+    """
+
+    cdef readonly uint32_t pid
+    cdef readonly uint64_t start_ticks
+    cdef readonly int64_t ahead_ns
+
+    def __init__(self, uint32_t pid, uint64_t start_ticks, int64_t ahead_ns):
+        self.pid = pid
+        self.start_ticks = start_ticks
+        self.ahead_ns = ahead_ns
+
+
+cdef class Entry:
+    """One note of a ledger, for one time that somebody holds the lifeline it is about.
+
+    Attributes:
+        owner_died: Whether the last one who noted that he holds it died with it; once it is held.
+    """
+
+    cdef bytes _ledger_name
+    cdef long _offset
+    cdef Signature _signature
+    cdef bint _tears
+    cdef uint64_t _number
+    cdef readonly bint owner_died
+
+    def __init__(
+        self, bytes ledger_name not None, long offset, Signature signature not None, bint tears
+    ):
+        """Know the note.
+
+        Args:
+            ledger_name: The ledger, which is in the directory of the lifeline.
+            offset: Where the note is.
+            signature: Whose note it will be.
+            tears: Whether a death tears what is held, so that the next one but one has to know.
+        """
+        self._ledger_name = ledger_name
+        self._offset = offset
+        self._signature = signature
+        self._tears = tears
+
+    def hold(self, int directory, bytes fifo not None, int ledger):
+        """Do what `hold_fifo` does, and then what `read_note` and `write_note` do, in one step.
+
+        Args:
+            directory: Where the FIFO is, and the ledger.
+            fifo: Its name.
+            ledger: The descriptor of the ledger.
+
+        Returns:
+            As `hold_fifo`; also STALE if the ledger has lost its name, and nothing is held.
+
+        Raises:
+            OSError: The FIFO cannot be opened, or the ledger not be read or written.
+        """
+        cdef const char* path = fifo
+        cdef const char* ledger_path = self._ledger_name
+        cdef int fd, found
+        with nogil:
+            found = fd = _hold(directory, path, F_WRLCK)
+            if fd >= 0:
+                if not _is_at(ledger, directory, ledger_path):
+                    found = C_STALE if errno == ENOENT else C_FAILED
+                elif not self._note_held(ledger):
+                    found = C_FAILED
+                if found < 0:
+                    _undo(fd)
+        if found == C_FAILED:
+            PyErr_SetFromErrno(OSError)
+        return found
+
+    def let_go(self, int fd, int ledger, bint is_consistent):
+        """Note that nobody holds it if there is a ledger, and then, whatever happens, `let_go`."""
+        cdef Note note
+        cdef int result = -1
+        with nogil:
+            _sign(&note, self._number, C_TORN if self._tears and not is_consistent else 0,
+                  self._signature)
+            if ledger < 0 or pwrite(ledger, &note, sizeof(note), self._offset) >= 0:
+                result = _let_go(fd)
+            else:
+                _undo(fd)
+        if result < 0:
+            PyErr_SetFromErrno(OSError)
+
+    cdef bint _note_held(self, int ledger) noexcept nogil:
+        """Whether it could be noted; if not, errno says why."""
+        cdef Note note
+        cdef uint32_t state = C_HELD
+        memset(&note, 0, sizeof(note))
+        if pread(ledger, &note, sizeof(note), self._offset) < 0:
+            return False
+        self.owner_died = note.state != 0
+        if self.owner_died and self._tears:
+            state |= C_TORN
+        self._number = note.number + 1
+        _sign(&note, self._number, state, self._signature)
+        return pwrite(ledger, &note, sizeof(note), self._offset) >= 0
 
 
 def hold_fifo(int directory, bytes name not None, bint shared):
@@ -78,93 +190,11 @@ def hold_fifo(int directory, bytes name not None, bint shared):
     return found
 
 
-def own_fifo(
-    int directory,
-    bytes name not None,
-    int ledger,
-    bytes ledger_name not None,
-    long offset,
-    uint32_t state,
-    uint32_t state_after_death,
-    uint32_t pid,
-    uint64_t start_ticks,
-    int64_t ahead_ns,
-):
-    """Do what `hold_fifo` does, and then what `read_note` and `write_note` do, in one step.
-
-    Args:
-        directory: Where the FIFO is, and the ledger.
-        name: Of the FIFO.
-        ledger: The descriptor of the ledger.
-        ledger_name: Its name.
-        offset: Where the note is.
-        state: What to note.
-        state_after_death: What to note if the note says anything.
-        pid: Of this process; and so on, as in `write_note`.
-
-    Returns:
-        As `hold_fifo` where it is not held; also STALE if the ledger has lost its name. Else the
-        descriptor, the number in the note, and whether the note that was there said anything.
-
-    Raises:
-        OSError: The FIFO cannot be opened, or the ledger not be read or written.
-    """
-    cdef const char* path = name
-    cdef const char* ledger_path = ledger_name
-    cdef Note note
-    cdef bint died = False
-    cdef int fd, found = C_FAILED
-    with nogil:
-        fd = _hold(directory, path, F_WRLCK)
-        if fd >= 0:
-            memset(&note, 0, sizeof(note))
-            if not _is_at(ledger, directory, ledger_path):
-                found = C_STALE if errno == ENOENT else C_FAILED
-            elif pread(ledger, &note, sizeof(note), offset) >= 0:
-                died = note.state != 0
-                _sign(&note, note.number + 1, state_after_death if died else state,
-                      pid, start_ticks, ahead_ns)
-                if pwrite(ledger, &note, sizeof(note), offset) >= 0:
-                    found = fd
-            if found < 0:
-                _undo(fd)
-        else:
-            found = fd
-    if found == C_FAILED:
-        PyErr_SetFromErrno(OSError)
-    if found < 0:
-        return found
-    return found, note.number, died
-
-
 def let_go(int fd):
     """Drop all locks of an open file description, also for who has a copy of it, and close it."""
     cdef int result
     with nogil:
         result = _let_go(fd)
-    if result < 0:
-        PyErr_SetFromErrno(OSError)
-
-
-def disown_fifo(
-    int fd,
-    int ledger,
-    long offset,
-    uint64_t number,
-    uint32_t state,
-    uint32_t pid,
-    uint64_t start_ticks,
-    int64_t ahead_ns,
-):
-    """Do what `write_note` does if there is a ledger, and then, whatever happens, `let_go`."""
-    cdef Note note
-    cdef int result = -1
-    with nogil:
-        _sign(&note, number, state, pid, start_ticks, ahead_ns)
-        if ledger < 0 or pwrite(ledger, &note, sizeof(note), offset) >= 0:
-            result = _let_go(fd)
-        else:
-            _undo(fd)
     if result < 0:
         PyErr_SetFromErrno(OSError)
 
@@ -194,41 +224,27 @@ def read_note(int fd, long offset):
 
 
 def write_note(
-    int fd,
-    long offset,
-    uint64_t number,
-    uint32_t state,
-    uint32_t pid,
-    uint64_t start_ticks,
-    int64_t ahead_ns,
+    int fd, long offset, uint64_t number, uint32_t state, Signature signature not None
 ):
-    """Write a note of this process, as of now, in one write: pwrite(2).
-
-    ``ahead_ns`` is how far this process's clock is ahead of the one that the notes are in.
-    """
+    """Write a note, as of now, in one write: pwrite(2)."""
     cdef Note note
     cdef ssize_t count
     with nogil:
-        _sign(&note, number, state, pid, start_ticks, ahead_ns)
+        _sign(&note, number, state, signature)
         count = pwrite(fd, &note, sizeof(note), offset)
     if count < 0:
         PyErr_SetFromErrno(OSError)
 
 
-cdef void _sign(
-    Note* note,
-    uint64_t number,
-    uint32_t state,
-    uint32_t pid,
-    uint64_t start_ticks,
-    int64_t ahead_ns,
-) noexcept nogil:
+cdef void _sign(Note* note, uint64_t number, uint32_t state, Signature by) noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     note.number = number
-    note.start_ticks = start_ticks
-    note.since_ns = <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec - <uint64_t>ahead_ns
-    note.pid = pid
+    note.start_ticks = by.start_ticks
+    note.since_ns = (
+        <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec - <uint64_t>by.ahead_ns
+    )
+    note.pid = by.pid
     note.state = state
 
 

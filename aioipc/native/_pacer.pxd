@@ -79,6 +79,7 @@ cdef class MessagePort:
     cdef int c_poll_fd(self, bint for_room) noexcept
     cdef int c_begin_poll(self, bint for_room) except -1
     cdef bint c_poll_look(self, bint for_room) noexcept nogil
+    cdef bint c_begin(self, uint64_t task) noexcept
 
 
 cdef class Pacer:

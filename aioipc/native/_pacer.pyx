@@ -4,7 +4,7 @@
 
 from cpython.buffer cimport Py_buffer, PyBuffer_FillInfo
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from aioipc.errors import IPCError
 
@@ -232,6 +232,18 @@ cdef class MessagePort:
     cdef bint c_poll_look(self, bint for_room) noexcept nogil:
         """Look once, without the GIL, whether a send or a receive would make progress."""
         return False
+
+    cdef bint c_begin(self, uint64_t task) noexcept:
+        """Tell the peer that a task of its begins; whether it was not taken back before."""
+        return True
+
+    def recall(self, first, end):
+        """Take back the tasks of these numbers, up to ``end``, that the peer has not begun.
+
+        Returns:
+            The last one that may have begun.
+        """
+        return end
 
 
 cdef class Pacer:

@@ -85,6 +85,8 @@ cdef extern from "ring.h" nogil:
     bint ring_writable(const RingProducer*)
     RingAnswer ring_wait_space(RingProducer*)
     RingAnswer ring_close(RingProducer*)
+    uint64_t ring_recall(RingProducer*, uint64_t, uint64_t)
+    bint ring_begin(RingConsumer*, uint64_t)
     RingAnswer ring_pop(RingConsumer*, RingRecord*)
     RingAnswer ring_retire(RingConsumer*)
     bint ring_leases_are_out(const RingLeases*)

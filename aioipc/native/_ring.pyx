@@ -825,6 +825,14 @@ cdef class RingPort(FramePort):
             unconsumed=self.unconsumed_count(),
         )
 
+    # Tasks
+
+    cdef bint c_begin(self, uint64_t task) noexcept:
+        return ring_begin(&self.consumer, task)
+
+    def recall(self, uint64_t first, uint64_t end):
+        return ring_recall(&self.producer, first, end) if self.is_open else end
+
     # What a dead peer left
 
     def unconsumed_count(self):

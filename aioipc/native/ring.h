@@ -18,6 +18,8 @@
      ring_writable    look, for polling
      ring_wait_space  before going to sleep
      ring_close       no more records, all is well
+     ring_recall      take tasks back                ring_begin     begin one, unless it was
+                                                    taken back
      ring_unconsumed  what a dead consumer left
 
    Three rules carry everything else:
@@ -79,6 +81,8 @@ typedef struct {
     alignas(128) _Atomic uint64_t p_wait;  /* producer sets the bytes it sleeps for; consumer
                                               swaps to 0 */
     alignas(128) _Atomic uint32_t closed;  /* producer sets 1: there will be no more records */
+    alignas(128) _Atomic uint64_t begun;   /* consumer: the last task that it began */
+    alignas(128) _Atomic uint64_t recalled;  /* producer: tasks that are not to be begun */
     alignas(RING_DATA_OFFSET) unsigned char data[];
 } RingShared;
 
@@ -87,6 +91,8 @@ _Static_assert(offsetof(RingShared, head) == 0x080, "layout is the protocol");
 _Static_assert(offsetof(RingShared, c_wait) == 0x100, "layout is the protocol");
 _Static_assert(offsetof(RingShared, p_wait) == 0x180, "layout is the protocol");
 _Static_assert(offsetof(RingShared, closed) == 0x200, "layout is the protocol");
+_Static_assert(offsetof(RingShared, begun) == 0x280, "layout is the protocol");
+_Static_assert(offsetof(RingShared, recalled) == 0x300, "layout is the protocol");
 _Static_assert(offsetof(RingShared, data) == 0x1000, "layout is the protocol");
 _Static_assert(sizeof(_Atomic uint64_t) == 8 && sizeof(_Atomic uint32_t) == 4, "plain words");
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
@@ -491,6 +497,23 @@ static inline RingAnswer ring_close(RingProducer *producer)
     return wake ? RING_WAKE : RING_QUEUED;
 }
 
+/* --- tasks ---------------------------------------------------------------------------------
+
+   Records may be tasks with rising numbers, which the consumer begins one after the other. What
+   it has not begun the producer can take back, though it lies in the ring already, and whether or
+   not the consumer ever looks again: it may hang in a task, or be dead. Rule 3 once more: the
+   consumer says what it begins and then looks for a recall, the producer recalls and then looks
+   what was begun. A range is two halves of one word, the first number and the one behind the
+   last, modulo 2^32: there has to be an end to the recalled ones before others are recalled. */
+
+/* Take back [first, end), fewer than 2^32. Returns the last task that was begun: if that is one
+   of them it may run, and so may those before it; those behind it never will. */
+static inline uint64_t ring_recall(RingProducer *producer, uint64_t first, uint64_t end)
+{
+    RING_STORE(&producer->ring.shared->recalled, first << 32 | (end & UINT32_MAX));
+    return RING_LOAD(&producer->ring.shared->begun);
+}
+
 /* === consumer ============================================================================== */
 
 #define RING_MAX_PADS 64  /* a flood of them must not hold up the caller */
@@ -541,6 +564,15 @@ static inline bool ring_attach_consumer(RingConsumer *consumer, void *memory, ui
                    | 1u << RING_PONG,
                RING_MORE, 0);
     return true;
+}
+
+/* Begin a task. Returns whether it was not taken back. */
+static inline bool ring_begin(RingConsumer *consumer, uint64_t number)
+{
+    RING_STORE(&consumer->ring.shared->begun, number);
+    uint64_t recalled = RING_LOAD(&consumer->ring.shared->recalled);
+    uint32_t first = (uint32_t)(recalled >> 32);
+    return (uint32_t)number - first >= (uint32_t)recalled - first;
 }
 
 static inline RingAnswer ring_poison_consumer(RingConsumer *consumer, RingFault fault)

@@ -25,7 +25,7 @@ from aioipc.rpc.parts import (
 )
 from aioipc.wire.rpc import Code, Raise, Return
 
-__all__ = ["EACH", "Failed", "Pace", "outcome_of", "serve_each"]
+__all__ = ["EACH", "Failed", "Pace", "Took", "outcome_of", "serve_each"]
 
 log = logging.getLogger("aioipc.process")
 
@@ -77,10 +77,22 @@ class Pace:
         self.size = max(1, min(fitting, 4 * self.size, self._most))
 
 
+class Took(msgspec.Struct, array_like=True, tag=9, gc=False):
+    """What comes last: how long the calls of one message took.
+
+    Attributes:
+        seconds: Without the time in which the message lay behind others.
+    """
+
+    seconds: float
+
+
 Outcome = Return | Raise
 
 
-def _each(self: object, method: str, arguments: list[msgspec.Raw]) -> AsyncIterator[list[Outcome]]:
+def _each(
+    self: object, method: str, arguments: list[msgspec.Raw]
+) -> AsyncIterator[list[Return | Raise | Took]]:
     """Call a method for each of some arguments, and tell the outcomes in their order."""
     raise NotImplementedError  # only its signature counts
 
@@ -110,10 +122,10 @@ def serve_each(channel: Channel[Any], handlers: Handlers) -> Any:
     most_bytes = channel.limits.max_message_bytes
     uneven: dict[str, int] = {}
 
-    async def each(name: str, arguments: list[msgspec.Raw]) -> AsyncIterator[list[Outcome]]:
+    async def each(name: str, arguments: list[msgspec.Raw]) -> AsyncIterator[list[Outcome | Took]]:
         method, function = handlers[name]
         rhythm = _Rhythm(name, uneven)
-        outcomes: list[Outcome] = []
+        outcomes: list[Outcome | Took] = []
         room = most_bytes
         for number, packed in enumerate(arguments):
             outcome = await _make(number, method, function, packed, most_bytes)
@@ -121,6 +133,7 @@ def serve_each(channel: Channel[Any], handlers: Handlers) -> Any:
             if size > room and outcomes:
                 yield outcomes
                 outcomes, room = [], most_bytes
+                rhythm.go_on()
             outcomes.append(outcome)
             room -= size
             if rhythm.is_due():
@@ -128,9 +141,9 @@ def serve_each(channel: Channel[Any], handlers: Handlers) -> Any:
                 outcomes, room = [], most_bytes
                 await channel.flush()  # the next call may compute for long
                 if rhythm.is_over:
-                    return
-        if outcomes:
-            yield outcomes
+                    break
+                rhythm.go_on()
+        yield [*outcomes, Took(rhythm.took_s)]
 
     return each
 
@@ -165,25 +178,29 @@ class _Rhythm:
 
     Attributes:
         is_over: Whether the calls that are left are for others to make.
+        took_s: How many seconds the calls took so far, without what others did meanwhile.
     """
 
     def __init__(self, name: str, uneven: dict[str, int]) -> None:
         self.is_over = False
         self._name = name
         self._uneven = uneven
-        self._began = self._flushed = self._now = time.monotonic()
+        self.took_s = 0.0
+        self._flushed = self._now = time.monotonic()
 
     def is_due(self) -> bool:
         """Say after each call whether its outcome, and those before it, are to go out."""
         last, self._now = self._now, time.monotonic()
+        self.took_s += self._now - last
         wary = _WARY_CALLS if self._now - last > _LONG_S else self._uneven.get(self._name, 0)
         if wary:
             self._uneven[self._name] = wary - 1
-        self.is_over = self._now - self._began > _TOO_LONG_S
-        if not (wary or self.is_over or self._now - self._flushed > _KEPT_S):
-            return False
-        self._flushed = self._now
-        return True
+        self.is_over = self.took_s > _TOO_LONG_S
+        return wary > 0 or self.is_over or self._now - self._flushed > _KEPT_S
+
+    def go_on(self) -> None:
+        """The next call begins, after outcomes went out."""
+        self._flushed = self._now = time.monotonic()
 
 
 def _size_of(outcome: Outcome) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from typing import Final
 
 import anyio
@@ -67,8 +68,12 @@ class Crew:
 
     # Who is next
 
-    async def take(self) -> Member:
+    async def take(self, *, ahead: bool = False, again: bool = False) -> Member:
         """The freest worker, once there is one and this is the next call in line.
+
+        Args:
+            ahead: One will do that can begin the call soon, and give it back before.
+            again: It had its turn, and comes before the others.
 
         Raises:
             ClosedError: This side closed the pool.
@@ -77,20 +82,36 @@ class Crew:
         Cancellation:
             Safe.
         """
-        member = self.free()
-        return await self._line.until(self._freest) if member is None else member
+        look = self._soonest if ahead else self._freest
+        member = None if self._line.places else look()
+        return await self._line.until(look, again=again) if member is None else member
 
     def free(self) -> Member | None:
-        """As `take`, but None if that waits."""
-        return None if self._line.places else self._freest()
+        """As `take` of one that may be ahead, but None if that waits."""
+        return None if self._line.places else self._soonest()
 
     def _freest(self) -> Member | None:
+        """One that begins a call at once."""
         self._check()
         freest, most = None, 0
         for member in self._members:
             room = member.room
             if room > most:
                 freest, most = member, room
+        return freest
+
+    def _soonest(self) -> Member | None:
+        """One that begins a call at once, or is soon done with what it has."""
+        freest = self._freest()
+        if freest is None:
+            most = -sys.maxsize
+            for member in self._members:
+                room = member.room
+                if most < room > -member.ahead:
+                    freest, most = member, room
+            if freest is None:
+                for member in self._members:
+                    member.observe()
         return freest
 
     def _check(self) -> None:

@@ -66,7 +66,8 @@ class _InPool:
         self._pool = pool
         self._method = method
         self._most = lookahead
-        self.runners = _CALLS_AHEAD * pool.capacity
+        self.runners = pool.capacity + pool.size  # so that each worker has one to go on with
+        self._messages = _CALLS_AHEAD * pool.size
         self._pace = Pace()
         if lookahead is not None:
             self.runners = min(self.runners, lookahead)
@@ -78,7 +79,7 @@ class _InPool:
 
     @property
     def lookahead(self) -> int:
-        return self._most or self.runners * self._pace.size
+        return self._most or max(self.runners, self._messages * self._pace.size)
 
     async def make(self, items: Sequence[Any], finished: Finished) -> None:
         bind = self._method.bind
@@ -288,9 +289,9 @@ def imap(
         function: A method of what `aioipc.process.pool` gave; or any other function to be
             awaited, if ``lookahead`` is given.
         items: Its argument in each call. They are taken as they are needed.
-        lookahead: How many items are ahead of the results that were taken; by default twice as
-            many as the pool runs at once, and more where calls are over in less than 2 ms: then
-            some wait in each worker behind the one that runs.
+        lookahead: How many items are ahead of the results that were taken; by default as many as
+            the pool runs at once and another one for each worker, and more where calls are over
+            in less than 2 ms: then some wait in each worker behind the one that runs.
         progress: Called with the number of calls that have succeeded, after each.
 
     Raises:

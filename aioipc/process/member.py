@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from aioipc.errors import WorkerDied
 from aioipc.kernel.usage import resident_bytes
 from aioipc.limits import Limits
 from aioipc.native._calls import Ask, News
+from aioipc.process.batch import Pace
 from aioipc.process.service import serve
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
@@ -29,6 +31,17 @@ _DYING_S: Final = 1.0
 """How long a worker that broke its connection may take to end."""
 
 _BETWEEN_LOOKS_S: Final = 0.1
+
+_NONE: Final = -sys.maxsize
+_MOST_AHEAD: Final = 64
+_OBSERVED_CALLS: Final = 8
+"""After how many ends of calls, under load, it is settled how many go ahead."""
+
+_STUCK_S: Final = 0.01
+"""After how long without an outcome a worker has to give back what it has not begun."""
+
+_WARY_CALLS: Final = 1_000
+"""For how many calls nothing goes ahead to a worker that had to refuse some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,8 @@ class Member:
     Attributes:
         worker: The process.
         connection: To the object that it serves.
+        ahead: How many calls it may have beyond those that run, to begin them without waiting
+            for this side. They can be taken back.
         is_dismissed: Whether its end was wished for here: it had done enough, or it would not
             give up a call that was cancelled.
         was_killed: Whether it would not.
@@ -85,6 +100,7 @@ class Member:
         self.connection = rpc.Connection(worker.channel, connected=True)
         self._caller = self.connection.caller
         self._caller.watch(self)
+        self.ahead = 0
         self.is_dismissed = False
         self.was_killed = False
         self._terms = terms
@@ -97,6 +113,13 @@ class Member:
         self._over = asyncio.Event()
         self._unsettled = 0
         self._settling: set[News] = set()
+        self._ended = 0
+        self._pace = Pace(1 + _MOST_AHEAD)
+        self._observed: tuple[int, float] | None = None
+        self._wary_until = 0
+        self._last_begun = sys.maxsize
+        self._recalled: set[int] = set()
+        self._stuck_timer: asyncio.TimerHandle | None = None
         worker.when_ended(self._end)
 
     @classmethod
@@ -111,6 +134,7 @@ class Member:
             terms.maker,
             terms.args,
             terms.interface,
+            terms.calls_per_worker,
             codec=rpc.CODEC,
             limits=terms.limits,
             setup=replace(setup, name=f"{name}-{number}"),
@@ -146,18 +170,20 @@ class Member:
 
     @property
     def room(self) -> int:
-        """How many more calls it can take at present.
+        """How many more calls would run at once; less than 0 if so many would have to wait.
 
-        None while it has to end one that was cancelled: it may be about to be killed for that.
+        Very few while it has to end one that was cancelled, as it may be about to be killed for
+        that, and while it has not refused all that were taken back.
         """
         if (
             self.is_dismissed
             or self._unsettled
+            or self._recalled
             or self._is_over
             or self.connection.ending is not None
         ):
-            return 0
-        return self._calls_at_once - self.load
+            return _NONE
+        return self._calls_at_once - len(self._calls) - self._caller.packing
 
     @property
     def calls_left(self) -> int:
@@ -168,6 +194,8 @@ class Member:
     def ask(self, method: Method, args: tuple[Any, ...]) -> Ask:
         """Call a method there and wait for its result: `CallCore.ask`."""
         self._count(1)
+        if len(self._calls) >= self._calls_at_once:
+            self._go_ahead()
         return self.connection.ask(method, args)
 
     async def open(self, method: Method, args: tuple[Any, ...], *, count: int = 1) -> OwnCall:
@@ -181,6 +209,72 @@ class Member:
         self._taken += calls
         if self.calls_left <= 0:
             self.is_dismissed = True
+
+    # Calls ahead
+
+    def observe(self) -> None:
+        """Callers wait: see how long a call takes, for some of the next ones to go ahead."""
+        if self._observed is None and self._ended >= self._wary_until:
+            self._observed = self._ended, self.connection.loop.time()
+
+    def _conclude(self, ended: int, began_s: float) -> None:
+        self._observed = None
+        self._pace.took(self._ended - ended, self.connection.loop.time() - began_s)
+        self.ahead = self._pace.size - 1
+
+    def refused(self) -> None:
+        """It could not begin what went ahead, for it runs methods that wait for something."""
+        self._stop_ahead()
+        self._wary_until = self._ended + _WARY_CALLS
+
+    def _stop_ahead(self) -> None:
+        self.ahead = 0
+        self._observed = None
+        self._pace = Pace(1 + _MOST_AHEAD)
+
+    def _go_ahead(self) -> None:
+        """The next call has to wait there: see to it that it can be taken back."""
+        if not self.connection.is_read:
+            self.connection.read_on()  # a caller that reads could not be woken
+        if self._stuck_timer is None:
+            self._watch_progress()
+
+    def _watch_progress(self) -> None:
+        self._stuck_timer = self.connection.loop.call_later(_STUCK_S, self._look, self._ended)
+
+    def _look(self, ended: int) -> None:
+        """Take back what goes ahead where nothing has ended for a while."""
+        self._stuck_timer = None
+        if len(self._calls) <= self._calls_at_once or self._is_over:
+            return
+        if self._ended == ended:
+            self._stop_ahead()
+            self._recall()
+        else:
+            self._watch_progress()
+
+    def _recall(self) -> None:
+        """Take back the calls that have not begun: they are made elsewhere."""
+        if self._recalled:
+            return  # what there was
+        calls = [*itertools.takewhile(_can_be_recalled, reversed(self._calls.values()))]
+        if calls:
+            begun = self.connection.recall(calls[-1].id)
+            calls = [*itertools.takewhile(lambda call: call.id > begun, calls)]
+            self._recalled = {call.id for call in calls}
+            for call in calls:  # the last one first, so that it stands in line behind the others
+                call.take_back()
+            if calls:
+                _ = self.connection.start(self._wait_refused())
+
+    async def _wait_refused(self) -> None:
+        """Let somebody read until it has refused all that were taken back."""
+        while self._recalled:
+            await self._wait_freed()
+
+    def may_have_run(self, call: OwnCall) -> bool:
+        """Whether a call that was lost had begun, as far as can be known."""
+        return call.id <= self._last_begun
 
     def lost(self, error: BaseException) -> None:
         """Nothing can be sent to it any more."""
@@ -213,16 +307,27 @@ class Member:
 
     def freed(self) -> None:
         """One call or more are no longer open."""
+        self._ended += 1
+        if self._observed is not None and self._ended >= self._observed[0] + _OBSERVED_CALLS:
+            self._conclude(*self._observed)
+        if self._recalled:
+            self._recalled.intersection_update(self._calls)
         for waiter in self._settling:
             self.connection.wake(waiter)
         if self._terms.max_memory_bytes is not None and not self.is_dismissed:
             self._look_at_memory(self._terms.max_memory_bytes)
-        if self.connection.ending is not None or (self.is_dismissed and not self.load):
+        if self.connection.ending is not None:
+            self._last_begun = self.connection.recall(1)
+            self._end()
+        elif self.is_dismissed and not self.load:
             self._end()
         self._tell_freed()
 
     def cancelled(self, call: OwnCall) -> None:
-        """A call was given up here: see to it that it ends there."""
+        """A call was given up here: see to it that it ends there, or never begins."""
+        self._recall()
+        if call.id in self._recalled:
+            return
         self._unsettled += 1
         _ = self.connection.start(self._settle(call))
 
@@ -259,3 +364,8 @@ class Member:
         if now - self._looked_at >= _BETWEEN_LOOKS_S:
             self._looked_at = now
             self.is_dismissed = resident_bytes(self.worker.pid) > most_bytes
+
+
+def _can_be_recalled(call: OwnCall) -> bool:
+    """Whether it can be made anew, and who waits for it be told to."""
+    return call.method.is_plain and (call.is_cancelled or call.waiter is not None)

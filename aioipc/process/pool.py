@@ -11,10 +11,17 @@ from types import TracebackType
 from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
 
 from aioipc import rpc
-from aioipc.errors import BadArguments, FrameTooLarge, PeerCrashed, WorkerDied
+from aioipc.errors import (
+    BadArguments,
+    FrameTooLarge,
+    IPCError,
+    PeerCrashed,
+    QuotaExceeded,
+    WorkerDied,
+)
 from aioipc.limits import Limits
 from aioipc.native._calls import Ask
-from aioipc.process.batch import EACH, Failed, outcome_of
+from aioipc.process.batch import EACH, Failed, Took, outcome_of
 from aioipc.process.crew import Crew
 from aioipc.process.member import Member, Terms
 from aioipc.process.setup import Setup
@@ -22,6 +29,7 @@ from aioipc.process.target import Target, check_loaded
 from aioipc.process.worker import Start
 from aioipc.rpc.parts import (
     Method,
+    NotBegun,
     OwnCall,
     ResultStream,
     active_tracing,
@@ -29,6 +37,7 @@ from aioipc.rpc.parts import (
     describe,
     proxy_of,
 )
+from aioipc.wire.rpc import Code
 
 __all__ = ["Pool", "PoolOpening", "PoolStatistics", "pool", "pool_of"]
 
@@ -45,7 +54,8 @@ class PoolStatistics:
 
     Attributes:
         workers: Those that serve at present.
-        open: Calls that run, or were cancelled and have not ended yet.
+        open: Calls that run, that went ahead to a worker, or that were cancelled or taken back
+            and have not ended yet.
         waiting: Calls that wait for a worker.
         calls: Calls that were given to a worker, repeated ones each time.
         deaths: Workers that ended by themselves.
@@ -96,6 +106,11 @@ class Pool:
             killed=crew.killed,
         )
 
+    @property
+    def size(self) -> int:
+        """How many workers it has when all are there."""
+        return self._terms.size
+
     def method(self, name: str) -> Method:
         """What the interface declares by a name."""
         return describe(self._terms.interface).methods[name]
@@ -131,17 +146,20 @@ class Pool:
             Cancels the method. A worker that does not let that happen is killed.
         """
         attempts_left = _MOST_ATTEMPTS
+        again = False
         while True:
             if member is None:
-                member = self._crew.free() or await self._crew.take()
+                member = self._crew.free() if method.is_plain and not again else None
+                if member is None:
+                    member = await self._crew.take(ahead=method.is_plain, again=again)
             asked = member.ask(method, args)
             self._calls += 1
             try:
                 return await asked
-            except PeerCrashed as error:
-                if asked.call is None:  # so it did not run
+            except (NotBegun, QuotaExceeded, PeerCrashed) as error:
+                if _did_not_run(member, asked, error):
                     self._calls -= 1
-                    member.lost(error)
+                    again = True
                 else:
                     attempts_left -= 1
                     await _check_repeats(member, asked, error, attempts_left)
@@ -158,7 +176,7 @@ class Pool:
             finished: Called with the outcome of each, in their order: the result, or `Failed`.
 
         Returns:
-            How many seconds it took, without the waits for a worker.
+            How many seconds it took, without the waits for a worker and in it.
 
         Raises:
             ClosedError: This side closed the pool.
@@ -173,12 +191,15 @@ class Pool:
             member = await self._crew.take()
             began = time.monotonic()
             rest = arguments[next_ : next_ + member.calls_left]
-            if len(rest) == 1 or active_tracing() is not None:
+            is_alone = len(rest) == self._terms.calls_per_worker == 1
+            if is_alone or active_tracing() is not None:
                 finished(await self._one(member, method, arguments[next_]))
                 next_ += 1
+                took_s += time.monotonic() - began
             else:
-                next_ += await self._several(member, method, rest, finished)
-            took_s += time.monotonic() - began
+                done, seconds = await self._several(member, method, rest, finished)
+                next_ += done
+                took_s += seconds
         return took_s
 
     async def _one(self, member: Member, method: Method, args: tuple[Any, ...]) -> Any:
@@ -194,28 +215,35 @@ class Pool:
         method: Method,
         arguments: Sequence[tuple[Any, ...]],
         finished: Finished,
-    ) -> int:
-        """Make some calls in one worker; how many of them are done, for it may give some back."""
+    ) -> tuple[int, float]:
+        """Make some calls in one worker.
+
+        Returns:
+            How many of them are done, for it may give some back, and in how many seconds.
+        """
         try:
             call = await member.open(EACH, (method.name, arguments), count=len(arguments))
         except PeerCrashed as error:  # so none of them ran
             member.lost(error)
-            return 0
+            return 0, 0.0
         except (BadArguments, FrameTooLarge):  # fewer may go, and each on its own tells why not
             half = arguments[: len(arguments) // 2]
             if len(half) > 1:
                 return await self._several(member, method, half, finished)
             finished(await self._one(member, method, arguments[0]))
-            return 1
+            return 1, 0.0
         self._calls += len(arguments)
-        done = 0
+        done, took_s = 0, 0.0
         outcomes = ResultStream[Any](EACH, functools.partial(_opened, call))
         async with rpc.closing(outcomes):
             try:
                 async for together in outcomes:
                     for message in together:
-                        finished(outcome_of(message, method))
-                    done += len(together)
+                        if type(message) is Took:
+                            took_s = message.seconds
+                        else:
+                            finished(outcome_of(message, method))
+                            done += 1
             except PeerCrashed as error:
                 if done < len(arguments):
                     death = await member.death()
@@ -223,7 +251,7 @@ class Pool:
                         finished(await self._after(death, error, method, args))
                         done += 1
         self._calls -= len(arguments) - done
-        return done
+        return done, took_s
 
     async def _after(
         self, death: WorkerDied | None, error: PeerCrashed, method: Method, args: tuple[Any, ...]
@@ -290,13 +318,28 @@ class Pool:
         return f"<Pool of {self._terms.size} x {self._terms.maker}>"
 
 
-async def _check_repeats(member: Member, asked: Ask, error: PeerCrashed, attempts: int) -> None:
+def _did_not_run(member: Member, asked: Ask, error: IPCError) -> bool:
+    """Whether a call that failed did not run, so that it can be made elsewhere."""
+    if asked.call is None:
+        if isinstance(error, PeerCrashed):
+            member.lost(error)
+            return True
+        return False
+    if asked.call.last is not None:
+        is_refused: bool = asked.call.last.code == Code.QUOTA
+        if is_refused:
+            member.refused()
+        return is_refused
+    return isinstance(error, NotBegun) or not member.may_have_run(asked.call)
+
+
+async def _check_repeats(member: Member, asked: Ask, error: IPCError, attempts: int) -> None:
     """Whether a call that was lost may be made so many times more.
 
     Raises:
-        PeerCrashed: It may not, or nothing was lost: the method itself declares the error.
+        IPCError: It may not, or nothing was lost: the method itself declares the error.
     """
-    if asked.call.last is not None:
+    if asked.call is None or asked.call.last is not None or not isinstance(error, PeerCrashed):
         raise error
     death = await member.death()
     method = asked.method
@@ -375,9 +418,9 @@ def pool(
             `aioipc.rpc.connect`.
         size: How many workers; by default as many as CPUs that this process may use.
         args: Arguments for the implementation, pickled.
-        calls_per_worker: How many calls a worker has at once. A plain method runs where the
+        calls_per_worker: How many calls a worker runs at once. A plain method runs where the
             worker also receives, so further calls wait in its channel until it returns; more
-            than 1 suits methods that await, or are over so soon that the way costs more.
+            than 1 suits methods that await.
         max_tasks_per_worker: After how many calls a worker is replaced.
         max_memory_bytes: From how much resident memory on it is. It is looked at when calls
             end, ten times a second at most.

@@ -15,7 +15,7 @@ __all__ = ["serve"]
 
 
 async def serve(
-    channel: Channel[Any], maker: Target, args: tuple[Any, ...], interface: type
+    channel: Channel[Any], maker: Target, args: tuple[Any, ...], interface: type, at_once: int
 ) -> None:
     """In a worker: make the object, and let its methods be called until the parent leaves.
 
@@ -24,6 +24,7 @@ async def serve(
         maker: A class, or a function that gives the object, ``async`` or not.
         args: For that.
         interface: What can be called.
+        at_once: How many calls may run.
     """
     service = maker.load()(*args)
     if inspect.isawaitable(service):
@@ -31,4 +32,5 @@ async def serve(
     handlers = dict(handlers_of(service, interface))
     handlers[EACH.name] = EACH, serve_each(channel, handlers)
     async with Connection(channel, connected=False, handlers=handlers) as connection:
+        connection.serve_in_order(at_once)
         await connection.wait_ended()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import inspect
 import logging
@@ -98,6 +99,13 @@ class Callee:
         if message.remaining_ns is not None:
             call.deadline_s = self._connection.loop.time() + message.remaining_ns / 1e9
         return call
+
+    def recalled(self, message: Call) -> None:
+        """Refuse a call that its caller took back before it began."""
+        call = self.admit(message)
+        if call is not None:
+            why = f"{call.method} was taken back before it began"
+            self._finish(call, refusal(message.id, QuotaExceeded(errno.EDQUOT, why)))
 
     def waits(self, call: CallInfo) -> None:
         """A method waits: the running task is its own from here on."""

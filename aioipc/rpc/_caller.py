@@ -33,7 +33,7 @@ from aioipc.rpc._streams import Items, ResultStream
 from aioipc.rpc._tracing import Span, active_tracing, end_span
 from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Raise, Return
 
-__all__ = ["CallObserver", "Caller", "OwnCall"]
+__all__ = ["CallObserver", "Caller", "NotBegun", "OwnCall"]
 
 log = logging.getLogger("aioipc.rpc")
 
@@ -44,6 +44,10 @@ _CLOCK_SLACK_S: Final = 0.1
 
 _TOLD: Final = IPCError("the caller was told")
 """In place of an error that was raised."""
+
+
+class NotBegun(IPCError):
+    """A call was taken back before it began."""
 
 
 class CallObserver(Protocol):
@@ -135,6 +139,12 @@ class OwnCall(CallRecord):
             self.caller.connection.tell(message)
             if self.caller.observer is not None:
                 self.caller.observer.cancelled(self)
+
+    def take_back(self) -> None:
+        """The far side has not begun it, and will not: `CallCore.recall`."""
+        if not self.is_cancelled:
+            self.is_cancelled = True  # its refusal is no news
+            self.caller.fail(self, NotBegun(f"{self.method} was taken back"))
 
     def cancel_soon(self) -> None:
         """As `cancel`, from any thread and from within anything."""
@@ -390,14 +400,14 @@ class Caller:
     def end(self, error: BaseException) -> None:
         """Nothing more comes back: every call fails."""
         for call in list(self._session.calls.values()):
-            self._fail(call, _lost(error, call.method))
+            self.fail(call, _lost(error, call.method))
         self._session.calls.clear()
         while self._slots:
             self._free_slot()
         if self.observer is not None:
             self.observer.freed()
 
-    def _fail(self, call: OwnCall, error: BaseException) -> None:
+    def fail(self, call: OwnCall, error: BaseException) -> None:
         """Give a call an outcome that did not come from the peer."""
         if not call.is_done:
             call.error = error
@@ -465,7 +475,7 @@ class Caller:
                 await self._channel.send(End(call.id))
         except Exception as error:  # noqa: BLE001 - the caller raises it
             call.cancel()
-            self._fail(call, error)
+            self.fail(call, error)
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:

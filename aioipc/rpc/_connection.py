@@ -95,6 +95,15 @@ class Connection(CallCore, AsyncResource):
         proxy: T = proxy_of(interface)(self.caller)
         return proxy
 
+    def serve_in_order(self, at_once: int) -> None:
+        """Begin the peer's calls as they come, and refuse those beyond some or taken back.
+
+        Args:
+            at_once: How many may run.
+        """
+        self.session.max_calls = at_once
+        self.may_be_recalled = True
+
     # Reading
 
     def read_on(self) -> None:

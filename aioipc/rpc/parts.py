@@ -5,7 +5,7 @@ Nobody else reaches into this package: what such packages need stands here.
 """
 
 from aioipc.rpc._callee import Handlers
-from aioipc.rpc._caller import OwnCall
+from aioipc.rpc._caller import NotBegun, OwnCall
 from aioipc.rpc._codec import encode
 from aioipc.rpc._faults import fault_of, raised, refusal, unsendable
 from aioipc.rpc._handlers import INTERFACE_QUESTION, handlers_of
@@ -26,6 +26,7 @@ __all__ = [
     "Calls",
     "Handlers",
     "Method",
+    "NotBegun",
     "OwnCall",
     "RemoteInterface",
     "RemoteMethod",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -10,13 +12,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
-from aioipc.errors import IPCError, from_os_error
+from aioipc.errors import AddressError, ClosedError, IPCError, from_os_error
 from aioipc.kernel.ledger import Note
 from aioipc.kernel.owned import abandon_in_child
 from aioipc.kernel.statistics import Kind, Tally
 from aioipc.sync._turns import Turns
 
 __all__ = ["Enterable", "Guard", "Guarded", "Holder", "Holding", "explained", "kernel_errors"]
+
+_NO_FILE_NAME = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,8 @@ class Guard:
     def drop(self) -> None:
         """Let go of it without a word, as if the process had died."""
         self.is_held = False
-        self._hold.close()
+        with contextlib.suppress(ClosedError):  # somebody removed what it was a permit of
+            self._hold.close()
 
     def __repr__(self) -> str:
         state = "held" if self.is_held else "released"
@@ -235,7 +240,11 @@ def caller() -> object:
 
 def explained(error: OSError, doing: str) -> OSError | IPCError:
     """What `aioipc.errors` has for what the system said; a missing file stays one."""
-    return error if isinstance(error, IPCError | FileNotFoundError) else from_os_error(error, doing)
+    if isinstance(error, IPCError | FileNotFoundError):
+        return error
+    if error.errno in _NO_FILE_NAME:
+        return AddressError(f"{doing}: {error.strerror}")
+    return from_os_error(error, doing)
 
 
 class kernel_errors:  # noqa: N801 - it is a statement

@@ -111,7 +111,8 @@ class Named(Guarded):
         with self._opening:
             old = self._place
             if old is None or not old.ledger.is_current():
-                self._place = self._opened()
+                with kernel_errors(f"open {self._what}"):
+                    self._place = self._opened()
                 if old is not None:
                     old.close(keep=True)
             assert self._place is not None

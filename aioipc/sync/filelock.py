@@ -18,7 +18,7 @@ from aioipc.kernel.region import (
     region_holders,
     try_region,
 )
-from aioipc.kernel.runtime_dir import open_runtime_dir
+from aioipc.kernel.region_line import open_region_lines, region_line
 from aioipc.sync._guard import Enterable, Guard, Holding, kernel_errors
 from aioipc.sync._turns import Turn
 
@@ -38,8 +38,9 @@ class FileLock(Enterable):
     one loop get it in the order in which they asked.
 
     Between programs of this library waiting costs no timer: for it each has a FIFO in the runtime
-    directory, until the lock is closed or dropped. For a lock of a foreign program, which does not
-    tell when it is released, it looks every 5 to 50 ms.
+    directory, until the lock is closed or dropped. That of a killed program is removed by the next
+    process that takes any file lock. For a lock of a foreign program, which does not tell when it
+    is released, it looks every 5 to 50 ms.
 
     The process must not hold classic locks on the same file: closing any descriptor of a file
     releases those, and each release of a FileLock closes one.
@@ -206,18 +207,10 @@ class FileLock(Enterable):
             self._leave()
 
     def _line(self, region: InTheWay, *, make: bool) -> Lifeline:
-        """The lifeline of those who have one region, in the runtime directory.
-
-        Who shares it has another one. Who wants to share waits for one who does not, and would
-        not hear of his end on a lifeline that others have already.
-        """
         lines = self._lines
         if lines is None or not lines.is_current():
-            lines = self._lines = open_runtime_dir("sync", "file")
-        device, inode = region.file
-        kind = "s" if region.shared else "x"
-        name = f".{device:x}-{inode:x}~{region.start}-{region.length}{kind}"
-        return Lifeline(lines, name, make=make)
+            lines = self._lines = open_region_lines()
+        return region_line(lines, region, make=make)
 
 
 async def _wait_behind(turn: Turn, watch: Watch | None, pause_s: float) -> float:

@@ -84,7 +84,8 @@ def _differences(before: Snapshot, runtime_dir: Path) -> Iterator[str]:
     for thread in now.threads - before.threads:
         yield f"thread {thread.name}"
     for name in now.shared - before.shared:
-        if "aioipc" in name:  # other programs on this machine use the directory too
+        # Other programs on this machine use the directory too, maybe another run of the same tests.
+        if "aioipc" in name and not _is_used_elsewhere(f"{_SHM / name}"):
             yield f"shared memory {_SHM / name}"
     for path in sorted(runtime_dir.rglob("*")):
         if not path.is_dir():
@@ -125,6 +126,33 @@ def _command(pid: int) -> str:
     except OSError:
         return "gone"
     return command.replace(b"\0", b" ").decode(errors="replace").strip() or "ended, not reaped"
+
+
+def _is_used_elsewhere(path: str) -> bool:
+    """Whether a process that does not descend from this one has a file open or mapped."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return any(_uses(pid, path) and not _descends_from_us(pid) for pid in pids)
+
+
+def _uses(pid: int, path: str) -> bool:
+    with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+        if path in Path(f"/proc/{pid}/maps").read_text(errors="replace"):
+            return True
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(f"/proc/{pid}/fd/{number}") == path:
+                    return True
+    return False
+
+
+def _descends_from_us(pid: int) -> bool:
+    while pid not in (0, os.getpid()):
+        try:
+            status = Path(f"/proc/{pid}/stat").read_bytes()
+        except OSError:
+            return False
+        pid = int(status.rpartition(b")")[2].split()[1])  # its parent: proc_pid_stat(5)
+    return pid != 0
 
 
 def _let_threads_end(before: Snapshot) -> None:

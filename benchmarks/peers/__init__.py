@@ -26,6 +26,8 @@ ADAPTERS = (
     "grpc_aio",
     "faster_fifo",
     "iceoryx2",
+    "iceoryx2_pubsub",
+    "zenoh_pubsub",
     "bare_decoder",
     "ring_limit",
     "aioipc_locks",

@@ -8,7 +8,7 @@ from benchmarks.workloads.one_way import RATE, stream
 
 
 class Codec:
-    """A dict with three fields in msgpack; beside it the decoder alone, in one process."""
+    """A dict with three fields in msgpack; beside it the decoder alone."""
 
     name = "codec"
     title = "A dict with 3 fields, msgpack"

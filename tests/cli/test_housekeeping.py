@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,12 @@ NAMES = {
 
 
 def listed(commands: Commands) -> dict[tuple[str, str], dict[str, Any]]:
-    """What ls says, without memory of others on this machine."""
+    """What ls says, without what is of others on this machine."""
     done = commands.run("ls", "--json")
     assert (done.status, done.err) == (0, "")
     rows = [json.loads(line) for line in done.out.splitlines()]
-    return {(row["kind"], row["name"]): row for row in rows if row["kind"] != "memory"}
+    words = ("memory", "POSIX", "sysv")
+    return {(row["kind"], row["name"]): row for row in rows if row["kind"].split()[0] not in words}
 
 
 async def everything(peers: Peers) -> Peer:
@@ -115,6 +118,39 @@ async def test_what_is_left_of_the_dead(commands: Commands, peers: Peers) -> Non
     assert commands.run("clean", "-y") == (0, b"", "")
 
 
+REGION = """
+async with aioipc.sync.FileLock(sys.argv[1], 10, 20) as guard:
+    say("mine")
+    await hear()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+async def test_locks_of_files(commands: Commands, peers: Peers, tmp_path: Path) -> None:
+    """Who has which bytes and who waits; of the dead a FIFO is left, which is removed."""
+    owner = program(peers, REGION, tmp_path / "data")
+    assert await owner.next_line() == "mine"
+    waiter = program(peers, REGION, tmp_path / "data")
+    row: dict[str, Any] = {}
+    while not row.get("waiters"):
+        (row,) = (await asyncio.to_thread(listed, commands)).values()
+    assert (row["kind"], row["name"]) == ("file lock", f"{tmp_path}/data[10:30]")
+    assert (row["owners"], row["waiters"]) == ([owner.pid], [waiter.pid])
+    assert commands.run("clean", "--yes") == (0, b"", "")
+    waiter.kill()
+    owner.kill()
+    await asyncio.gather(owner.ended(), waiter.ended())
+    (row,) = listed(commands).values()
+    status = (tmp_path / "data").stat()
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    assert row["name"] == f"inode {status.st_ino} of device {device}[10:30]"
+    assert not row["in_use"]
+    assert commands.run("clean", "-y").out.decode() == f"file lock {row['name']}\n"
+    assert listed(commands) == {}
+    assert not os.path.exists(row["path"])
+
+
 @pytest.mark.asyncio
 async def test_nothing_is_removed_that_is_used_by_now(peers: Peers, runtime_dir: Path) -> None:
     """The list is old when the removal begins: only the locks decide."""
@@ -171,6 +207,43 @@ def test_taking_and_cleaning_at_the_same_time(peers: Peers, runtime_dir: Path) -
     (runtime_dir / "stop").unlink()
 
 
+@pytest.mark.asyncio
+async def test_waiting_for_a_file_and_cleaning_at_the_same_time(
+    peers: Peers, runtime_dir: Path, tmp_path: Path
+) -> None:
+    """Who waits for a region gets it, however often others remove what nobody holds."""
+    child = program(
+        peers,
+        """
+        from aioipc.kernel.region_line import REGION_LINES, find_region_lines
+        from aioipc.kernel.runtime_dir import open_runtime_dir
+        with open_runtime_dir(*REGION_LINES) as directory:
+            say("go")
+            while not os.path.exists(directory.join("stop")):
+                for line, _ in find_region_lines(directory):
+                    line.remove_unused()
+        """,
+    )
+    assert await child.next_line() == "go"
+    one, other = sync.FileLock(tmp_path / "data"), sync.FileLock(tmp_path / "data")
+    async with asyncio.timeout(20):
+        for _ in range(scaled(60, full=3000)):
+            guard = await one.acquire()
+            assert other.locked()
+            waiting = asyncio.create_task(other.acquire())
+            await asyncio.sleep(0)
+            guard.release()
+            await waiting
+            with pytest.raises(aioipc.WouldBlock):
+                one.acquire_nowait()
+            (await waiting).end()
+    (runtime_dir / "sync" / "file" / "stop").touch()
+    assert await child.ended() == 0
+    (runtime_dir / "sync" / "file" / "stop").unlink()
+    one.close()
+    other.close()
+
+
 def test_memory_with_a_name(commands: Commands) -> None:
     name = f"/aioipc-ls-{os.getpid()}"
     with SharedMemory.create(4096, name) as memory:
@@ -180,6 +253,64 @@ def test_memory_with_a_name(commands: Commands) -> None:
         assert row["users"] == [os.getpid()]
         memory.unlink()
     assert not remove_item(Item("memory", name, ""))
+
+
+@pytest.mark.asyncio
+async def test_what_others_know_too(commands: Commands) -> None:
+    """Of System V only the users of memory are known."""
+    key = 0x4C000000 | os.getpid()
+    semaphore = sync.SysVSemaphore(key, 2)
+    posix = sync.PosixSemaphore(f"/aioipc-ls-{os.getpid()}", 2)
+    with SharedMemory.create(4096, f"sysv:{key:#x}") as memory:
+        async with aioipc.queues.open(f"sysv:{key:#x}", create=True) as queue:
+            await posix.acquire()
+            await semaphore.acquire()
+            done = commands.run("ls", "--json")
+            shown = commands.run("ls").out.decode()
+            queue.unlink()
+        memory.unlink()
+    posix.unlink()
+    semaphore.remove()
+    for subject in (posix, semaphore):
+        subject.close()
+    assert (done.status, done.err) == (0, "")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    found = {row["kind"]: row["users"] for row in rows if row["name"] == f"sysv:{key:#x}"}
+    assert found == {"sysv memory": [os.getpid()], "sysv queue": None, "sysv semaphore": None}
+    (row,) = [row for row in rows if row["name"] == f"/aioipc-ls-{os.getpid()}"]
+    assert (row["kind"], row["users"]) == ("POSIX semaphore", [os.getpid()])
+    assert f"sysv:{key:#x}" in shown
+    assert not remove_item(Item("sysv queue", f"sysv:{key:#x}", ""))
+
+
+QUEUES = """
+import posix_ipc
+from aioipc.kernel import inventory
+inventory._QUEUES = sys.argv[1]
+queue = posix_ipc.MessageQueue("/jobs", posix_ipc.O_CREX)
+found = [item for item in inventory.list_items() if item.kind == "POSIX queue"]
+say(*(f"{item.name} {item.path} {item.is_removable}" for item in found))
+queue.unlink()
+queue.close()
+"""
+
+
+def test_queues_of_posix(peers: Peers, tmp_path: Path) -> None:
+    """Where they are mounted; here within a name space of its own."""
+    script = f'mount -t mqueue aioipc "{tmp_path}" && exec "$@"'
+    within = [
+        *("unshare", "--user", "--map-root-user", "--mount", "--ipc"),
+        "sh",
+        "-c",
+        script,
+        "sh",
+    ]
+    known = shutil.which("unshare") is not None
+    if not known or subprocess.run([*within, "true"], check=False).returncode:
+        pytest.skip("no mount namespaces for this user")
+    peer = program(peers, QUEUES, tmp_path, within=within)
+    assert peer.line() == f"/jobs {tmp_path}/jobs False"
+    assert peer.wait() == 0
 
 
 def test_what_is_not_ours(commands: Commands, runtime_dir: Path) -> None:

@@ -34,8 +34,12 @@ def packed(arrays: Any, obj: Any = FIRST) -> bytes:
 
 
 def same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    if left.dtype.names is not None:  # one by one: what lies between them may be anything
+        return all(same(left[name], right[name]) for name in left.dtype.names)
     # Bytes, because what is not a number is not equal to itself.
-    return (left.dtype, left.shape, left.tobytes()) == (right.dtype, right.shape, right.tobytes())
+    return left.tobytes() == right.tobytes()
 
 
 dtypes = npst.scalar_dtypes() | npst.unicode_string_dtypes() | npst.byte_string_dtypes()

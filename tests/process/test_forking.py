@@ -144,6 +144,27 @@ async def tell(channel):
                 assert worker.status is None
         assert caplog.text.count("starts threads") == 1
 
+    async def test_of_a_module_whose_threads_end_at_a_fork(
+        self, tmp_path: Path, monkeypatch: Any, caplog: Any
+    ) -> None:
+        """As those of numpy's algebra do, which has them where there are several CPUs."""
+        (tmp_path / "computes.py").write_text("""
+import os
+import numpy
+PID = os.getpid()
+ONES = numpy.ones((300, 300))
+ONES @ ONES
+async def tell(channel):
+    await channel.send([PID == os.getpid(), float((ONES @ ONES).sum())])
+""")
+        monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+        caplog.set_level("INFO", "aioipc.process")
+        async with fork_server() as server:
+            for _ in range(2):
+                async with spawn("computes:tell", start=server) as worker:
+                    assert await worker.channel.receive() == [False, 300.0**3]
+        assert "starts threads" not in caplog.text
+
     async def test_modules_are_imported_once(self, tmp_path: Path, monkeypatch: Any) -> None:
         (tmp_path / "imported_once.py").write_text("""
 import os

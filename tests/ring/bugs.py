@@ -81,6 +81,31 @@ _WRONG_ORDERS = {
 }
 
 
+_WRONG_RECALLS = {
+    "begin-looks-first": Mutation(
+        """    RING_STORE(&consumer->ring.shared->begun, number);
+    uint64_t recalled = RING_LOAD(&consumer->ring.shared->recalled);
+""",
+        """    uint64_t recalled = RING_LOAD(&consumer->ring.shared->recalled);
+    RING_STORE(&consumer->ring.shared->begun, number);
+""",
+    ),
+    "recall-looks-first": Mutation(
+        """    RING_STORE(&producer->ring.shared->recalled, first << 32 | (end & UINT32_MAX));
+    return RING_LOAD(&producer->ring.shared->begun);
+""",
+        """    uint64_t begun = RING_LOAD(&producer->ring.shared->begun);
+    RING_STORE(&producer->ring.shared->recalled, first << 32 | (end & UINT32_MAX));
+    return begun;
+""",
+    ),
+    "recall-does-not-wrap": Mutation(
+        "(uint32_t)number - first >= (uint32_t)recalled - first",
+        "(uint32_t)number < first || (uint32_t)number >= (uint32_t)recalled",
+    ),
+}
+
+
 def _wrong_orders() -> Iterator[Check]:
     for name, mutation in _WRONG_ORDERS.items():
         is_about_batches = name in {"arm-does-not-retire", "wait-does-not-publish"}
@@ -92,6 +117,15 @@ def _wrong_orders() -> Iterator[Check]:
             {"records": 5 if is_about_batches else 3, "works": 20, "seed": 1, **modes},
             mutation=mutation,
             symptom="sleeps for ever|messages|the way",
+        )
+    for name, mutation in _WRONG_RECALLS.items():
+        yield Check(
+            f"bug-{name}",
+            "recall.c",
+            "some interleaving goes wrong",
+            {"tasks": 4, "works": 30},
+            mutation=mutation,
+            symptom="taken back",
         )
 
 

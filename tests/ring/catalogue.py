@@ -28,6 +28,13 @@ _INTERLEAVINGS = (
         {"records": 2, "works": 10, "kill_producer": 1, "kill_consumer": 1},
         {"works": 120},
     ),
+    Check(
+        "interleave-recalls",
+        "recall.c",
+        "tasks that were taken back never run, all others do, whoever is killed",
+        {"tasks": 4, "works": 30, "kill_consumer": 1, "kill_producer": 1},
+        {"tasks": 5, "works": 100},
+    ),
 )
 
 # --- threads ------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
+import sys
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,7 +13,16 @@ from typing import Any, Protocol
 import msgspec
 
 from aioipc import Channel, rpc
-from tests.links import Link
+from tests.links import Link, link_over
+from tests.programs import loop_name, source
+
+SERVE_CHILD = """
+from aioipc import rpc
+from tests.rpc.store import MemoryStore, Store
+
+async with rpc.serve("stdio:", MemoryStore(), interface=Store) as server:
+    await server.wait()
+"""
 
 
 @dataclass
@@ -137,6 +148,7 @@ class MemoryStore:
             yield 2 * number
 
     async def note(self, text: str) -> None:
+        self.values[text] = len(text)
         self.tell(text)
 
     async def ping(self) -> str:
@@ -155,6 +167,18 @@ async def connected(
         rpc.connect(left, Store, serve=serve) as store,
     ):
         yield store, service  # type: ignore[misc]  # most tests look into a MemoryStore
+
+
+@contextlib.asynccontextmanager
+async def reached(kind: str) -> AsyncIterator[Store]:
+    """A proxy over a kind of link; over ``exec`` the service is in a process of its own."""
+    if kind != "exec":
+        async with connected(link_over(kind)) as (store, _):
+            yield store
+        return
+    command = shlex.join([sys.executable, "-c", source(SERVE_CHILD), loop_name()])
+    async with rpc.connect(f"exec:{command}", Store) as store:
+        yield store
 
 
 def channel_of(store: object) -> Channel[Any]:

@@ -156,6 +156,29 @@ async def test_readers_are_told_of_a_writer(peers: Peers, tmp_path: Path) -> Non
     lock.close()
 
 
+@pytest.mark.asyncio
+async def test_what_is_left_of_a_file_lock_goes_with_the_next(
+    peers: Peers, runtime_dir: Path, tmp_path: Path
+) -> None:
+    """Nobody need ever lock the same file again."""
+    holder = program(peers, HOLDS, "file", tmp_path.name, tmp_path / "held")
+    await exists(tmp_path / "held")
+    holder.kill()
+    await holder.ended()
+    (left,) = (runtime_dir / "sync" / "file").iterdir()
+    kept = sync.FileLock(tmp_path / "kept")
+    guard = await kept.acquire()  # by a process that may have been here before
+    code = "async with aioipc.sync.FileLock(sys.argv[1]): say(*os.listdir(sys.argv[2]))"
+    other = program(peers, code, tmp_path / "other", left.parent)
+    assert len((await other.next_line()).split()) == 2
+    assert await other.ended() == 0
+    assert not left.exists()
+    assert len(os.listdir(left.parent)) == 1  # it is held
+    guard.release()
+    kept.close()
+    (runtime_dir.parent / f"{tmp_path.name}.locked").unlink()
+
+
 WAITS = """
 condition = aioipc.sync.Condition("x")
 async with condition:

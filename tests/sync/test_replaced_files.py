@@ -94,6 +94,10 @@ async def test_what_is_no_lock(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("something else, longer than a head of sixty-four bytes or so")
     with pytest.raises(AddressError, match="not made by aioipc"):
         await sync.Lock(tmp_path / "text").acquire()
+    (tmp_path / "note").write_text("x")
+    with pytest.raises(AddressError, match="not made by aioipc"):
+        await sync.Lock(tmp_path / "note").acquire()
+    assert (tmp_path / "note").read_text() == "x"
     (tmp_path / "link").symlink_to(tmp_path / "text")
     with pytest.raises(AccessDenied):
         await sync.Lock(tmp_path / "link").acquire()
@@ -103,6 +107,12 @@ async def test_what_is_no_lock(tmp_path: Path) -> None:
             await sync.Lock(f"{tmp_path}/{name}").acquire()
     with pytest.raises(AccessDenied):
         await sync.FileLock(tmp_path / "fifo").acquire()
+    for path in (tmp_path / "text" / "x", tmp_path, tmp_path / ("x" * 255), tmp_path / ("x" * 252)):
+        with pytest.raises(AddressError):
+            await sync.Lock(path).acquire()
+    for path in (tmp_path / "text" / "x", tmp_path):
+        with pytest.raises(AddressError):
+            await sync.FileLock(path).acquire()
     with pytest.raises(FileNotFoundError):
         await sync.Lock(tmp_path / "no" / "lock").acquire()
     (tmp_path / ".planted~line").write_text("")

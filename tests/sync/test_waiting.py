@@ -64,7 +64,6 @@ async def test_who_waits_sleeps(kind: str) -> None:
         subjects[0].release()
     for subject in subjects:
         subject.close()
-    Path("/dev/shm/aioipc-wait").unlink(missing_ok=True)
 
 
 @pytest.mark.asyncio

@@ -111,6 +111,7 @@ static uint64_t saw(uint64_t value)
     return value;
 }
 
+__attribute__((unused))
 static void ring(int sleeper)
 {
     pause_here();
@@ -127,6 +128,7 @@ static uint64_t gone_for(const Side *sleeper)
 }
 
 /* Sleep until the bell rings: -1; or until one of the sides is gone: which one, once. */
+__attribute__((unused))
 static int sleep_until_rung(uint64_t waits_for)
 {
     Side *side = &sides[running];

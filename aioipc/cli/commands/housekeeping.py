@@ -22,8 +22,9 @@ def ls(*, as_json: bool) -> int:
     """Show what your programs share by name, and who uses it.
 
     Endpoints and mailboxes with who serves them, locks and the like with who holds them and who
-    waits, values, and shared memory with a name. What nobody has open is marked: its owner is
-    gone. `aioipc clean` removes that, except for shared memory, which may be meant to stay.
+    waits, values, and memory, queues and semaphores of POSIX and System V. What nobody has open is
+    marked: its owner is gone. `aioipc clean` removes that, except for what POSIX and System V
+    keep, which may be meant to stay.
     """
     items = list_items()
     if as_json:
@@ -60,8 +61,9 @@ def clean(*, yes: bool, dry_run: bool) -> int:
 def _show(items: list[Item]) -> None:
     table = Table("KIND", "NAME", "OWNERS", "WAITING", "USERS", box=None, pad_edge=False)
     for item in items:
-        users = _pids(item.users) if item.is_used else "nobody"
-        table.add_row(item.kind, item.name, _pids(item.owners), _pids(item.waiters), users)
+        owners, waiters = _pids(item.owners), _pids(item.waiters)
+        users = "unknown" if item.users is None else _pids(item.users) or "nobody"
+        table.add_row(item.kind, item.name, owners, waiters, users)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
 
