@@ -86,9 +86,13 @@ class Peer:
         """`line`, for a test whose own loop has to run meanwhile."""
         return await asyncio.to_thread(self.line)
 
-    def rest(self) -> str:
-        """Wait for the end of the peer's stdout and return all that was not read yet."""
-        deadline = time.monotonic() + PATIENCE_S
+    def rest(self, patience_s: float = PATIENCE_S) -> str:
+        """Wait for the end of the peer's stdout and return all that was not read yet.
+
+        Raises:
+            TimeoutError: It did not end within ``patience_s``.
+        """
+        deadline = time.monotonic() + patience_s
         with contextlib.suppress(EOFError):
             while True:
                 self._read += self._more(deadline)
@@ -137,7 +141,7 @@ class Peer:
         poller = select.poll()
         poller.register(fd, select.POLLIN)
         if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError(f"peer {self.pid} said nothing for {PATIENCE_S} s")
+            raise TimeoutError(f"peer {self.pid} said nothing in time")
         if not (data := os.read(fd, 65536)):
             raise EOFError(f"peer {self.pid} closed its stdout, status {self.status}")
         return data

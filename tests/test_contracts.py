@@ -245,6 +245,147 @@ async def test_a_rule_notices_who_breaks_it() -> None:
         await asyncio.wait_for(rule(ends), 1)
 
 
+class Mutant:
+    """A byte transport with one fault."""
+
+    def __init__(self, end: ByteTransport, far: ByteTransport) -> None:
+        self.end = end
+        self.far = far
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.end, name)
+
+
+class Swapping(Mutant):
+    """Turns the buffers of one write round."""
+
+    def try_write(self, parts: Any) -> int:
+        return self.end.try_write(parts[::-1])
+
+
+class Damaging(Mutant):
+    """Has one wrong byte in what is long."""
+
+    def try_write(self, parts: Any) -> int:
+        data = bytearray(b"".join(parts))
+        if len(data) > 5_000:
+            data[4_000] ^= 1
+        return self.end.try_write([data])
+
+
+class Boasting(Mutant):
+    """Says that what found no room was written."""
+
+    def try_write(self, parts: Any) -> int:
+        return self.end.try_write(parts) or sum(map(len, parts))
+
+
+class Late(Mutant):
+    """Looks at what it was given when the call has returned."""
+
+    def try_write(self, parts: Any) -> int:
+        asyncio.get_running_loop().call_soon(self.end.try_write, parts)
+        return sum(map(len, parts))
+
+
+class Hasty(Mutant):
+    """Throws away what the peer did not read yet when it closes."""
+
+    def close(self) -> None:
+        with contextlib.suppress(aioipc.IPCError):
+            while self.far.try_read_into(memoryview(bytearray(65_536))):
+                pass
+        self.end.close()
+
+
+class Reopening(Mutant):
+    """Works on after its close."""
+
+    closes = 0
+
+    def close(self) -> None:
+        self.closes += 1
+        if self.closes == 3:
+            self.end.close()
+
+
+class Polite(Mutant):
+    """Does not say that nobody reads any more."""
+
+    def try_write(self, parts: Any) -> int:
+        try:
+            return self.end.try_write(parts)
+        except aioipc.PeerCrashed:
+            return 0
+
+
+class Silent(Mutant):
+    """Takes the end for silence."""
+
+    def try_read_into(self, buffer: memoryview) -> int | None:
+        return self.end.try_read_into(buffer) or None
+
+
+class Ending(Mutant):
+    """Takes silence for the end."""
+
+    def try_read_into(self, buffer: memoryview) -> int | None:
+        return self.end.try_read_into(buffer) or 0
+
+
+class Prompt(Mutant):
+    """Calls back inside of the call that asks for it."""
+
+    def on_readable(self, callback: Callable[[], object] | None) -> None:
+        if callback is not None:
+            callback()
+
+
+class Nagging(Mutant):
+    """Calls back again and again."""
+
+    def on_readable(self, callback: Callable[[], object] | None) -> None:
+        def again() -> None:
+            if callback is not None:
+                callback()
+                asyncio.get_running_loop().call_soon(callback)
+
+        self.end.on_readable(callback and again)
+
+
+class Nameless(Mutant):
+    """Does not say where it is."""
+
+    address = ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "broken"),
+    [
+        (Swapping, "what_is_written_is_read"),
+        (Late, "what_was_written_may_change"),
+        (Ending, "nothing_there_is_none"),
+        (Damaging, "a_full_one_writes_nothing"),
+        (Boasting, "a_full_one_writes_nothing"),
+        (Silent, "the_end_is_zero_and_stays"),
+        (Hasty, "a_close_comes_after_what_was_written"),
+        (Prompt, "a_callback_runs_once_and_from_the_loop"),
+        (Nagging, "a_callback_runs_once_and_from_the_loop"),
+        (Reopening, "a_closed_one_says_so"),
+        (Polite, "a_peer_that_closed_reads_no_more"),
+        (Nameless, "the_facts_are_there"),
+    ],
+)
+async def test_a_transport_rule_notices_who_breaks_it(kind: type[Mutant], broken: str) -> None:
+    def pair() -> tuple[Any, Any]:
+        left, right = faulty_transports()
+        return kind(left, right), kind(right, left)
+
+    rule = next(rule for rule in TRANSPORT_RULES if rule.__name__ == broken)
+    with pytest.raises((AssertionError, TimeoutError)):
+        await asyncio.wait_for(rule(pair), 1)
+
+
 class Impatient(FramedTransport):
     """Calls back inside of the call that asks for it."""
 

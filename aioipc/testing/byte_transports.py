@@ -18,6 +18,9 @@ from aioipc.testing._expect import PATIENCE_S, raises, steps, until
 
 __all__ = ["TRANSPORT_RULES", "Pair", "TransportRule"]
 
+_MOST_BYTES = 64 * 1024 * 1024
+"""What no transport keeps for a peer that does not read."""
+
 Pair = Callable[[], tuple[ByteTransport, ByteTransport]]
 TransportRule = Callable[[Pair], Awaitable[None]]
 
@@ -27,6 +30,15 @@ async def what_is_written_is_read(pair: Pair) -> None:
     with _open(pair) as (left, right):
         assert left.try_write([b"one ", bytearray(b"and "), memoryview(b"two")]) == 11
         assert await _read(right, 11) == b"one and two"
+
+
+async def what_was_written_may_change(pair: Pair) -> None:
+    """The buffers are the caller's again when the call returns."""
+    with _open(pair) as (left, right):
+        ours = bytearray(b"before")
+        assert left.try_write([ours]) == 6
+        ours[:] = b"after!"
+        assert await _read(right, 6) == b"before"
 
 
 async def nothing_there_is_none(pair: Pair) -> None:
@@ -41,10 +53,13 @@ async def a_full_one_writes_nothing(pair: Pair) -> None:
         written = _fill(left)
         assert left.try_write([b"x"]) == 0
         room = asyncio.ensure_future(wait_writable(left))
-        await steps(3)
-        assert not room.done()
-        assert len(await _read(right, written)) == written
-        await asyncio.wait_for(room, PATIENCE_S)
+        try:
+            await steps(3)
+            assert not room.done()
+            assert await _read(right, len(written)) == written
+            await asyncio.wait_for(room, PATIENCE_S)
+        finally:
+            room.cancel()
         assert left.try_write([b"again"]) == 5
         assert await _read(right, 5) == b"again"
 
@@ -59,6 +74,14 @@ async def the_end_is_zero_and_stays(pair: Pair) -> None:
         assert right.try_read_into(memoryview(bytearray(1))) == 0
         assert right.try_write([b"still"]) == 5
         assert await _read(left, 5) == b"still"
+
+
+async def a_close_comes_after_what_was_written(pair: Pair) -> None:
+    """Who closes takes nothing back."""
+    with _open(pair) as (left, right):
+        written = _fill(left)
+        left.close()
+        assert await _read(right, len(written)) == written
 
 
 async def a_callback_runs_once_and_from_the_loop(pair: Pair) -> None:
@@ -112,9 +135,11 @@ async def the_facts_are_there(pair: Pair) -> None:
 
 TRANSPORT_RULES: tuple[TransportRule, ...] = (
     what_is_written_is_read,
+    what_was_written_may_change,
     nothing_there_is_none,
     a_full_one_writes_nothing,
     the_end_is_zero_and_stays,
+    a_close_comes_after_what_was_written,
     a_callback_runs_once_and_from_the_loop,
     a_closed_one_says_so,
     a_peer_that_closed_reads_no_more,
@@ -133,12 +158,15 @@ def _open(pair: Pair) -> Iterator[tuple[ByteTransport, ByteTransport]]:
             end.close()
 
 
-def _fill(transport: ByteTransport) -> int:
-    written = 0
-    for size in (65_536, 1):
-        while count := transport.try_write([bytes(size)]):
-            written += count
-    return written
+def _fill(transport: ByteTransport) -> bytes:
+    """Write until there is no room for one byte more: what was written."""
+    pattern = bytes(range(251)) * 261
+    written = bytearray()
+    for size in (len(pattern), 1):
+        while count := transport.try_write([pattern[:size]]):
+            written += pattern[:count]
+            assert len(written) < _MOST_BYTES, "it is never full"
+    return bytes(written)
 
 
 async def _read(transport: ByteTransport, size: int) -> bytes:
