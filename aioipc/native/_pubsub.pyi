@@ -78,8 +78,6 @@ class PublisherCore(Generic[_T]):
     in_line: int
     is_closed: bool
     @property
-    def subjects(self) -> dict[str, Subject]: ...
-    @property
     def longest(self) -> int: ...
     def __init__(
         self,
