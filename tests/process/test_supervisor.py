@@ -129,6 +129,21 @@ class TestReload:
         for before, after in zip(old, new, strict=True):
             assert told.index(f"began {after}") < told.index(f"ended {before}")
 
+    async def test_a_storm_of_them(self, diary: Path) -> None:
+        """Those that come during a reload are one more, and somebody serves all the time."""
+        async with supervise([service(diary)]) as supervisor:
+            for _ in range(200):
+                signals.send(os.getpid(), signal.SIGHUP)
+                await asyncio.sleep(0)
+            await until(lambda: supervisor.reloads >= 2)
+            assert supervisor.reloads < 20
+            assert supervisor.restarts == 0
+        serving = [0]
+        for line in lines(diary):
+            serving.append(serving[-1] + (1 if line.startswith("began") else -1))
+        assert min(serving[1:-1]) == 1
+        assert serving[-1] == 0
+
     async def test_whose_new_one_fails(self, diary: Path, caplog: pytest.LogCaptureFixture) -> None:
         child = service(diary, targets.refuse_after_the_first)
         async with supervise([child], reload_on=None) as supervisor:
