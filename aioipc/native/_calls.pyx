@@ -430,7 +430,7 @@ cdef class CallCore:
         cdef PyObject* sent = NULL
         cdef PySendResult status = PYGEN_RETURN
         callee = self.callee
-        if self.may_be_recalled and not self.channel.port.c_begin(message.id):
+        if self.may_be_recalled and not self.c_may_begin(message.id):
             return callee.recalled(message)
         if (
             handler is None
@@ -476,6 +476,17 @@ cdef class CallCore:
         if self.on_finished is not None:
             self.on_finished()
         return self.c_return(self.new_return(message.id, result), handler)
+
+    cdef bint c_may_begin(self, object number) except -1:
+        """Say which call begins; whether it was not taken back before.
+
+        The answers before it leave first, for it may take long, and may be the end of this process.
+        """
+        try:
+            self.channel.port.c_flush()
+        except IPCError:
+            pass  # the next answer raises it
+        return self.channel.port.c_begin(number)
 
     cdef object c_return(self, object outcome, Handler handler):
         """Send the result of a method; what is left to do for it, if it cannot leave now."""

@@ -81,6 +81,23 @@ async def test_they_come_back_from_one_that_dies(model: Model) -> None:
     assert pool_of(model).statistics().deaths == 3
 
 
+async def test_answers_do_not_die_with_a_later_call(model: Model) -> None:
+    calls = [*range(10), Steps.dies, *range(10)]
+    results = await asyncio.gather(*map(model.step, calls), return_exceptions=True)
+    assert isinstance(results[10], PeerCrashed)
+    assert [*results[:10], *results[11:]] == [*range(10), *range(10)]
+
+
+async def test_answers_do_not_wait_for_a_later_call(model: Model) -> None:
+    early = [asyncio.create_task(model.step(number)) for number in range(10)]
+    slow = asyncio.create_task(model.step(Steps.waits))
+    assert await asyncio.gather(*early) == [*range(10)]
+    await until(Path("waits").exists)
+    assert not slow.done()
+    Path("gate").touch()
+    assert await slow == Steps.waits
+
+
 async def test_cancelling_one_harms_no_other(model: Model) -> None:
     pids = pool_of(model).pids
     slow, given_up, *others = await begin(model, Steps.waits, behind=10)
