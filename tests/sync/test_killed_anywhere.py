@@ -142,11 +142,12 @@ def killed_at(stop: int, run: Callable[[], None], page: mmap.mmap) -> bool:
         finally:
             os._exit(2)
     status = 0
-    for _ in range(stop + 1):
+    for stops_left in range(stop, -1, -1):
         _, status = os.waitpid(pid, 0)
         if os.WIFEXITED(status):
             break
-        libc.ptrace(NEXT_CALL, pid, None, None)
+        if stops_left:
+            libc.ptrace(NEXT_CALL, pid, None, None)
     else:
         os.kill(pid, signal.SIGKILL)
         while not os.WIFSIGNALED(status):
