@@ -9,12 +9,8 @@ from typing import Self
 
 __all__ = ["MOST_OPERATIONS", "Turns"]
 
-MOST_OPERATIONS = 2048
-"""So many operations at most between two turns of the loop.
-
-It is 512 each time that a task goes on, which may be several times in a turn: because it had let
-the others run, and because something became ready meanwhile.
-"""
+MOST_OPERATIONS = 512
+"""So many operations at most between two turns of the loop."""
 
 
 class Turns:

@@ -1,16 +1,10 @@
 /* Every interleaving of a writer and its readers that run broadcast.h itself: each word of data[] is
    a shared word, too, since who is overrun reads what is written over. */
 
-#include <stdatomic.h>
-#include <stdint.h>
+#include "pauses.h"
 
-static void pause_here(void);
-static uint64_t saw(uint64_t value);
 static uint64_t read_data(const _Atomic uint64_t *word);
 
-#define RING_LOAD(word) (pause_here(), saw(atomic_load(word)))
-#define RING_STORE(word, value) (pause_here(), atomic_store((word), (value)))
-#define RING_SWAP(word, value) (pause_here(), saw(atomic_exchange((word), (value))))
 #define CAST_READ(word) read_data(word)
 #define CAST_WRITE(word, value) (pause_here(), atomic_store((word), (value)))
 

@@ -1,14 +1,6 @@
 /* Every interleaving of a consumer that begins tasks and a producer that takes some of them back. */
 
-#include <stdatomic.h>
-#include <stdint.h>
-
-static void pause_here(void);
-static uint64_t saw(uint64_t value);
-
-#define RING_LOAD(word) (pause_here(), saw(atomic_load(word)))
-#define RING_STORE(word, value) (pause_here(), atomic_store((word), (value)))
-#define RING_SWAP(word, value) (pause_here(), saw(atomic_exchange((word), (value))))
+#include "pauses.h"
 
 #define MAX_SIDES 2
 #define STACK_COPIED 12288
