@@ -27,7 +27,8 @@ cdef extern from *:
 
 cdef enum:
     LONG = 512                   # bytes that take a codec a time worth looking at the clock
-    PASSES_PER_OPERATION = 2     # subscribers that are sent to in the time of an operation
+    PASSES_PER_OPERATION = 2     # subscribers that are sent to in the time of an operation,
+    OPERATIONS_PER_OFFER = 2     # where each is asked first: operations in the time of one
     # msgpack: a Publication is an array of three, and begins with its tag.
     ARRAY_OF_THREE = 0x93
     PUBLICATION = 6
@@ -648,7 +649,7 @@ cdef class PublisherCore:
         It brings the end of the turn nearer, and no look at the clock: several messages in one
         turn are what makes one write for each subscriber.
         """
-        self.c_worked(2 * subscribers)
+        self.c_worked(OPERATIONS_PER_OFFER * subscribers)
 
     cdef int c_worked(self, Py_ssize_t operations) except -1:
         self.pacer.ops += operations
@@ -691,7 +692,10 @@ cdef class PublisherCore:
     cdef bint c_go(self, Audience audience, object topic, bytes data) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         if self.stage is None:
-            return size <= self.longest and self.c_pass(audience, topic, data)
+            if size > self.longest:
+                return False
+            self.c_pass(audience, topic, data)
+            return True
         if size >= LONG:
             self.pacer.next_look = 0
         if size > self.longest_ride or self.stage.c_put(data, self.mask) != PUT:
@@ -700,12 +704,12 @@ cdef class PublisherCore:
         self.rides += 1
         return True
 
-    cdef bint c_pass(self, Audience audience, object topic, bytes data) except -1:
+    cdef int c_pass(self, Audience audience, object topic, bytes data) except -1:
         self.c_worked(len(audience.feeds) // PASSES_PER_OPERATION)
         for feed in audience.feeds:
             if not (<FeedCore>feed).c_pass(data):
                 self._offer(feed, topic, data)
-        return True
+        return 0
 
 
 cdef class Publish(Straight):
