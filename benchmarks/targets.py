@@ -7,7 +7,8 @@ the machine and its neighbours. They are reported, never asserted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import statistics
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -99,12 +100,17 @@ def _bound(target: Target, results: Results) -> float:
         floor = _found(replace(target, case=target.at_rest), results)
         return target.bound if floor is None else max(target.bound, floor)
     if target.limit is not None:
-        most = _found(replace(target, contender=target.limit), results)
+        # The best round: nobody sees what neighbours take from a limit, and it must not help us.
+        most = _found(replace(target, contender=target.limit), results, max)
         return target.bound if most is None else min(target.bound, SHARE_OF_LIMIT * most)
     return target.bound
 
 
-def _found(target: Target, results: Results) -> float | None:
+def _found(
+    target: Target,
+    results: Results,
+    choose: Callable[[list[float]], float] = statistics.median,
+) -> float | None:
     table = results.find(target.workload, target.case)
     if table is None or target.contender not in table.entries:
         return None
@@ -114,7 +120,7 @@ def _found(target: Target, results: Results) -> float | None:
     if target.reference not in table.entries:
         return None
     theirs = table.entries[target.reference]
-    return compare(ours, theirs, target.key, _quotient)
+    return compare(ours, theirs, target.key, _quotient, choose)
 
 
 def _quotient(ours: float, theirs: float) -> float:

@@ -83,14 +83,15 @@ def test_an_interrupt_leaves_no_process_and_no_file(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
-def found(case: str = "any", **figures: float) -> Results:
-    """The results of a single round, with the figure of each contender."""
+def found(case: str = "any", **figures: list[float]) -> Results:
+    """The results of a run: the figures of each contender, one for each round."""
     results = Results({}, {})
     table = Table("one_way", "One-way stream", case, (RATE,))
     results.tables.append(table)
-    for word, figure in figures.items():
+    for word, rounds in figures.items():
         name = UVLOOP_REFERENCE if word == "reference" else word
-        table.entries[name] = Entry(name, "peer", [Measurement({RATE.key: figure}, 1)])
+        measured = [Measurement({RATE.key: figure}, 1) for figure in rounds]
+        table.entries[name] = Entry(name, "peer", [*measured])
     return results
 
 
@@ -103,30 +104,30 @@ def twice_the_reference(**options: str) -> Target:
 @pytest.mark.parametrize(
     ("limit", "bound", "reached"),
     [
-        pytest.param(200.0, 1.3, True, id="the limit is below the target"),
-        pytest.param(250.0, 1.625, False, id="the limit is barely above it"),
-        pytest.param(1000.0, 2.0, False, id="the limit is far above it"),
+        pytest.param([200.0, 200.0, 200.0], 1.3, True, id="the limit is below the target"),
+        pytest.param([10.0, 10.0, 250.0], 1.625, False, id="neighbours were at work"),
+        pytest.param([1000.0, 1000.0, 1000.0], 2.0, False, id="the limit is far above it"),
     ],
 )
 def test_no_more_is_wanted_than_a_share_of_the_limit(
-    limit: float, bound: float, *, reached: bool
+    limit: list[float], bound: float, *, reached: bool
 ) -> None:
-    results = found(reference=100.0, ours=150.0, limit=limit)
+    results = found(reference=[100.0] * 3, ours=[150.0] * 3, limit=limit)
     verdict = judge_one(twice_the_reference(limit="limit"), results)
     assert verdict.bound == pytest.approx(bound)
     assert verdict.reached is reached
 
 
 def test_a_limit_that_was_not_measured_changes_nothing() -> None:
-    verdict = judge_one(twice_the_reference(limit="limit"), found(reference=100.0, ours=150.0))
+    verdict = judge_one(twice_the_reference(limit="limit"), found(reference=[100.0], ours=[150.0]))
     assert verdict.bound == 2.0
     assert verdict.reached is False
 
 
 def test_what_the_machine_does_in_silence_is_not_wanted_from_us() -> None:
     lag = Target("lag", "one_way", "any", "ours", "≤", 10.0, RATE.key, at_rest="silent")
-    results = found(ours=30.0)
-    results.tables += found("silent", ours=40.0).tables
+    results = found(ours=[30.0])
+    results.tables += found("silent", ours=[40.0]).tables
     assert judge_one(lag, results) == Verdict(lag, 40.0, 30.0)
 
 

@@ -6,6 +6,12 @@ from aioipc.native._fd cimport ByteCore
 from aioipc.native._fds cimport iovec
 from aioipc.native._frames cimport FramePort
 
+cdef extern from "again.h":
+    ctypedef struct AgainBytes:
+        pass
+    bytes again_bytes(AgainBytes*, const char*, Py_ssize_t)
+    void again_clear(AgainBytes*)
+
 
 cdef class StreamPort(FramePort):
     cdef readonly object stream
@@ -15,6 +21,7 @@ cdef class StreamPort(FramePort):
     cdef Py_ssize_t capacity
     cdef Py_ssize_t start
     cdef Py_ssize_t end
+    cdef AgainBytes again        # messages that came out of the block
     cdef PyObject* large
     cdef Py_ssize_t large_filled
     cdef Py_ssize_t large_length

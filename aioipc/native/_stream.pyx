@@ -183,7 +183,7 @@ cdef class StreamPort(FramePort):
                     self.start += HEADER + length
                     self.counters.messages_received += 1
                     self.counters.bytes_received += length
-                    return PyBytes_FromStringAndSize(frame + HEADER, length)
+                    return again_bytes(&self.again, frame + HEADER, length)
                 message = self.c_frame()
                 if message is not None or self.incoming is not None:
                     return message
@@ -396,6 +396,7 @@ cdef class StreamPort(FramePort):
             else:
                 free(self.block)
             self.block = NULL
+            again_clear(&self.again)
         self.start = self.end = 0
         return 0
 

@@ -1,0 +1,77 @@
+/* Bytes objects that are written again.
+
+   A bytes object that only its maker still has is as good as a new one, and much cheaper: above
+   about 1,000 bytes glibc keeps no chunks at hand for each thread, but unites what is freed with its
+   neighbours and splits it off again. Whoever takes messages one by one holds the last one until the
+   next is there, so two in turn suffice. zip() and enumerate() treat their tuples like that. */
+
+#ifndef AIOIPC_AGAIN_H
+#define AIOIPC_AGAIN_H
+
+#include <Python.h>
+
+#define AGAIN_LEAST 512   /* shorter ones come from Python's own allocator, which is quick */
+#define AGAIN_MOST 4096   /* longer ones cost more to copy than to allocate, and memory to keep */
+
+typedef struct {
+    PyObject *older, *newer;
+} AgainBytes;
+
+static inline void again_clear(AgainBytes *again)
+{
+    Py_CLEAR(again->older);
+    Py_CLEAR(again->newer);
+}
+
+#ifdef Py_GIL_DISABLED
+
+/* A count of references that other threads may change says nothing. */
+static inline PyObject *again_bytes(AgainBytes *again, const char *data, Py_ssize_t size)
+{
+    (void)again;
+    return PyBytes_FromStringAndSize(data, size);
+}
+
+#else
+
+static inline int again_may_write(PyObject *bytes, Py_ssize_t size)
+{
+    return bytes != NULL && Py_REFCNT(bytes) == 1 && PyBytes_GET_SIZE(bytes) == size;
+}
+
+static inline void again_write(PyObject *bytes, const char *data, Py_ssize_t size)
+{
+    memcpy(PyBytes_AS_STRING(bytes), data, (size_t)size);
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+    ((PyBytesObject *)bytes)->ob_shash = -1;  /* its hash is not known yet */
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
+}
+
+/* A new reference to bytes with this content, or NULL with MemoryError. */
+static inline PyObject *again_bytes(AgainBytes *again, const char *data, Py_ssize_t size)
+{
+    if (size < AGAIN_LEAST || size > AGAIN_MOST)
+        return PyBytes_FromStringAndSize(data, size);
+    PyObject *bytes = again->older;
+    if (again_may_write(bytes, size))
+        again_write(bytes, data, size);
+    else {
+        PyObject *fresh = PyBytes_FromStringAndSize(data, size);
+        if (fresh == NULL)
+            return NULL;
+        Py_XDECREF(bytes);
+        bytes = fresh;
+    }
+    again->older = again->newer;
+    again->newer = bytes;
+    Py_INCREF(bytes);
+    return bytes;
+}
+
+#endif
+#endif
