@@ -68,6 +68,7 @@ cdef extern from *:
     }
     """
     void aioipc_share_am_anext(PyTypeObject*, PyTypeObject*)
+    object PyContext_CopyCurrent()
     object PyObject_CallOneArg(object, object)  # without a look whether it is a Python method
     int PyErr_ExceptionMatches(object)
     void PyErr_Clear()
@@ -157,7 +158,7 @@ cdef class Waiter:
             raise RuntimeError("this wait belongs to another task")
         else:
             self.callback = callback
-            self.context = context
+            self.context = PyContext_CopyCurrent() if context is None else context
 
     def remove_done_callback(self, callback):
         if self.callback == callback:
@@ -189,6 +190,10 @@ cdef class Waiter:
             self.cancelled_future.exception()
 
 
+cdef object no_room():
+    return WouldBlock("the peer is not keeping up: there is no room to send")
+
+
 cdef inline bint is_usable(ChannelCore core) noexcept:
     """Whether it is open, and this is its thread, and not a forked child."""
     return (
@@ -196,6 +201,16 @@ cdef inline bint is_usable(ChannelCore core) noexcept:
         and core.thread == PyThread_get_thread_ident()
         and core.generation == fork_generation
     )
+
+
+cdef class Shortcut:
+    """Makes an object of some short messages without the codec."""
+
+    cdef object c_read(
+        self, const unsigned char* data, Py_ssize_t size, int max_depth, long long max_elements
+    ):
+        """The object; None where the codec is to say what it is, or what is wrong with it."""
+        return None
 
 
 cdef class ChannelCore:
@@ -311,6 +326,15 @@ cdef class ChannelCore:
         cdef Py_buffer view
         if PyBytes_CheckExact(message):
             size = PyBytes_GET_SIZE(message)
+            if self.shortcut is not None and not self.port.own_fds:
+                obj = self.shortcut.c_read(
+                    <const unsigned char*>PyBytes_AS_STRING(message),
+                    size,
+                    self.max_depth,
+                    self.max_elements,
+                )
+                if obj is not None:
+                    return obj
             if self.scan != NULL:
                 problem = self.scan(
                     <const unsigned char*>PyBytes_AS_STRING(message),
@@ -365,8 +389,7 @@ cdef class ChannelCore:
                 parts = self.encode(obj, self.sharing)
             else:
                 parts = PyObject_CallOneArg(self.encode, obj)
-            if not PyBytes_CheckExact(parts) or len(parts) >= LONG:
-                self.pacer.next_look = 0
+            self.c_check_time(parts)
             return parts
         except IPCError:
             raise
@@ -375,6 +398,12 @@ cdef class ChannelCore:
                 f"the {self.codec.name} codec cannot encode this "
                 f"{type(obj).__name__}: {error}"
             ) from error
+
+    cdef inline int c_check_time(self, object parts) except -1:
+        """Let the clock be looked at where making these took a time worth it."""
+        if not PyBytes_CheckExact(parts) or PyBytes_GET_SIZE(parts) >= LONG:
+            self.pacer.next_look = 0
+        return 0
 
     cdef int c_send_sharing(self, object obj, object fds) except -1:
         """Send with a codec that passes memory by descriptor where the peer takes them."""
@@ -421,6 +450,9 @@ cdef class ChannelCore:
         Cancellation:
             Safe: nothing is lost, the next ``receive`` gets what this one would have.
         """
+        return self.c_receiving()
+
+    cdef Receive c_receiving(self):
         cdef Receive operation = self.spare_receive
         if is_spare(operation):
             self.spare_receive = None
@@ -540,15 +572,17 @@ cdef class ChannelCore:
         self.c_send_nowait(obj, fds)
 
     cdef int c_send_nowait(self, object obj, object fds) except -1:
-        cdef bint sent
         self.c_enter()
-        if self.shares:
-            sent = not self.queued and self.c_send_sharing(obj, fds) == ACCEPTED
-        else:
-            parts = self.c_encode(obj)
-            sent = not self.queued and self.port.c_send(parts, fds) == ACCEPTED
-        if not sent:
-            raise WouldBlock("the peer is not keeping up: there is no room to send")
+        if not self.shares:
+            return self.c_send_encoded(self.c_encode(obj), fds)
+        if self.queued or self.c_send_sharing(obj, fds) != ACCEPTED:
+            raise no_room()
+        return self.port.c_own_rest()
+
+    cdef int c_send_encoded(self, object parts, object fds) except -1:
+        """`send_nowait` of what the codec made of an object."""
+        if self.queued or self.port.c_send(parts, fds) != ACCEPTED:
+            raise no_room()
         return self.port.c_own_rest()
 
     def send_many(self, objs):
