@@ -48,7 +48,7 @@ cdef class ChannelCore:
     cdef object encode
     cdef object decode
     cdef scanner scan
-    cdef public Shortcut shortcut
+    cdef Shortcut shortcut       # for some messages, before the codec; or None
     cdef bint shares             # the codec passes memory by descriptor
     cdef object attach           # what the codec has to say about descriptors that came
     cdef object sharing          # while it encodes: the list that takes them
