@@ -530,10 +530,11 @@ cdef class CallCore:
             What it still has to do, to be awaited in this task: if that was the reader, another
             one has to read. None if there is nothing.
         """
-        callee = self.callee
+        if type(message) is PlainCall:
+            return self.c_answer(message)
         if self.may_be_recalled and not self.c_may_begin(message.id):
-            return callee.recalled(message)
-        return self.c_answer(message) if type(message) is PlainCall else callee.answer(message)
+            return self.callee.recalled(message)
+        return self.callee.answer(message)
 
     cdef object c_answer(self, PlainCall message):
         cdef Handler handler = self.handlers.get(message.method)
@@ -541,6 +542,8 @@ cdef class CallCore:
         cdef PyObject* sent = NULL
         cdef PySendResult status = PYGEN_RETURN
         callee = self.callee
+        if self.may_be_recalled and not self.c_may_begin(message.number):
+            return callee.recalled(message)
         if (
             handler is None
             or self.is_closing
@@ -693,7 +696,7 @@ cdef class Serve(Reading):
         kind = type(message)
         if kind is PlainReturn:
             hub.c_take(message)
-        elif kind is PlainCall and not hub.may_be_recalled:
+        elif kind is PlainCall:
             self.rest = hub.c_answer(message)
         else:
             self.rest = hub.meet(message)
