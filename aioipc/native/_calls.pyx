@@ -516,9 +516,7 @@ cdef class CallCore:
             except Exception:
                 pass  # the codec says what is wrong with them
             else:
-                parts = write_call(number, method.packed_name, packed)
-                channel.c_check_time(parts)
-                return parts
+                return channel.c_encoded(write_call(number, method.packed_name, packed))
         return channel.c_encode(self.new_call(number, method.name, args, None, metadata))
 
     # Answering
@@ -619,9 +617,7 @@ cdef class CallCore:
             packed = PyObject_CallOneArg(channel.encode, result)
         except Exception:
             return channel.c_encode(self.new_return(number, result))  # and say what is wrong
-        parts = write_return(number, packed)
-        channel.c_check_time(parts)
-        return parts
+        return channel.c_encoded(write_return(number, packed))
 
 
 cdef object value_of(object variable):

@@ -74,12 +74,13 @@ cdef class ChannelCore:
     cdef object c_take(self)
     cdef object c_take_borrowed(self)
     cdef object c_decode(self, object message)
-    cdef object c_decode_buffer(self, object message)
+    cdef object c_decode_view(self, object message)
+    cdef object c_decode_memory(self, object message, const char* data, Py_ssize_t size)
     cdef object c_encode(self, object obj)
+    cdef object c_encoded(self, object parts)
     cdef object c_encode_sharing(self, object obj, list fds)
     cdef int c_send_nowait(self, object obj, object fds) except -1
     cdef int c_send_encoded(self, object parts, object fds) except -1
-    cdef int c_check_time(self, object parts) except -1
     cdef int c_send_sharing(self, object obj, object fds) except -1
     cdef int c_speak(self) except -1
     cdef int c_next_sender(self) except -1
