@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from aioipc._bytes import Entrance, Place
+from aioipc._bytes import READ_BYTES, Entrance, Place, reader_of
 from aioipc._opening import Opening
 from aioipc.abc import Acceptor, Allow, ByteTransport, Capability, PeerCredentials
 from aioipc.address import Address
@@ -26,7 +26,6 @@ from aioipc.loop.waiting import Waits, wait_writable
 
 __all__ = ["ByteStream", "StreamListener", "connect_stream", "listen_stream"]
 
-_READ_BYTES = 65536
 _WRITE_BYTES = 256 * 1024
 """At most so much in one go, so that the loop turns while a large item leaves."""
 _OPERATIONS_PER_TURN = 64
@@ -42,7 +41,7 @@ class ByteStream(anyio.abc.ByteStream):
     def __init__(self, transport: ByteTransport, limits: Limits) -> None:
         self.transport = transport
         self._limits = limits
-        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._try_read = reader_of(transport)
         self._receiving = False
         self._sending = False
         self._operations = 0
@@ -81,7 +80,7 @@ class ByteStream(anyio.abc.ByteStream):
             **certificate_of(self.transport),
         }
 
-    async def receive(self, max_bytes: int = _READ_BYTES) -> bytes:
+    async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
         """Wait for bytes and return those that are there.
 
         Args:
@@ -104,13 +103,12 @@ class ByteStream(anyio.abc.ByteStream):
         self._receiving = True
         try:
             await self._pace()
-            into = self._buffer[:max_bytes]
             while True:
-                count = self.transport.try_read_into(into)
-                if count:
-                    self._count_received(count)
-                    return bytes(into[:count])
-                if count == 0:
+                data = self._try_read(max_bytes)
+                if data:
+                    self._count_received(len(data))
+                    return data
+                if data is not None:
                     raise EndOfStream(f"{self.address}: the peer finished")
                 await self._waits.readable(self.transport)
                 self._check()
