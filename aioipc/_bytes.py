@@ -27,8 +27,8 @@ log = logging.getLogger("aioipc.stream")
 
 _RETRY_S = 0.25
 
-READ_BYTES = 65536
-"""The most that is read at once."""
+READ_BYTES = 256 * 1024
+"""The most that is read at once: a quarter of it costs up to twice the CPU time, in bulk."""
 
 Reader = Callable[[int], bytes | None]
 

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from aioipc._bytes import READ_BYTES, Entrance, Place, reader_of
+from aioipc._bytes import Entrance, Place, reader_of
 from aioipc._opening import Opening
 from aioipc.abc import Acceptor, Allow, ByteTransport, Capability, PeerCredentials
 from aioipc.address import Address
@@ -26,6 +26,7 @@ from aioipc.loop.waiting import Waits, wait_writable
 
 __all__ = ["ByteStream", "StreamListener", "connect_stream", "listen_stream"]
 
+_READ_BYTES = 65536
 _WRITE_BYTES = 256 * 1024
 """At most so much in one go, so that the loop turns while a large item leaves."""
 _OPERATIONS_PER_TURN = 64
@@ -80,7 +81,7 @@ class ByteStream(anyio.abc.ByteStream):
             **certificate_of(self.transport),
         }
 
-    async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
+    async def receive(self, max_bytes: int = _READ_BYTES) -> bytes:
         """Wait for bytes and return those that are there.
 
         Args:

@@ -52,12 +52,12 @@ cdef extern from *:
     """
     /* What is read is copied out before the GIL is released, so that one is enough for all.
        It begins at a page, as what the kernel copies from does: see _stream.pyx. */
-    static char scratch[65536] __attribute__((aligned(4096)));
+    static char scratch[262144] __attribute__((aligned(4096)));
     """
-    char scratch[65536]
+    char scratch[262144]
 
 cdef enum:
-    LARGE_READ = 65536           # above this a read is worth releasing the GIL for
+    LARGE_READ = 262144          # above this a read is worth releasing the GIL for
     MOST_PARTS = 64
 
 
@@ -263,7 +263,7 @@ cdef class FdStream(ByteCore):
         return None if n == WOULD_BLOCK else n
 
     def try_read(self, Py_ssize_t max_bytes):
-        """As `try_read_into`, but the bytes themselves, b"" at the end: 64 KiB at most."""
+        """As `try_read_into`, but the bytes themselves, b"" at the end: 256 KiB at most."""
         cdef Py_ssize_t n
         self.c_check()
         n = self.c_read(scratch, min(max_bytes, <Py_ssize_t>sizeof(scratch)))
