@@ -66,9 +66,14 @@ cdef extern from *:
         type->tp_as_async->am_anext = base->tp_as_async->am_anext;
         PyType_Modified(type);
     }
+    /* For a `try` around a call that has failed before it. */
+    static int aioipc_raise_pending(void) { return -1; }
     """
     void aioipc_share_am_anext(PyTypeObject*, PyTypeObject*)
-    object PyObject_CallOneArg(object, object)  # without a look whether it is a Python method
+    object PyContext_CopyCurrent()
+    int aioipc_raise_pending() except -1
+    # Without a look whether it is a Python method, and without raising what it raised.
+    PyObject* PyObject_TryOneArg "PyObject_CallOneArg"(object, object)
     int PyErr_ExceptionMatches(object)
     void PyErr_Clear()
     ctypedef struct PyAsyncMethods:
@@ -157,7 +162,7 @@ cdef class Waiter:
             raise RuntimeError("this wait belongs to another task")
         else:
             self.callback = callback
-            self.context = context
+            self.context = PyContext_CopyCurrent() if context is None else context
 
     def remove_done_callback(self, callback):
         if self.callback == callback:
@@ -189,6 +194,17 @@ cdef class Waiter:
             self.cancelled_future.exception()
 
 
+cdef object no_room():
+    return WouldBlock("the peer is not keeping up: there is no room to send")
+
+
+cdef inline object take_reference(PyObject* obj):
+    """What a call returned, which is the caller's."""
+    taken = <object>obj
+    Py_DECREF(taken)
+    return taken
+
+
 cdef inline bint is_usable(ChannelCore core) noexcept:
     """Whether it is open, and this is its thread, and not a forked child."""
     return (
@@ -196,6 +212,16 @@ cdef inline bint is_usable(ChannelCore core) noexcept:
         and core.thread == PyThread_get_thread_ident()
         and core.generation == fork_generation
     )
+
+
+cdef class Shortcut:
+    """Makes an object of some short messages without the codec."""
+
+    cdef object c_read(
+        self, const unsigned char* data, Py_ssize_t size, int max_depth, long long max_elements
+    ):
+        """The object; None where the codec is to say what it is, or what is wrong with it."""
+        return None
 
 
 cdef class ChannelCore:
@@ -292,12 +318,15 @@ cdef class ChannelCore:
         message = self.port.c_borrow()
         return NOTHING if message is None else message
 
+    @cython.final
     cdef object c_decode(self, object message):
         if PyBytes_CheckExact(message):
-            return self.c_decode_buffer(message)
+            return self.c_decode_memory(
+                message, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message)
+            )
         view = memoryview(message)
         try:
-            return self.c_decode_buffer(view)
+            return self.c_decode_view(view)
         finally:
             try:
                 view.release()
@@ -305,43 +334,52 @@ cdef class ChannelCore:
                 pass  # what was decoded refers to it all the same
             (<Borrowed>message).c_end()
 
-    cdef object c_decode_buffer(self, object message):
-        cdef int problem = 0
-        cdef Py_ssize_t size
+    @cython.final
+    cdef object c_decode_view(self, object message):
         cdef Py_buffer view
-        if PyBytes_CheckExact(message):
-            size = PyBytes_GET_SIZE(message)
-            if self.scan != NULL:
-                problem = self.scan(
-                    <const unsigned char*>PyBytes_AS_STRING(message),
-                    size,
-                    self.max_depth,
-                    self.max_elements,
-                )
-        else:
-            PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
-            size = view.len
-            if self.scan != NULL:
-                problem = self.scan(
-                    <const unsigned char*>view.buf, size, self.max_depth, self.max_elements
-                )
+        PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
+        try:
+            return self.c_decode_memory(message, <const char*>view.buf, view.len)
+        finally:
             PyBuffer_Release(&view)
-        if problem != 0:
-            raise error_of(problem, self.max_depth, self.max_elements)
+
+    @cython.final
+    cdef object c_decode_memory(self, object message, const char* data, Py_ssize_t size):
+        """Decode a message, of which ``data`` is the memory."""
+        cdef PyObject* decoded
+        cdef bint usual = not self.shares and not self.port.own_fds
+        cdef int problem
+        if usual and self.shortcut is not None:
+            obj = self.shortcut.c_read(
+                <const unsigned char*>data, size, self.max_depth, self.max_elements
+            )
+            if obj is not None:
+                return obj
+        if self.scan != NULL:
+            problem = self.scan(
+                <const unsigned char*>data, size, self.max_depth, self.max_elements
+            )
+            if problem != 0:
+                raise error_of(problem, self.max_depth, self.max_elements)
         if size >= LONG:
             self.pacer.next_look = 0
+        if usual:  # the `try` is for those that fail
+            decoded = PyObject_TryOneArg(self.decode, message)
+            if decoded is not NULL:
+                return take_reference(decoded)
         try:
+            if usual:
+                aioipc_raise_pending()
             if self.shares:
                 return self.decode(message, self.port.take_fds)
-            if self.port.own_fds and self.attach is not None:
-                return self.attach(PyObject_CallOneArg(self.decode, message), self.port.take_fds())
-            return PyObject_CallOneArg(self.decode, message)
+            obj = self.decode(message)
+            return obj if self.attach is None else self.attach(obj, self.port.take_fds())
         except IPCError:
             raise
         except Exception as error:
             raise DecodeError(
                 f"the {self.codec.name} codec cannot decode this message of "
-                f"{len(message):,} bytes: {error}"
+                f"{size:,} bytes: {error}"
             ) from error
 
     cdef object c_encode_sharing(self, object obj, list fds):
@@ -352,7 +390,9 @@ cdef class ChannelCore:
         finally:
             self.sharing = None
 
+    @cython.final
     cdef object c_encode(self, object obj):
+        cdef PyObject* encoded
         if self.encode is None:
             if not PyBytes_CheckExact(obj) and not PyObject_CheckBuffer(obj):
                 raise EncodeError(
@@ -360,14 +400,14 @@ cdef class ChannelCore:
                     f"not {type(obj).__name__}"
                 )
             return obj
+        if not self.shares:  # the `try` is for those that fail
+            encoded = PyObject_TryOneArg(self.encode, obj)
+            if encoded is not NULL:
+                return self.c_encoded(take_reference(encoded))
         try:
-            if self.shares:
-                parts = self.encode(obj, self.sharing)
-            else:
-                parts = PyObject_CallOneArg(self.encode, obj)
-            if not PyBytes_CheckExact(parts) or len(parts) >= LONG:
-                self.pacer.next_look = 0
-            return parts
+            if not self.shares:
+                aioipc_raise_pending()
+            return self.c_encoded(self.encode(obj, self.sharing))
         except IPCError:
             raise
         except Exception as error:
@@ -375,6 +415,13 @@ cdef class ChannelCore:
                 f"the {self.codec.name} codec cannot encode this "
                 f"{type(obj).__name__}: {error}"
             ) from error
+
+    @cython.final
+    cdef inline object c_encoded(self, object parts):
+        """Note how long that may have taken."""
+        if not PyBytes_CheckExact(parts) or PyBytes_GET_SIZE(parts) >= LONG:
+            self.pacer.next_look = 0
+        return parts
 
     cdef int c_send_sharing(self, object obj, object fds) except -1:
         """Send with a codec that passes memory by descriptor where the peer takes them."""
@@ -421,6 +468,9 @@ cdef class ChannelCore:
         Cancellation:
             Safe: nothing is lost, the next ``receive`` gets what this one would have.
         """
+        return self.c_receiving()
+
+    cdef Receive c_receiving(self):
         cdef Receive operation = self.spare_receive
         if is_spare(operation):
             self.spare_receive = None
@@ -540,15 +590,17 @@ cdef class ChannelCore:
         self.c_send_nowait(obj, fds)
 
     cdef int c_send_nowait(self, object obj, object fds) except -1:
-        cdef bint sent
         self.c_enter()
-        if self.shares:
-            sent = not self.queued and self.c_send_sharing(obj, fds) == ACCEPTED
-        else:
-            parts = self.c_encode(obj)
-            sent = not self.queued and self.port.c_send(parts, fds) == ACCEPTED
-        if not sent:
-            raise WouldBlock("the peer is not keeping up: there is no room to send")
+        if not self.shares:
+            return self.c_send_encoded(self.c_encode(obj), fds)
+        if self.queued or self.c_send_sharing(obj, fds) != ACCEPTED:
+            raise no_room()
+        return self.port.c_own_rest()
+
+    cdef int c_send_encoded(self, object parts, object fds) except -1:
+        """`send_nowait` of what the codec made of an object."""
+        if self.queued or self.port.c_send(parts, fds) != ACCEPTED:
+            raise no_room()
         return self.port.c_own_rest()
 
     def send_many(self, objs):

@@ -85,7 +85,7 @@ cdef inline int walk_msgpack(
     long long max_elements,
     bint any_key,
 ) noexcept nogil:
-    cdef const unsigned char* end = data + size
+    cdef Py_ssize_t at = 0              # beyond the end after a value that is cut off
     cdef long long outer[DEPTH_MAX]     # per open container: 2 * values still due + is_map
     cdef long long due = 1              # values still due in the innermost one
     cdef long long is_map = 0
@@ -98,47 +98,50 @@ cdef inline int walk_msgpack(
     while True:
         while due == 0:
             if depth == 0:
-                return FINE if data == end else TRAILING
+                return FINE if at == size else TRUNCATED if at > size else TRAILING
             depth -= 1
             due = outer[depth] >> 1
             is_map = outer[depth] & 1
-        if data >= end:
+        if at >= size:
             return TRUNCATED
-        first = data[0]
-        if not any_key and is_map & ~due and not is_key(first):
-            return WRONG_KEY
+        first = data[at]
         due -= 1
-        # The branch keeps the table's load out of the chain from one address to the next.
+        if not any_key and is_map & due and not is_key(first):
+            return WRONG_KEY
+        # These branches keep the table's load out of the chain from one address to the next.
         if first < 0x80 or first >= 0xE0:
-            data += 1
+            at += 1
             continue
-        length = msgpack_size[first]
-        if length == 0:
+        if 0xA0 <= first < 0xC0:
+            at += first - 0x9F
+            continue
+        if first >= 0xA0:
+            length = msgpack_size[first]
+            if length:
+                at += length
+                continue
             if first == 0xC1:
                 return RESERVED
-            head = head_size(first)
-            if head > end - data:
-                return TRUNCATED
-            if is_container(first):
-                length = count_of(data, first)
-                data += head
-                if depth == max_depth:
-                    return TOO_DEEP
-                # Each element has at least one byte: a false claim ends here.
-                if length > end - data:
-                    return TRUNCATED
-                elements += length
-                if elements > max_elements:
-                    return TOO_MANY
-                outer[depth] = due << 1 | is_map
-                depth += 1
-                due = length
-                is_map = is_map_head(first)
-                continue
-            length = head + length_of(data, first)
-        if length > end - data:
+        head = head_size(first)
+        if head > size - at:
             return TRUNCATED
-        data += length
+        if not is_container(first):
+            at += head + length_of(data + at, first)
+            continue
+        length = count_of(data + at, first)
+        at += head
+        if depth == max_depth:
+            return TOO_DEEP
+        # Each element has at least one byte: a false claim ends here.
+        if length > size - at:
+            return TRUNCATED
+        elements += length
+        if elements > max_elements:
+            return TOO_MANY
+        outer[depth] = due << 1 | is_map
+        depth += 1
+        due = length
+        is_map = is_map_head(first)
 
 
 cdef inline bint is_key(unsigned char first) noexcept nogil:
