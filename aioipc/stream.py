@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from aioipc._bytes import Entrance, Place
+from aioipc._bytes import Entrance, Place, reader_of
 from aioipc._opening import Opening
 from aioipc.abc import Acceptor, Allow, ByteTransport, Capability, PeerCredentials
 from aioipc.address import Address
@@ -42,7 +42,7 @@ class ByteStream(anyio.abc.ByteStream):
     def __init__(self, transport: ByteTransport, limits: Limits) -> None:
         self.transport = transport
         self._limits = limits
-        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._try_read = reader_of(transport)
         self._receiving = False
         self._sending = False
         self._operations = 0
@@ -104,13 +104,12 @@ class ByteStream(anyio.abc.ByteStream):
         self._receiving = True
         try:
             await self._pace()
-            into = self._buffer[:max_bytes]
             while True:
-                count = self.transport.try_read_into(into)
-                if count:
-                    self._count_received(count)
-                    return bytes(into[:count])
-                if count == 0:
+                data = self._try_read(max_bytes)
+                if data:
+                    self._count_received(len(data))
+                    return data
+                if data is not None:
                     raise EndOfStream(f"{self.address}: the peer finished")
                 await self._waits.readable(self.transport)
                 self._check()

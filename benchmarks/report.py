@@ -38,12 +38,21 @@ def print_verdicts(console: Console, verdicts: list[Verdict]) -> None:
         target = verdict.target
         assert verdict.found is not None
         found = figure(verdict.found, target.unit)
-        wanted = f"{target.sign} {figure(verdict.bound, target.unit)}"
-        table.add_row(target.text, target.contender, wanted, found, _MARKS[bool(verdict.reached)])
+        mark = _MARKS[bool(verdict.reached)]
+        table.add_row(target.text, target.contender, _wanted(verdict), found, mark)
     console.print(table)
     reached = sum(1 for verdict in judged if verdict.reached)
     others = len(verdicts) - len(judged)
     console.print(f"{reached} of {len(judged)} reached; {others} not measured in this run")
+
+
+def _wanted(verdict: Verdict) -> str:
+    """The bound that counted, and the promised one, if the machine does not allow it."""
+    target = verdict.target
+    wanted = f"{target.sign} {figure(verdict.bound, target.unit)}"
+    if verdict.bound == target.bound:
+        return wanted
+    return f"{wanted} instead of {figure(target.bound, target.unit)}"
 
 
 def _table(found: Table) -> RichTable:

@@ -8,6 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from benchmarks.peers.descriptor_limit import PROGRAM
+from benchmarks.results import UVLOOP_REFERENCE, Entry, Results, Table
+from benchmarks.targets import Target, Verdict, judge_one
+from benchmarks.workload import Measurement
+from benchmarks.workloads.one_way import RATE
+
 ROOT = Path(__file__).parent.parent
 REFERENCE = "tuned Protocol (asyncio)"
 OURS = "aioipc unix (asyncio)"
@@ -73,3 +81,60 @@ def test_an_interrupt_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     while lives(benchmark.pid):  # multiprocessing's tracker leaves a moment later
         time.sleep(0.01)
+
+
+def found(case: str = "any", **figures: float) -> Results:
+    """The results of a single round, with the figure of each contender."""
+    results = Results({}, {})
+    table = Table("one_way", "One-way stream", case, (RATE,))
+    results.tables.append(table)
+    for word, figure in figures.items():
+        name = UVLOOP_REFERENCE if word == "reference" else word
+        table.entries[name] = Entry(name, "peer", [Measurement({RATE.key: figure}, 1)])
+    return results
+
+
+def twice_the_reference(**options: str) -> Target:
+    return Target(
+        "twice", "one_way", "any", "ours", "≥", 2.0, RATE.key, UVLOOP_REFERENCE, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "bound", "reached"),
+    [
+        pytest.param(200.0, 1.3, True, id="the limit is below the target"),
+        pytest.param(250.0, 1.625, False, id="the limit is barely above it"),
+        pytest.param(1000.0, 2.0, False, id="the limit is far above it"),
+    ],
+)
+def test_no_more_is_wanted_than_a_share_of_the_limit(
+    limit: float, bound: float, *, reached: bool
+) -> None:
+    results = found(reference=100.0, ours=150.0, limit=limit)
+    verdict = judge_one(twice_the_reference(limit="limit"), results)
+    assert verdict.bound == pytest.approx(bound)
+    assert verdict.reached is reached
+
+
+def test_a_limit_that_was_not_measured_changes_nothing() -> None:
+    verdict = judge_one(twice_the_reference(limit="limit"), found(reference=100.0, ours=150.0))
+    assert verdict.bound == 2.0
+    assert verdict.reached is False
+
+
+def test_what_the_machine_does_in_silence_is_not_wanted_from_us() -> None:
+    lag = Target("lag", "one_way", "any", "ours", "≤", 10.0, RATE.key, at_rest="silent")
+    results = found(ours=30.0)
+    results.tables += found("silent", ours=40.0).tables
+    assert judge_one(lag, results) == Verdict(lag, 40.0, 30.0)
+
+
+@pytest.mark.parametrize("size", [16, 1024, 100_000])
+@pytest.mark.parametrize("kind", ["unix", "pipe", "fifo"])
+def test_the_program_that_says_what_a_descriptor_allows(
+    tmp_path: Path, kind: str, size: int
+) -> None:
+    words = [f"size={size}", f"only={kind}", f"path={tmp_path}/fifo", "milliseconds=10"]
+    assert PROGRAM.ready().run(*words) > 0
+    assert not list(tmp_path.iterdir())

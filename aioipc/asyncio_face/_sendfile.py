@@ -8,16 +8,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from aioipc.asyncio_face._compat import FALLBACK, TRY_NATIVE, FlowControl
-from aioipc.asyncio_face._facts import Facts
+from aioipc.asyncio_face._compat import FALLBACK, TRY_NATIVE
+from aioipc.asyncio_face._half import Half
 
 __all__ = ["Sendfile"]
 
 
-class Sendfile(FlowControl):
+class Sendfile(Half):
     """A transport that holds its writes back while the loop writes a file to its socket."""
 
-    _facts: Facts
     _empty_waiter: asyncio.Future[None] | None = None
 
     @property

@@ -9,7 +9,6 @@ now and then. docs/statistics.md has the layout.
 from __future__ import annotations
 
 import enum
-import functools
 import logging
 import os
 import threading
@@ -147,7 +146,7 @@ class Tally:
     def counter(self, name: str) -> Callable[[int], object]:
         """A function that adds to one of the numbers in `WORDS`, for who counts often."""
         row = self.row()
-        return _count_nothing if row is None else functools.partial(row.add, self._words[name])
+        return _count_nothing if row is None else row.counter(self._words[name])
 
     def put(self, name: str, number: int) -> None:
         """Say what one of the numbers in `WORDS` is now."""

@@ -115,6 +115,20 @@ cdef class CallTable:
         self.c_admit(call)
         return call
 
+    cdef bint c_pass(self, long long number) noexcept:
+        """Take in the number of a call; False, and nothing done, where `admit` may object.
+
+        The call is not open before its caller says so: one that is over at once never is.
+        """
+        if (
+            number <= self.peer_last_id
+            or (number - self.peer_last_id) & 1
+            or len(self.served) >= self.max_calls
+        ):
+            return False
+        self.peer_last_id = number
+        return True
+
     cdef int c_admit(self, Incoming call) except -1:
         cdef object name = call.message.id
         cdef int overflow = 0

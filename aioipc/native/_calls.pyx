@@ -14,15 +14,24 @@ from aioipc.native._core cimport (
     DONE,
     NEW,
     NEXT,
+    RETURN,
     RUNNING,
     SLEEPING,
     ChannelCore,
     Operation,
+    Receive,
     Send,
     Waiter,
 )
 from aioipc.native._detour cimport Detour, PYGEN_ERROR, PYGEN_NEXT, PYGEN_RETURN, PySendResult, PyIter_Send
 from aioipc.native._pacer cimport ACCEPTED, NO_FDS
+from aioipc.native._plain cimport (
+    PlainCall,
+    PlainMessages,
+    PlainReturn,
+    write_call,
+    write_return,
+)
 
 import sys
 from types import CoroutineType, GeneratorType
@@ -41,6 +50,8 @@ cdef extern from "Python.h":
     object PyContextVar_Set(object, object)
     int PyContextVar_Get(object, PyObject* default, PyObject** value) except -1
     object PyObject_CallObject(object, object)
+    object PyObject_CallOneArg(object, object)
+    bint PyCFunction_CheckExact(object)
 
 cdef extern from *:
     """
@@ -163,6 +174,21 @@ cdef class News(Waiter):
     def send(self, value):
         return self.__next__()
 
+    cdef int c_step(self, object done) except -1:
+        """Run the task, or what else was to be called back, in its context.
+
+        A task wants to know the result of what it waited for, and is quicker to ask a Future of
+        its own kind: ``done``.
+        """
+        callback, self.callback = self.callback, None
+        context, self.context = self.context, None
+        PyContext_Enter(context)
+        try:
+            PyObject_CallOneArg(callback, done if PyCFunction_CheckExact(callback) else self)
+        finally:
+            PyContext_Exit(context)
+        return 0
+
     def wake(self):
         """Let who awaits it look again. False if it was woken, or cancelled, before."""
         if self.is_done:
@@ -182,6 +208,7 @@ cdef class StraightMethod:
     cdef public str name
     cdef public bint is_plain
     cdef object decode
+    cdef bytes packed_name
 
     def make_result_decoder(self):
         """Make what decodes a result, and says no more than that it does not fit."""
@@ -262,10 +289,13 @@ cdef class CallCore:
     cdef public object ending
     cdef public object on_freed
     cdef public bint is_read
+    cdef public bint serves
     cdef readonly Py_ssize_t waiting
     cdef public bint is_closing
     cdef public object on_finished
     cdef public bint may_be_recalled
+    cdef list woken              # News that their tasks have not heard yet
+    cdef object done             # a Future whose result is None
     cdef dict handlers, calls, served, modules
     cdef Py_ssize_t max_calls    # open ones of this side
     cdef object current, metadata, timeout
@@ -304,6 +334,10 @@ cdef class CallCore:
         self.scopes = scopes
         self.modules = sys.modules
         self.handlers = {}
+        self.woken = []
+        self.done = loop.create_future()
+        self.done.set_result(None)
+        channel.shortcut = PlainMessages()
 
     def answer_straight(self, str name, method, function):
         """Answer a method of the peer's on the straight way."""
@@ -319,8 +353,12 @@ cdef class CallCore:
         """Let a new task read."""
         raise NotImplementedError
 
+    def meet(self, message):
+        """Take in any message; what is left to do of it, as `answer` says."""
+        raise NotImplementedError
+
     def take_other(self, message):
-        """Take in what is neither a call nor the end of one."""
+        """Take in what is not the end of a call where nobody can wait."""
         raise NotImplementedError
 
     def end(self, error):
@@ -344,9 +382,40 @@ cdef class CallCore:
         """Let who waits for such news look again; whether somebody does."""
         if news is None or news.is_done:
             return False
-        news.c_wake(False)
-        self.waiting -= 1
+        self.c_tell(news)
         return True
+
+    cdef int c_tell(self, News news) except -1:
+        """Let who waits look again once the loop turns, together with all others of that turn."""
+        news.is_done = True
+        self.waiting -= 1
+        if news.callback is not None:
+            if not self.woken:
+                self.loop.call_soon(self._step_woken)
+            self.woken.append(news)
+        return 0
+
+    def _step_woken(self):
+        """Let those look again that were told: one callback of the loop for all their tasks."""
+        cdef News news
+        cdef Py_ssize_t told = 0
+        woken, self.woken = self.woken, []
+        try:
+            for news in woken:
+                told += 1
+                try:
+                    news.c_step(self.done)
+                except Exception as error:
+                    self.loop.call_exception_handler({
+                        "message": "Exception in a callback about news of a call",
+                        "exception": error,
+                        "future": news,
+                    })
+        finally:
+            if told < len(woken):
+                if not self.woken:
+                    self.loop.call_soon(self._step_woken)
+                self.woken[:0] = woken[told:]
 
     # Calling
 
@@ -383,6 +452,22 @@ cdef class CallCore:
         operation.call = call
         return operation
 
+    def serve(self):
+        """Read for everybody as long as the peer may call, or somebody waits.
+
+        Returns:
+            What is left to do of a call, to be awaited in this task while another one reads; None
+            if nobody needs a reader any more.
+
+        Raises:
+            IPCError: Nothing more can be received.
+        """
+        cdef Serve operation = Serve.__new__(Serve)
+        operation.state = NEW
+        operation.core = self.channel
+        operation.hub = self
+        return operation
+
     def recall(self, first):
         """Take back the calls from a number on that the peer has not begun.
 
@@ -401,20 +486,38 @@ cdef class CallCore:
     cdef int c_take(self, object message) except -1:
         cdef CallRecord call
         kind = type(message)
-        if kind is not self.new_return and kind is not self.new_raise:
+        if kind is PlainReturn:
+            number = (<PlainReturn>message).number
+        elif kind is self.new_return or kind is self.new_raise:
+            number = message.id
+        else:
             self.take_other(message)
             return 0
-        call = <CallRecord>self.session.c_conclude(message.id)
+        call = <CallRecord>self.session.c_conclude(number)
         if call is not None:  # else it was given up
             call.last = message
             if call.span is not None or call.is_uploading:
                 self.caller.concluded(call)
             if call.waiter is not None and not call.waiter.is_done:
-                call.waiter.c_wake(False)
-                self.waiting -= 1
+                self.c_tell(call.waiter)
         if self.on_freed is not None:
             self.on_freed()
         return 0
+
+    cdef object c_pack_call(self, object number, StraightMethod method, object args):
+        """A call without deadline, as the codec writes it, if nothing is wrong with the arguments."""
+        cdef ChannelCore channel = self.channel
+        metadata = value_of(self.metadata)
+        if metadata is None:
+            try:
+                if method.packed_name is None:
+                    method.packed_name = PyObject_CallOneArg(channel.encode, method.name)
+                packed = PyObject_CallOneArg(channel.encode, args)
+            except Exception:
+                pass  # the codec says what is wrong with them
+            else:
+                return channel.c_encoded(write_call(number, method.packed_name, packed))
+        return channel.c_encode(self.new_call(number, method.name, args, None, metadata))
 
     # Answering
 
@@ -425,28 +528,35 @@ cdef class CallCore:
             What it still has to do, to be awaited in this task: if that was the reader, another
             one has to read. None if there is nothing.
         """
+        if type(message) is PlainCall:
+            return self.c_answer(message)
+        if self.may_be_recalled and not self.c_may_begin(message.id):
+            return self.callee.recalled(message)
+        return self.callee.answer(message)
+
+    cdef object c_answer(self, PlainCall message):
         cdef Handler handler = self.handlers.get(message.method)
         cdef ServedRecord call
         cdef PyObject* sent = NULL
         cdef PySendResult status = PYGEN_RETURN
         callee = self.callee
-        if self.may_be_recalled and not self.c_may_begin(message.id):
+        if self.may_be_recalled and not self.c_may_begin(message.number):
             return callee.recalled(message)
         if (
             handler is None
-            or message.remaining_ns is not None
             or self.is_closing
-            or len(self.served) >= self.session.max_calls
             or self.tracing in self.modules
+            or not self.session.c_pass(message.number)
         ):
             return callee.answer(message)
         call = made(self.served_record, ())
         call.message = message
         call.connection = self
-        self.session.c_admit(call)
+        call.credit = call.room = self.session.window
         try:
-            args = handler.decode(message.args)
+            args = PyObject_CallOneArg(handler.decode, message.args)
         except Exception:
+            self.served[message.number] = call
             return callee.run(call)  # and say what is wrong with them
         context = PyContext_Copy(self.context)
         try:
@@ -462,20 +572,22 @@ cdef class CallCore:
             finally:
                 PyContext_Exit(context)
         except BaseException as error:
+            self.served[message.number] = call
             callee.failed(call, handler.method, error)
             return None
         if status == PYGEN_NEXT:
+            self.served[message.number] = call
             callee.waits(call)
             return callee.rest(call, handler.method, steps_of(coroutine, context, result))
         if may_be_awaited(result):
+            self.served[message.number] = call
             steps = first_of(callee.rest(call, handler.method, result), context)
             if steps is not None:
                 callee.waits(call)
             return steps
-        self.session.c_finish(call)
         if self.on_finished is not None:
             self.on_finished()
-        return self.c_return(self.new_return(message.id, result), handler)
+        return self.c_return(message.number, result, handler)
 
     cdef bint c_may_begin(self, object number) except -1:
         """Say which call begins; whether it was not taken back before.
@@ -488,14 +600,24 @@ cdef class CallCore:
             pass  # the next answer raises it
         return self.channel.port.c_begin(number)
 
-    cdef object c_return(self, object outcome, Handler handler):
+    cdef object c_return(self, long long number, object result, Handler handler):
         """Send the result of a method; what is left to do for it, if it cannot leave now."""
         cdef ChannelCore channel = self.channel
         try:
-            channel.c_send_nowait(outcome, NO_FDS)
+            channel.c_enter()
+            channel.c_send_encoded(self.c_pack_return(number, result), NO_FDS)
         except IPCError as error:
-            return self.callee.not_sent(outcome, error, handler.method)
+            return self.callee.not_sent(self.new_return(number, result), error, handler.method)
         return None
+
+    cdef object c_pack_return(self, long long number, object result):
+        """A result as the codec writes it, if nothing is wrong with it."""
+        cdef ChannelCore channel = self.channel
+        try:
+            packed = PyObject_CallOneArg(channel.encode, result)
+        except Exception:
+            return channel.c_encode(self.new_return(number, result))  # and say what is wrong
+        return channel.c_encoded(write_return(number, packed))
 
 
 cdef object value_of(object variable):
@@ -513,36 +635,82 @@ cdef bint may_be_awaited(object result) noexcept:
     return methods is not NULL and (methods.am_await is not NULL or type(result) is GeneratorType)
 
 
-cdef class Lead(Operation):
-    """Reads for everybody until there is news for one call."""
+cdef class Reading(Operation):
+    """Reads for everybody, and takes in what comes, until there is a reason to stop."""
 
     cdef CallCore hub
+    cdef Receive receiving
+
+    cdef bint c_take_in(self, object message) except -1:
+        """Take in a message; whether that is the last one."""
+        raise NotImplementedError
+
+    cdef int c_read(self, PyObject** result) except -1:
+        """Read up to the last message, or, answering NEXT, up to where the task has to wait."""
+        cdef PyObject* value = NULL
+        self.c_check_idle()
+        if self.state != NEW and self.state != SLEEPING:
+            raise RuntimeError("an operation can be awaited only once")
+        self.state = RUNNING
+        while True:
+            if self.receiving is None:
+                self.receiving = self.hub.channel.c_receiving()
+            if PyIter_Send(self.receiving, None, &value) == PYGEN_NEXT:
+                self.state = SLEEPING
+                result[0] = value
+                return NEXT
+            self.receiving = None
+            message = <object>value
+            Py_DECREF(message)
+            if self.c_take_in(message):
+                return RETURN
+
+    cdef int c_finish(self) except -1:
+        self.state = DONE
+        receiving, self.receiving = self.receiving, None
+        if receiving is not None:
+            receiving.close()
+        return 0
+
+
+cdef class Serve(Reading):
+    """``await hub.serve()``"""
+
+    cdef object rest
+
+    cdef int c_step(self, PyObject** result) except -1:
+        try:
+            if self.c_read(result) == NEXT:
+                return NEXT
+        finally:
+            if self.state != SLEEPING:
+                self.c_finish()
+        return self.c_return(self.rest, result)
+
+    cdef bint c_take_in(self, object message) except -1:
+        cdef CallCore hub = self.hub
+        kind = type(message)
+        if kind is PlainReturn:
+            hub.c_take(message)
+        elif kind is PlainCall:
+            self.rest = hub.c_answer(message)
+        else:
+            self.rest = hub.meet(message)
+        return self.rest is not None or not (hub.serves or hub.waiting)
+
+
+cdef class Lead(Reading):
+    """Reads for everybody until there is news for one call."""
+
     cdef CallRecord call
-    cdef object reading
 
     cdef int c_step(self, PyObject** result) except -1:
         cdef CallCore hub = self.hub
-        cdef PyObject* value = NULL
-        self.c_check_idle()
         if self.state == NEW:
             hub.is_read = True
-        elif self.state != SLEEPING:
-            raise RuntimeError("an operation can be awaited only once")
-        self.state = RUNNING
         try:
-            while True:
-                if self.reading is None:
-                    self.reading = hub.channel.receive()
-                if PyIter_Send(self.reading, None, &value) == PYGEN_NEXT:
-                    self.state = SLEEPING
-                    result[0] = value
-                    return NEXT
-                self.reading = None
-                message = <object>value
-                Py_DECREF(message)
-                hub.c_take(message)
-                if self.call.c_has_news():
-                    break
+            if self.c_read(result) == NEXT:
+                return NEXT
         except Exception as error:  # each call raises it
             hub.end(error)
         finally:
@@ -550,13 +718,14 @@ cdef class Lead(Operation):
                 self.c_finish()
         return self.c_return(None, result)
 
+    cdef bint c_take_in(self, object message) except -1:
+        self.hub.c_take(message)
+        return self.call.c_has_news()
+
     cdef int c_finish(self) except -1:
         """Leave the reading to others."""
         cdef CallCore hub = self.hub
-        self.state = DONE
-        reading, self.reading = self.reading, None
-        if reading is not None:
-            reading.close()
+        Reading.c_finish(self)
         hub.is_read = False
         if hub.waiting:
             hub.read_on()
@@ -620,9 +789,7 @@ cdef class Ask(Detour):
         number = hub.session.c_open(self.call)
         try:
             channel.c_enter()
-            parts = channel.c_encode(
-                hub.new_call(number, method.name, self.args, None, value_of(hub.metadata))
-            )
+            parts = hub.c_pack_call(number, method, self.args)
             sent = channel.queued == 0 and channel.port.c_send(parts, NO_FDS) == ACCEPTED
         except BaseException as error:
             call, self.call = self.call, None
@@ -662,11 +829,14 @@ cdef class Ask(Detour):
                 result[0] = <PyObject*>call.waiter
                 return NEXT
             self.leading = hub.lead(call)
-        if type(call.last) is not hub.new_return:
+        if type(call.last) is PlainReturn:
+            raw = (<PlainReturn>call.last).value
+        elif type(call.last) is hub.new_return:
+            raw = call.last.value
+        else:
             return self.c_take_detour(hub.caller.outcome(call), result)
-        raw = call.last.value
         try:
-            value = self.method.c_result_decoder()(raw)
+            value = PyObject_CallOneArg(self.method.c_result_decoder(), raw)
         except Exception:
             value = self.method.decode_result(raw)  # and say what is wrong with it
         return self.c_return(value, result)

@@ -36,12 +36,19 @@ cdef class Waiter:
     cdef int c_wake(self, bint now) except -1
 
 
+cdef class Shortcut:
+    cdef object c_read(
+        self, const unsigned char* data, Py_ssize_t size, int max_depth, long long max_elements
+    )
+
+
 cdef class ChannelCore:
     cdef readonly MessagePort port
     cdef readonly object codec
     cdef object encode
     cdef object decode
     cdef scanner scan
+    cdef Shortcut shortcut       # for some messages, before the codec; or None
     cdef bint shares             # the codec passes memory by descriptor
     cdef object attach           # what the codec has to say about descriptors that came
     cdef object sharing          # while it encodes: the list that takes them
@@ -63,6 +70,7 @@ cdef class ChannelCore:
 
     cdef int c_enter(self) except -1
     cdef int c_enter_slow(self) except -1
+    cdef Receive c_receiving(self)
     cdef object c_take(self)
     cdef object c_take_borrowed(self)
     cdef object c_decode(self, object message)
@@ -72,6 +80,7 @@ cdef class ChannelCore:
     cdef object c_encoded(self, object parts)
     cdef object c_encode_sharing(self, object obj, list fds)
     cdef int c_send_nowait(self, object obj, object fds) except -1
+    cdef int c_send_encoded(self, object parts, object fds) except -1
     cdef int c_send_sharing(self, object obj, object fds) except -1
     cdef int c_speak(self) except -1
     cdef int c_next_sender(self) except -1

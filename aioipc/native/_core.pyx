@@ -70,6 +70,7 @@ cdef extern from *:
     static int aioipc_raise_pending(void) { return -1; }
     """
     void aioipc_share_am_anext(PyTypeObject*, PyTypeObject*)
+    object PyContext_CopyCurrent()
     int aioipc_raise_pending() except -1
     # Without a look whether it is a Python method, and without raising what it raised.
     PyObject* PyObject_TryOneArg "PyObject_CallOneArg"(object, object)
@@ -161,7 +162,7 @@ cdef class Waiter:
             raise RuntimeError("this wait belongs to another task")
         else:
             self.callback = callback
-            self.context = context
+            self.context = PyContext_CopyCurrent() if context is None else context
 
     def remove_done_callback(self, callback):
         if self.callback == callback:
@@ -193,6 +194,10 @@ cdef class Waiter:
             self.cancelled_future.exception()
 
 
+cdef object no_room():
+    return WouldBlock("the peer is not keeping up: there is no room to send")
+
+
 cdef inline object take_reference(PyObject* obj):
     """What a call returned, which is the caller's."""
     taken = <object>obj
@@ -207,6 +212,16 @@ cdef inline bint is_usable(ChannelCore core) noexcept:
         and core.thread == PyThread_get_thread_ident()
         and core.generation == fork_generation
     )
+
+
+cdef class Shortcut:
+    """Makes an object of some short messages without the codec."""
+
+    cdef object c_read(
+        self, const unsigned char* data, Py_ssize_t size, int max_depth, long long max_elements
+    ):
+        """The object; None where the codec is to say what it is, or what is wrong with it."""
+        return None
 
 
 cdef class ChannelCore:
@@ -334,6 +349,12 @@ cdef class ChannelCore:
         cdef PyObject* decoded
         cdef bint usual = not self.shares and not self.port.own_fds
         cdef int problem
+        if usual and self.shortcut is not None:
+            obj = self.shortcut.c_read(
+                <const unsigned char*>data, size, self.max_depth, self.max_elements
+            )
+            if obj is not None:
+                return obj
         if self.scan != NULL:
             problem = self.scan(
                 <const unsigned char*>data, size, self.max_depth, self.max_elements
@@ -447,6 +468,9 @@ cdef class ChannelCore:
         Cancellation:
             Safe: nothing is lost, the next ``receive`` gets what this one would have.
         """
+        return self.c_receiving()
+
+    cdef Receive c_receiving(self):
         cdef Receive operation = self.spare_receive
         if is_spare(operation):
             self.spare_receive = None
@@ -566,15 +590,17 @@ cdef class ChannelCore:
         self.c_send_nowait(obj, fds)
 
     cdef int c_send_nowait(self, object obj, object fds) except -1:
-        cdef bint sent
         self.c_enter()
-        if self.shares:
-            sent = not self.queued and self.c_send_sharing(obj, fds) == ACCEPTED
-        else:
-            parts = self.c_encode(obj)
-            sent = not self.queued and self.port.c_send(parts, fds) == ACCEPTED
-        if not sent:
-            raise WouldBlock("the peer is not keeping up: there is no room to send")
+        if not self.shares:
+            return self.c_send_encoded(self.c_encode(obj), fds)
+        if self.queued or self.c_send_sharing(obj, fds) != ACCEPTED:
+            raise no_room()
+        return self.port.c_own_rest()
+
+    cdef int c_send_encoded(self, object parts, object fds) except -1:
+        """`send_nowait` of what the codec made of an object."""
+        if self.queued or self.port.c_send(parts, fds) != ACCEPTED:
+            raise no_room()
         return self.port.c_own_rest()
 
     def send_many(self, objs):

@@ -12,6 +12,7 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, EIO, EOPNOTSUPP, errno
 from libc.string cimport memset
@@ -47,8 +48,16 @@ cdef extern from "Python.h":
     int PyBUF_READ
     int PyBUF_WRITE
 
+cdef extern from *:
+    """
+    /* What is read is copied out before the GIL is released, so that one is enough for all.
+       It begins at a page, as what the kernel copies from does: see _stream.pyx. */
+    static char scratch[262144] __attribute__((aligned(4096)));
+    """
+    char scratch[262144]
+
 cdef enum:
-    LARGE_READ = 65536           # above this a read is worth releasing the GIL for
+    LARGE_READ = 262144          # above this a read is worth releasing the GIL for
     MOST_PARTS = 64
 
 
@@ -253,6 +262,13 @@ cdef class FdStream(ByteCore):
             PyBuffer_Release(&view)
         return None if n == WOULD_BLOCK else n
 
+    def try_read(self, Py_ssize_t max_bytes):
+        """As `try_read_into`, but the bytes themselves, b"" at the end: 256 KiB at most."""
+        cdef Py_ssize_t n
+        self.c_check()
+        n = self.c_read(scratch, min(max_bytes, <Py_ssize_t>sizeof(scratch)))
+        return None if n == WOULD_BLOCK else PyBytes_FromStringAndSize(scratch, n)
+
     def try_write(self, parts, fds=()):
         cdef iovec iov[MOST_PARTS]
         cdef Py_buffer views[MOST_PARTS]
@@ -261,6 +277,12 @@ cdef class FdStream(ByteCore):
         self.c_check()
         if fds:
             raise AddressError(f"{self.address} carries no descriptors")
+        if type(parts) is tuple and len(<tuple>parts) == 1 and type((<tuple>parts)[0]) is bytes:
+            part = (<tuple>parts)[0]
+            iov[0].iov_base = PyBytes_AS_STRING(part)
+            iov[0].iov_len = PyBytes_GET_SIZE(part)
+            n = self.c_write(iov, 1)
+            return 0 if n == WOULD_BLOCK else n
         if isinstance(parts, (bytes, bytearray, memoryview)):
             parts = (parts,)
         try:

@@ -39,7 +39,6 @@ class Lines:
     def __init__(self, pipe: OwnedFd, take: Callable[[str], object]) -> None:
         self._stream = descriptor_stream(pipe.detach(), -1, address="output:", capabilities=STREAM)
         self._take = take
-        self._buffer = memoryview(bytearray(_READ_BYTES))
         self._begun = b""
         self._last: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._closed = False
@@ -65,22 +64,21 @@ class Lines:
             self._give_all(begun)
 
     def _readable(self) -> None:
-        count = self._read()
-        if count == 0:
+        if self._read() == b"":
             self.close()
         else:
             self._stream.on_readable(self._readable)
 
-    def _read(self) -> int | None:
-        count = self._stream.try_read_into(self._buffer)
-        if count:
-            *lines, self._begun = (self._begun + self._buffer[:count]).split(b"\n")
+    def _read(self) -> bytes | None:
+        data = self._stream.try_read(_READ_BYTES)
+        if data:
+            *lines, self._begun = (self._begun + data).split(b"\n")
             for line in lines:
                 self._give_all(line)
             if len(self._begun) >= _MOST_LINE_BYTES:
                 begun, self._begun = self._begun, b""
                 self._give_all(begun)
-        return count
+        return data
 
     def _give_all(self, line: bytes) -> None:
         for start in range(0, len(line) or 1, _MOST_LINE_BYTES):

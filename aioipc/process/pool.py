@@ -37,7 +37,7 @@ from aioipc.rpc.parts import (
     describe,
     proxy_of,
 )
-from aioipc.wire.rpc import Code
+from aioipc.wire.rpc import Code, Raise
 
 __all__ = ["Pool", "PoolOpening", "PoolStatistics", "pool", "pool_of"]
 
@@ -326,7 +326,7 @@ def _did_not_run(member: Member, asked: Ask, error: IPCError) -> bool:
             return True
         return False
     if asked.call.last is not None:
-        is_refused: bool = asked.call.last.code == Code.QUOTA
+        is_refused = isinstance(asked.call.last, Raise) and asked.call.last.code == Code.QUOTA
         if is_refused:
             member.refused()
         return is_refused

@@ -24,6 +24,7 @@ from aioipc.errors import (
 from aioipc.loop.deadline import remaining_s
 from aioipc.native._calls import Ask, CallRecord, News
 from aioipc.native._core import Send
+from aioipc.native._plain import PlainReturn
 from aioipc.rpc._call import metadata_sent
 from aioipc.rpc._faults import raised
 from aioipc.rpc._hub import Hub
@@ -64,7 +65,7 @@ class OwnCall(CallRecord):
     """A call of this side, and what is known about its outcome."""
 
     items: Items | None
-    last: Return | Raise | None
+    last: PlainReturn | Return | Raise | None
     span: Span | None
     caller: Caller
     method: Method
@@ -97,11 +98,10 @@ class OwnCall(CallRecord):
                 raise error
             finally:
                 del error
-        last = self.last
-        if type(last) is Return:
-            return self.method.decode_result(last.value) if self.items is None else None
-        assert type(last) is Raise, "asked for only when it is done"
-        raise raised(last, self.method)
+        assert self.last is not None, "asked for only when it is done"
+        if isinstance(self.last, Raise):
+            raise raised(self.last, self.method)
+        return self.method.decode_result(self.last.value) if self.items is None else None
 
     def news(self) -> Awaitable[None]:
         """What to wait for, at once, until something may have happened to it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from anyio.abc import AsyncResource
@@ -23,6 +23,7 @@ from aioipc.errors import (
 )
 from aioipc.loop.deadline import ANYIO, innermost
 from aioipc.native._calls import CallCore
+from aioipc.native._plain import PlainCall, PlainReturn
 from aioipc.rpc._call import CallInfo, current, metadata_sent
 from aioipc.rpc._callee import Callee, Handlers
 from aioipc.rpc._caller import Caller, OwnCall
@@ -36,6 +37,8 @@ from aioipc.wire.rpc import Answer, Call, Freed, Item, Message, Raise, Return
 __all__ = ["Connection"]
 
 T = TypeVar("T")
+AnyCall = Call | PlainCall
+AnyMessage = Message | PlainCall | PlainReturn | Enclosed
 _NO_HANDLERS: Final[Handlers] = {}
 
 
@@ -86,8 +89,8 @@ class Connection(CallCore, AsyncResource):
         self._late = 0
         # A peer that keeps to its limit causes at most one outcome and a few credits per call.
         self._most_late = 4 * channel.limits.max_calls
-        self._serves = bool(handlers)
-        if self._serves:
+        self.serves = bool(handlers)
+        if self.serves:
             self.read_on()
 
     def proxy(self, interface: Callable[..., T]) -> T:
@@ -114,29 +117,28 @@ class Connection(CallCore, AsyncResource):
 
     async def _read(self) -> None:
         """Read for everybody; becomes the task of a method that waits."""
-        receive = self.channel.receive
         try:
-            while self._serves or self.waiting:
-                message: Message | Enclosed | None = await receive()
-                if type(message) is not Call:
-                    if type(message) is not Enclosed:
-                        self.take(message)
-                        continue
-                    message = self._taken(message)
-                    if message is None:
-                        continue
-                rest = self.answer(message)
-                if rest is not None:
-                    self.read_on()
-                    await rest
-                    return
+            rest = await self.serve()
             self.is_read = False
+            if rest is not None:
+                self.read_on()
+                await rest
         except Exception as error:  # noqa: BLE001 - each call raises it
             self.end(error)
 
-    def take_other(self, message: Message | Enclosed) -> None:
+    def meet(self, message: AnyMessage) -> Awaitable[None] | None:
+        """Take in any message; what is left to do of it, as `answer` says."""
+        if isinstance(message, Enclosed):
+            taken = self._taken(message)
+            return None if taken is None else self.answer(taken)
+        if isinstance(message, AnyCall):
+            return self.answer(message)
+        self.take(message)
+        return None
+
+    def take_other(self, message: Message | PlainCall | Enclosed) -> None:
         """Take in what is no outcome where nobody can wait."""
-        if isinstance(message, Call):
+        if isinstance(message, AnyCall):
             _ = self.start(self._answer_aside(message))
         elif isinstance(message, Enclosed):
             if (asked := self._taken(message)) is not None:
@@ -199,7 +201,7 @@ class Connection(CallCore, AsyncResource):
         method, _ = self._handlers[name]
         return bool(getattr(method, what))
 
-    async def _answer_aside(self, message: Call) -> None:
+    async def _answer_aside(self, message: AnyCall) -> None:
         """Run a method in this task, which does not read."""
         rest = self.answer(message)
         if rest is not None:

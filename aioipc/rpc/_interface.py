@@ -22,6 +22,9 @@ __all__ = ["Interface", "Method", "Shape", "describe", "idempotent", "notificati
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+Packed = msgspec.Raw | bytes
+"""A value in msgpack, as it came."""
+
 _STREAMS: Final = (
     collections.abc.AsyncIterator,
     collections.abc.AsyncIterable,
@@ -204,7 +207,7 @@ class Method(StraightMethod):
         bound.apply_defaults()
         return tuple(bound.arguments.values())
 
-    def decode_result(self, raw: msgspec.Raw) -> Any:
+    def decode_result(self, raw: Packed) -> Any:
         """The result of a call, or one item of its stream.
 
         Raises:
@@ -221,7 +224,7 @@ class Method(StraightMethod):
 
     # The called side
 
-    def decode_args(self, raw: msgspec.Raw) -> Any:
+    def decode_args(self, raw: Packed) -> Any:
         """The arguments, checked against their annotations.
 
         Raises:
@@ -253,7 +256,7 @@ class Method(StraightMethod):
             types[self.upload] = None
         return types
 
-    def _decode_fewer(self, raw: msgspec.Raw, count: int) -> Any:
+    def _decode_fewer(self, raw: Packed, count: int) -> Any:
         """The arguments of a caller who knows an older declaration."""
         for name, default in zip(self.names[count:], self._defaults[count:], strict=True):
             if default is inspect.Parameter.empty:
@@ -281,7 +284,7 @@ class Method(StraightMethod):
         split = self.count - len(self._keywords)
         return function(*args[:split], **dict(zip(self._keywords, args[split:], strict=True)))
 
-    def decode_item(self, raw: msgspec.Raw) -> Any:
+    def decode_item(self, raw: Packed) -> Any:
         """One item of the caller's stream.
 
         Raises:
@@ -361,7 +364,7 @@ def _plain(annotation: Any) -> Any:
     return Any if annotation is inspect.Parameter.empty else annotation
 
 
-def _length(raw: msgspec.Raw | Enclosed) -> int | None:
+def _length(raw: Packed | Enclosed) -> int | None:
     try:
         return len(decoder(list[msgspec.Raw])(raw.value if isinstance(raw, Enclosed) else raw))
     except msgspec.DecodeError:

@@ -10,21 +10,16 @@
    before the release in one process until the other one, which waited, has it. */
 
 #define _GNU_SOURCE
+#include "machine.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define MOST_ROUNDS 1000000u
@@ -41,29 +36,6 @@ static uint64_t rounds = 1000, hold_ns = 2000000, pause_ns = 1000000;
 static char path[256], only[16];
 static Page *page;
 static int ledger;
-
-static void check(bool good, const char *what)
-{
-    if (good)
-        return;
-    perror(what);
-    exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static void pin(int cpu)
-{
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
-    check(sched_setaffinity(0, sizeof set, &set) == 0, "sched_setaffinity");
-}
 
 static void rest(uint64_t ns)
 {

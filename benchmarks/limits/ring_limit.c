@@ -18,19 +18,16 @@
    one that is longer than 32 KiB goes in pieces of that length, so that both copies overlap. */
 
 #define _GNU_SOURCE
+#include "machine.h"
 #include "ring.h"
-#include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <signal.h>
-#include <time.h>
 #include <unistd.h>
 
 #define PIECE 32768u
-#define SPINS 20000  /* then let somebody else run: there may be one processor only */
+#define SPINS 20000u
 
 static const size_t sizes[] = {16, 1024, 65536, 1048576};
 
@@ -46,35 +43,12 @@ static uint64_t sampled;
 
 /* --- helpers --------------------------------------------------------------------------------- */
 
-static void check(bool good, const char *what)
-{
-    if (good)
-        return;
-    perror(what);
-    exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static void *map(size_t bytes)
 {
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     check(memory != MAP_FAILED, "mmap");
     return memory;
-}
-
-static void pin(int cpu)
-{
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    check(sched_setaffinity(0, sizeof one, &one) == 0, "sched_setaffinity");
 }
 
 /* The first two processors that we may use, or the only one. */
@@ -88,15 +62,6 @@ static void choose_cpus(void)
             cpus[count++] = cpu;
     if (count == 1)
         cpus[1] = cpus[0];
-}
-
-static void relax(unsigned *spins)
-{
-    if (++*spins % SPINS == 0)
-        sched_yield();
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
 }
 
 /* --- a message there ------------------------------------------------------------------------- */
@@ -137,7 +102,7 @@ static void send_piece(Sender *sender, const Plan *plan, uint32_t tag, const voi
     unsigned spins = 0;
     while (ring_put(&sender->producer, tag, piece, length) != RING_QUEUED) {
         publish(sender);
-        relax(&spins);
+        relax(&spins, SPINS);
     }
     sender->unpublished += length;
     if (sender->unpublished >= plan->batch_bytes)
@@ -161,7 +126,7 @@ static bool receive_message(Receiver *receiver, const Plan *plan)
         while (ring_pop(&receiver->consumer, &record) != RING_RECORD) {
             if (receiver->unretired != 0)
                 retire(receiver);
-            relax(&spins);
+            relax(&spins, SPINS);
         }
         if (ring_kind(record.tag) == RING_GOODBYE)
             return false;

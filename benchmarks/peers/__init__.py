@@ -30,6 +30,7 @@ ADAPTERS = (
     "zenoh_pubsub",
     "bare_decoder",
     "ring_limit",
+    "descriptor_limit",
     "aioipc_locks",
     "other_locks",
     "lock_limit",

@@ -44,7 +44,8 @@ class Program:
     def ready(self) -> Program:
         """Compile it if need be, and know the CPUs, before a role is pinned to one of them."""
         _ = self.cpus
-        sources = [self._source, *([HEADERS / self.header] if self.header else [])]
+        shared = [HEADERS / self.header] if self.header else []
+        sources = [self._source, *self._source.parent.glob("*.h"), *shared]
         newest = max(source.stat().st_mtime for source in sources)
         if not self._binary.exists() or self._binary.stat().st_mtime < newest:
             self._compile()

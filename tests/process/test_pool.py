@@ -47,6 +47,8 @@ class TestCalls:
             await until((tmp_path / "note").exists)
             with pytest.raises(RemoteError, match="LookupError: lost"):
                 await model.fail("lost")
+            with pytest.raises(RemoteError, match="gave what it does not declare"):
+                await model.step(models.Steps.is_of_another_type)
             with pytest.raises(BadArguments):
                 await model.add("five")  # type: ignore[arg-type]
             workers = pool_of(model)
@@ -54,7 +56,7 @@ class TestCalls:
             assert repr(workers) == "<Pool of 2 x tests.process.models:Worker>"
             found = workers.statistics()
             assert (found.workers, found.open, found.waiting, found.deaths) == (2, 0, 0, 0)
-            assert found.calls == 56
+            assert found.calls == 57
             with pytest.raises(TypeError, match=r"process\.pool_of"):
                 rpc.connection_of(model)
         assert all(map(is_gone, workers.pids))
