@@ -69,6 +69,7 @@ cdef extern from "ring.h" nogil:
         unsigned char* payload
         size_t length
         uint32_t ticket
+    void ring_copy(void*, const void*, size_t)
     uint32_t ring_tag(uint8_t, uint8_t, uint16_t)
     void ring_allow(RingConsumer*, uint32_t, uint8_t, uint16_t)
     size_t ring_memory_bytes(uint64_t)

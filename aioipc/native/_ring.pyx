@@ -305,11 +305,14 @@ cdef class RingPort(FramePort):
 
     @cython.final
     cdef object c_copy(self, RingRecord* record):
-        # A `try` would cost each message more than its bytes do.
-        cdef PyObject* copy = PyBytes_TryNew(<const char*>record.payload, record.length)
-        if copy is NULL:
+        cdef bint is_long = <Py_ssize_t>record.length >= LONG
+        cdef const char* payload = <const char*>record.payload
+        cdef PyObject* copy = PyBytes_TryNew(NULL if is_long else payload, record.length)
+        if copy is NULL:  # a `try` would cost each message more than its bytes do
             self.consumer.cursor -= RING_HEADER + ((record.length + 7) & ~<uint64_t>7)
             raise MemoryError
+        if is_long:
+            ring_copy(PyBytes_Data(copy), payload, record.length)
         message = <object>copy
         Py_DECREF(message)
         return message
@@ -373,7 +376,7 @@ cdef class RingPort(FramePort):
             self.large = PyBytes_New(NULL, max(4 * filled, self.last_large) if more else filled)
         elif filled > PyBytes_Size(self.large):
             _PyBytes_Resize(&self.large, max(filled, 2 * PyBytes_Size(self.large)))
-        memcpy(PyBytes_Data(self.large) + self.large_filled, record.payload, record.length)
+        ring_copy(PyBytes_Data(self.large) + self.large_filled, record.payload, record.length)
         self.large_filled = filled
         if self.pacer is not None:
             self.pacer.next_look = 0
@@ -725,7 +728,7 @@ cdef class RingPort(FramePort):
         while size:
             get_buffer(self.rest[0], &view)
             taken = min(size, view.len - self.rest_offset)
-            memcpy(payload, <char*>view.buf + self.rest_offset, taken)
+            ring_copy(payload, <char*>view.buf + self.rest_offset, taken)
             payload += taken
             size -= taken
             self.rest_bytes -= taken

@@ -9,7 +9,6 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy
 
 from aioipc.native._frames cimport get_buffer
 from aioipc.native._pacer cimport Pacer, clock_ns
@@ -22,6 +21,7 @@ from aioipc.native._ring cimport (
     ReadLease,
     RingAnswer,
     RingPort,
+    ring_copy,
     ring_max_record,
     ring_put,
 )
@@ -106,7 +106,7 @@ cdef class RingStream:
         cdef Py_buffer record
         get_buffer(self.record, &record)
         size = min(size, record.len - self.offset)
-        memcpy(data, <char*>record.buf + self.offset, size)
+        ring_copy(data, <char*>record.buf + self.offset, size)
         self.offset += size
         is_read = self.offset == record.len
         PyBuffer_Release(&record)

@@ -148,6 +148,31 @@ static inline uint64_t ring_fetch_header(const unsigned char *at)
     return *(const volatile RingWord *)at;
 }
 
+__attribute__((noinline, unused)) static void ring_copy_by_words(unsigned char *to,
+                                                                 const unsigned char *from,
+                                                                 size_t length)
+{
+    for (; length >= 16; length -= 16, to += 16, from += 16) {
+        uint64_t words[2];
+        memcpy(words, from, 16);
+        memcpy(to, words, 16);
+    }
+    memcpy(to, from, length);
+}
+
+/* memcpy for payloads. Where bytes go to a place that lies, within its page, just behind the one
+   that they come from, processors take each load for what they have just stored ("4K aliasing").
+   glibc copies these lengths by `rep movsb`, which is then 15 times slower
+   (https://sourceware.org/bugzilla/show_bug.cgi?id=30994). Each record begins 8 bytes further in its
+   page than the last one where messages have a round length, so they meet all such places. */
+static inline void ring_copy(void *to, const void *from, size_t length)
+{
+    if (length >= 2048 && ((uintptr_t)to - (uintptr_t)from - 1) % 4096 < 31)
+        ring_copy_by_words(to, from, length);
+    else if (length != 0)  /* `from` may be NULL then, which memcpy must not be given */
+        memcpy(to, from, length);
+}
+
 /* --- answers ------------------------------------------------------------------------------- */
 
 typedef enum {
@@ -355,8 +380,7 @@ static inline RingAnswer ring_put(RingProducer *producer, uint32_t tag, const vo
     RingAnswer answer = ring_claim(producer, tag, length, &payload);
     if (answer != RING_QUEUED)
         return answer;
-    if (length != 0)  /* data may be NULL then, which memcpy must not be given */
-        memcpy(payload, data, length);
+    ring_copy(payload, data, length);
     AIOIPC_CRASHPOINT(put_copied);
     return RING_QUEUED;
 }

@@ -130,7 +130,7 @@ static bool receive_message(Receiver *receiver, const Plan *plan)
         }
         if (ring_kind(record.tag) == RING_GOODBYE)
             return false;
-        memcpy(receiver->message + at, record.payload, record.length);
+        ring_copy(receiver->message + at, record.payload, record.length);
         receiver->unretired += record.length;
         if (receiver->unretired >= plan->batch_bytes)
             retire(receiver);
@@ -263,7 +263,10 @@ static double stream(End *end, const Plan *plan)
 
 static double copy(size_t size)
 {
-    unsigned char *from = memset(malloc(size), 1, size), *to = memset(malloc(size), 2, size);
+    /* From the beginning of a page to the beginning of a page: see ring_copy. */
+    size_t pages = (size + 4095) / 4096 * 4096;
+    unsigned char *from = memset(aligned_alloc(4096, pages), 1, size);
+    unsigned char *to = memset(aligned_alloc(4096, pages), 2, size);
     uint64_t count = 0, begun = now_ns(), until = begun + milliseconds * 1000000;
     size_t portion = PIECE * 8 / size + 1;
     do {
