@@ -151,6 +151,30 @@ async def test_what_is_gathered_leaves_at_64_kib(link: Link) -> None:
 
 
 @in_loop
+@pytest.mark.parametrize("link", ["pipe", "fd-pipes"], indirect=True)
+@pytest.mark.parametrize(("size", "together"), [(648, 12), (1_000, 8), (5_000, 1), (647, 90)])
+async def test_long_messages_share_the_shorter_writes_of_a_pipe(
+    link: Link, size: int, together: int
+) -> None:
+    """Two pages at most, of which the kernel has the memory at hand: pipe(7)."""
+    message = b"x" * size
+    async with link(codec="raw") as (left, right):
+        await settled(left, right)
+        calls = Calls(left)
+        left.send_nowait(message)  # leaves at once
+        for _ in range(together):
+            left.send_nowait(message)
+        assert calls.written == 1
+        if size > 647:
+            left.send_nowait(message)
+            assert calls.written == 2
+        await left.flush()
+        assert calls.written == (3 if size > 647 else 2)
+        for _ in range(together + 1 + (size > 647)):
+            assert await right.receive() == message
+
+
+@in_loop
 @pairs
 async def test_flush_and_close_do_not_wait_for_the_end_of_the_turn(link: Link) -> None:
     async with link(codec="raw") as (left, right):

@@ -36,6 +36,7 @@ cdef class StreamPort(FramePort):
     cdef Py_ssize_t out_start
     cdef Py_ssize_t out_end
     cdef Py_ssize_t gather_bytes
+    cdef Py_ssize_t pipe_message # from here on messages share the shorter writes of a pipe
     cdef bint fragments          # longer messages leave in frames of so many bytes each
     cdef bint packets            # each read is whole frames, as each write is
     cdef int controls_waiting    # control frames behind `rest`

@@ -38,6 +38,9 @@ from aioipc.errors import (
     ProtocolError,
 )
 
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
+
 cdef extern from "<stdlib.h>":
     void* aligned_alloc(size_t alignment, size_t size)
 
@@ -53,6 +56,8 @@ cdef enum:
     HEADER = 8
     BLOCK = 65536                # one read, and one gathered write
     PAGE = 4096
+    PIPE_BYTES = 2 * PAGE        # a pipe keeps so many empty pages and need not allocate them:
+    PIPE_MESSAGE = 648           # messages of which a hundred fill a block go in such writes
     CAPACITY = PAGE + BLOCK      # what one read did not use up stands before the next
     SLACK = 8192                 # room that control frames always find behind `out`
     SPARE_BLOCKS = 32
@@ -131,6 +136,9 @@ cdef class StreamPort(FramePort):
         self.max_receive_bytes = max_message_bytes
         self.max_send_bytes = max_message_bytes
         self.gather_bytes = BLOCK
+        self.pipe_message = PY_SSIZE_T_MAX
+        if isinstance(stream, FdStream) and not (<FdStream>stream).is_socket:
+            self.pipe_message = PIPE_MESSAGE
         self.packets = packets
         self.stream_flush = getattr(stream, "try_flush", None)
         if atomic_bytes:
@@ -472,11 +480,14 @@ cdef class StreamPort(FramePort):
     @cython.final
     cdef int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1:
         cdef uint64_t header
+        cdef Py_ssize_t room = self.gather_bytes - self.out_end
         if size > self.max_send_bytes:
             raise FrameTooLarge(size, self.max_send_bytes)
         if HEADER + size > self.gather_bytes:
             return self.c_send_large([owner], size)
-        if HEADER + size > self.gather_bytes - self.out_end:
+        if size >= self.pipe_message:
+            room = min(room, PIPE_BYTES - self.out_end)
+        if HEADER + size > room and self.out_end:
             if not self.c_flush():
                 return NO_ROOM
         if self.out is NULL:
