@@ -30,5 +30,3 @@ cdef class CallTable:
     cdef object c_open(self, Outgoing call)
     cdef Outgoing c_conclude(self, object number)
     cdef bint c_pass(self, long long number) noexcept
-    cdef int c_admit(self, Incoming call) except -1
-    cdef int c_finish(self, Incoming call) except -1

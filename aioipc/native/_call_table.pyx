@@ -112,7 +112,21 @@ cdef class CallTable:
             ProtocolError: Its number makes no sense. The connection is of no more use.
             QuotaExceeded: The peer has too many calls open. Refuse this one.
         """
-        self.c_admit(call)
+        cdef object name = call.message.id
+        cdef int overflow = 0
+        cdef long long number = PyLong_AsLongLongAndOverflow(name, &overflow)
+        if overflow or number <= self.peer_last_id or (number - self.peer_last_id) & 1:
+            raise ProtocolError(
+                f"call {name} of {call.message.method[:64]!r} is out of order: "
+                f"the last one was {max(self.peer_last_id, 0)}"
+            )
+        self.peer_last_id = number
+        if len(self.served) >= self.max_calls:
+            raise QuotaExceeded(
+                EDQUOT, f"{self.max_calls} calls of this peer are open, its limit"
+            )
+        call.credit = call.room = self.window
+        self.served[name] = call
         return call
 
     cdef bint c_pass(self, long long number) noexcept:
@@ -129,28 +143,6 @@ cdef class CallTable:
         self.peer_last_id = number
         return True
 
-    cdef int c_admit(self, Incoming call) except -1:
-        cdef object name = call.message.id
-        cdef int overflow = 0
-        cdef long long number = PyLong_AsLongLongAndOverflow(name, &overflow)
-        if overflow or number <= self.peer_last_id or (number - self.peer_last_id) & 1:
-            raise ProtocolError(
-                f"call {name} of {call.message.method[:64]!r} is out of order: "
-                f"the last one was {max(self.peer_last_id, 0)}"
-            )
-        self.peer_last_id = number
-        if len(self.served) >= self.max_calls:
-            raise QuotaExceeded(
-                EDQUOT, f"{self.max_calls} calls of this peer are open, its limit"
-            )
-        call.credit = call.room = self.window
-        self.served[name] = call
-        return 0
-
     def finish(self, Incoming call not None):
         """This side sends the last message of a call. Idempotent."""
-        self.c_finish(call)
-
-    cdef int c_finish(self, Incoming call) except -1:
         self.served.pop(call.message.id, None)
-        return 0

@@ -219,6 +219,15 @@ cdef inline Py_ssize_t write_number(unsigned char* place, uint64_t number) noexc
     return 9
 
 
+cdef inline Py_ssize_t write_head(
+    unsigned char* head, unsigned char fields, unsigned char tag, uint64_t number
+) noexcept:
+    """Write what every message begins with; how many bytes that took, ``HEAD_MAX`` at most."""
+    head[0] = fields
+    head[1] = tag
+    return 2 + write_number(head + 2, number)
+
+
 cpdef object write_call(long long number, bytes name, bytes args):
     """The bytes of a call, or, where these are many, parts of them.
 
@@ -228,10 +237,7 @@ cpdef object write_call(long long number, bytes name, bytes args):
         args: The array of its arguments, in msgpack.
     """
     cdef unsigned char head[HEAD_MAX]
-    cdef Py_ssize_t length
-    head[0] = CALL_FIELDS
-    head[1] = CALL
-    length = 2 + write_number(head + 2, number)
+    cdef Py_ssize_t length = write_head(head, CALL_FIELDS, CALL, number)
     cdef Py_ssize_t names = PyBytes_GET_SIZE(name)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(args)
     if size >= SHORT:
@@ -249,10 +255,7 @@ cpdef object write_call(long long number, bytes name, bytes args):
 cpdef object write_return(long long number, bytes value):
     """The bytes of a result, or, where these are many, two parts of them."""
     cdef unsigned char head[HEAD_MAX]
-    cdef Py_ssize_t length
-    head[0] = RETURN_FIELDS
-    head[1] = RETURN
-    length = 2 + write_number(head + 2, number)
+    cdef Py_ssize_t length = write_head(head, RETURN_FIELDS, RETURN, number)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
     if size >= SHORT:
         return PyBytes_FromStringAndSize(<char*>head, length), value
