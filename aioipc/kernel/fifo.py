@@ -11,7 +11,9 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import stat
+from functools import cache
 
 from aioipc.errors import AddressError, ConnectError, ResourceExhausted
 from aioipc.kernel.directory import (
@@ -25,7 +27,7 @@ from aioipc.kernel.inotify import Inotify, Mask
 from aioipc.kernel.lockfile import try_lock, unlock
 from aioipc.kernel.owned import Closing, OwnedFd, above_stdio, outlive
 
-__all__ = ["FifoReader", "PendingWriter", "open_reader", "open_writer"]
+__all__ = ["FifoReader", "PendingWriter", "keeps_pages_whole", "open_reader", "open_writer"]
 
 _A_FIFO_CAME = Mask.CREATE | Mask.MOVED_TO
 
@@ -70,6 +72,28 @@ def open_writer(path: str, *, single: bool = False) -> int | None:
         return None
     with fifo:
         return fifo.open_writing(single=single)
+
+
+@cache
+def keeps_pages_whole() -> bool:
+    """Whether a write of several times ``PIPE_BUF`` that finds too little room ends with one.
+
+    pipe(7) promises nothing about writes of more than ``PIPE_BUF``. Linux fills a page of the
+    pipe for each page of theirs, and takes as many as are free: fs/pipe.c. Not every kernel
+    that passes for Linux does (gVisor), so it is tried out, once.
+    """
+    size = select.PIPE_BUF
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        room = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4 * size)
+        os.write(writer, b"not a page")
+        written = os.write(writer, bytes(2 * room))
+        return 0 < written < room and written % size == 0
+    except OSError:
+        return False
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 class FifoReader(OwnedFd):

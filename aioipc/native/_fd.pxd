@@ -38,6 +38,7 @@ cdef class FdStream(ByteCore):
     cdef bint at_end
     cdef public bint shared         # many writers share it, as on a FIFO
     cdef public int atomic_bytes    # the longest write that is kept whole among them, or 0
+    cdef public bint pads           # frames may be padded to whole pages of as many bytes
     cdef public object heartbeat    # makes what notices, for a port, that the peer fell silent
     cdef public bint alone          # there is one at a time, so a message may span such writes
     cdef object read_callback

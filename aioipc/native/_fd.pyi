@@ -8,6 +8,7 @@ class FdStream:
     shared: bool
     atomic_bytes: int
     alone: bool
+    pads: bool
     heartbeat: Callable[[Any], Any] | None
     wait_closed: Callable[[], Awaitable[None]] | None
     @property

@@ -35,7 +35,10 @@ cdef class StreamPort(FramePort):
     cdef char* out
     cdef Py_ssize_t out_start
     cdef Py_ssize_t out_end
-    cdef Py_ssize_t gather_bytes
+    cdef Py_ssize_t gather_bytes # the most that one write holds,
+    cdef Py_ssize_t frame_bytes  # and one frame that is gathered
+    cdef Py_ssize_t page         # no frame crosses the end of one; 0: there are none
+    cdef bint pads               # PADs may come
     cdef Py_ssize_t pipe_message # from here on messages share the shorter writes of a pipe
     cdef bint fragments          # longer messages leave in frames of so many bytes each
     cdef bint packets            # each read is whole frames, as each write is
@@ -59,6 +62,8 @@ cdef class StreamPort(FramePort):
     cdef int c_release_block(self) noexcept
     cdef int c_check_sending(self) except -1
     cdef int c_count(self, int answer, Py_ssize_t size) noexcept
+    cdef bint c_turn_page(self, Py_ssize_t length) noexcept
+    cdef int c_pad(self, Py_ssize_t size) noexcept
     cdef int c_gather(self, Py_ssize_t size) except -1
     cdef int c_send_with_fds(self, object parts, object fds) except -1
     cdef int c_write_message(

@@ -13,7 +13,7 @@ from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 
 from aioipc.native._fd cimport AT_END, AdaptedStream, ByteCore, FdStream, WOULD_BLOCK
 from aioipc.native._fds cimport MOST_FDS, iovec, read_numbers
@@ -105,6 +105,11 @@ cdef void give_block(char* block) noexcept:
         free(block)
 
 
+cdef inline bint fits(Py_ssize_t length, Py_ssize_t room) noexcept:
+    """Whether a frame fills the room, or leaves enough of it for a PAD."""
+    return length == room or length <= room - HEADER
+
+
 cdef class StreamPort(FramePort):
     """Frames with the 8-byte header over a byte stream.
 
@@ -119,6 +124,8 @@ cdef class StreamPort(FramePort):
             of the next.
         packets: Whether the stream keeps the boundaries of writes: then each read has to be
             whole frames.
+        pads: Whether PADs may fill pages of ``atomic_bytes``: then one write may hold
+            several pages, none of which ends inside a frame.
     """
 
     def __init__(
@@ -129,6 +136,7 @@ cdef class StreamPort(FramePort):
         Py_ssize_t atomic_bytes=0,
         bint alone=False,
         bint packets=False,
+        bint pads=False,
     ):
         self.stream = stream
         self.flags = MORE
@@ -136,17 +144,23 @@ cdef class StreamPort(FramePort):
         self.max_receive_bytes = max_message_bytes
         self.max_send_bytes = max_message_bytes
         self.gather_bytes = BLOCK
+        self.frame_bytes = BLOCK
         self.pipe_message = PY_SSIZE_T_MAX
         if isinstance(stream, FdStream) and not (<FdStream>stream).is_socket:
             self.pipe_message = PIPE_MESSAGE
         self.packets = packets
         self.stream_flush = getattr(stream, "try_flush", None)
+        self.pads = pads
         if atomic_bytes:
             self.gather_bytes = atomic_bytes
+            self.frame_bytes = atomic_bytes
             self.fragments = alone
+            if pads:
+                self.page = atomic_bytes
+                self.gather_bytes = PIPE_BYTES
             if not alone:
                 self.max_send_bytes = min(max_message_bytes, atomic_bytes - HEADER)
-        self.join_bytes = self.gather_bytes - HEADER
+        self.join_bytes = self.frame_bytes - HEADER
         self.least_lent = BLOCK
 
     def __dealloc__(self):
@@ -233,7 +247,7 @@ cdef class StreamPort(FramePort):
         kind = word & 0xFF
         if not self.greeted and kind != HELLO:
             self.c_refuse(HandshakeError(f"the peer began with frame kind {kind} instead of HELLO"))
-        if kind < DATA or kind == PAD or kind > PONG:
+        if kind < DATA or kind > PONG or (kind == PAD and not self.pads):
             self.c_refuse(ProtocolError(f"a frame has the unknown kind {kind}"))
         if word >> 16:
             if not self.greeted or kind != DATA:
@@ -256,6 +270,9 @@ cdef class StreamPort(FramePort):
                 f"over the limit of {limit:,}"
             ))
         if length <= self.end - self.start - HEADER:
+            if kind == PAD:
+                self.start += HEADER + length
+                return None
             payload = PyBytes_FromStringAndSize(self.block + self.start + HEADER, length)
             self.start += HEADER + length
             return self.c_dispatch(word, payload)
@@ -483,10 +500,12 @@ cdef class StreamPort(FramePort):
         cdef Py_ssize_t room = self.gather_bytes - self.out_end
         if size > self.max_send_bytes:
             raise FrameTooLarge(size, self.max_send_bytes)
-        if HEADER + size > self.gather_bytes:
+        if HEADER + size > self.frame_bytes:
             return self.c_send_large([owner], size)
         if size >= self.pipe_message:
             room = min(room, PIPE_BYTES - self.out_end)
+        if self.page and not self.c_turn_page(HEADER + size):
+            room = 0
         if HEADER + size > room and self.out_end:
             if not self.c_flush():
                 return NO_ROOM
@@ -496,6 +515,34 @@ cdef class StreamPort(FramePort):
         memcpy(self.out + self.out_end, &header, HEADER)
         memcpy(self.out + self.out_end + HEADER, data, size)
         return self.c_gather(size)
+
+    # Linux keeps what is in a pipe in pages, each of which one write filled, and a write that
+    # finds no room for all of it ends with a page. So writes of whole pages may be mixed with
+    # those of others, and may remain the last of their writer, but only between two pages.
+
+    @cython.final
+    cdef bint c_turn_page(self, Py_ssize_t length) noexcept:
+        """Let a frame begin where it ends in the same page, and leaves room for a PAD in it.
+
+        Answers whether it does; if not, what is in ``out`` has to leave before.
+        """
+        cdef Py_ssize_t left = -self.out_end & (self.page - 1)
+        if left and not fits(length, left):
+            if left < HEADER:
+                return False
+            self.c_pad(left)
+            left = 0
+        return bool(left) or self.out_end == 0 or (
+            self.out_end < self.gather_bytes and fits(length, self.page)
+        )
+
+    @cython.final
+    cdef int c_pad(self, Py_ssize_t size) noexcept:
+        cdef uint64_t header = <uint64_t>(size - HEADER) | (<uint64_t>PAD << 32)
+        memcpy(self.out + self.out_end, &header, HEADER)
+        memset(self.out + self.out_end + HEADER, 0, size - HEADER)  # nobody's old messages
+        self.out_end += size
+        return 0
 
     @cython.final
     cdef inline int c_gather(self, Py_ssize_t size) except -1:
@@ -572,7 +619,7 @@ cdef class StreamPort(FramePort):
         parts = [hold(part) for part in parts]
         if not self.c_flush():
             return NO_ROOM
-        if self.fragments and HEADER + size > self.gather_bytes:
+        if self.fragments and HEADER + size > self.frame_bytes:
             return self.c_send_fragments(b"".join(parts), numbers, fd_count)
         iov[0].iov_base = &header
         iov[0].iov_len = HEADER
@@ -649,7 +696,7 @@ cdef class StreamPort(FramePort):
     cdef int c_send_fragments(self, object message, const int* numbers, int fd_count) except -1:
         """Write a message in frames of which the kernel keeps each whole."""
         cdef uint64_t header
-        cdef Py_ssize_t most = self.gather_bytes - HEADER
+        cdef Py_ssize_t most = self.frame_bytes - HEADER
         cdef Py_ssize_t size = len(message)
         cdef Py_ssize_t start
         cdef list frames = []
@@ -707,6 +754,8 @@ cdef class StreamPort(FramePort):
     cdef int c_flush_out(self) except -1:
         cdef iovec iov
         cdef Py_ssize_t n
+        if self.page and self.out_end - self.out_start > self.page and self.out_end % self.page:
+            self.c_pad(-self.out_end & (self.page - 1))
         while self.out_start < self.out_end:
             iov.iov_base = self.out + self.out_start
             iov.iov_len = self.out_end - self.out_start

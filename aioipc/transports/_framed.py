@@ -47,8 +47,14 @@ class PeerPort(Session, StreamPort):
         atomic_bytes = getattr(stream, "atomic_bytes", 0)
         alone = getattr(stream, "alone", False)
         packets = getattr(stream, "packets", False)
+        pads = getattr(stream, "pads", False)
         super().__init__(
-            stream, max_message_bytes, atomic_bytes=atomic_bytes, alone=alone, packets=packets
+            stream,
+            max_message_bytes,
+            atomic_bytes=atomic_bytes,
+            alone=alone,
+            packets=packets,
+            pads=pads,
         )
         reads = getattr(stream, "readable", True)
         writes = getattr(stream, "writable", True)

@@ -2,7 +2,8 @@
 
 There are no connections: ``connect`` gives the sending end, ``listen`` the receiving one,
 which outlives its writers. Each write holds whole records and at most ``PIPE_BUF`` bytes, so
-the kernel never mixes those of different writers, nor tears one when its writer is killed.
+the kernel never mixes those of different writers, nor tears one when its writer is killed; or,
+where the kernel keeps pages whole, several pages of whole records.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ import select
 from aioipc.abc import Allow, Capability
 from aioipc.address import Address
 from aioipc.kernel.credentials import refuse_allow
-from aioipc.kernel.fifo import PendingWriter, open_reader, open_writer
+from aioipc.kernel.fifo import (
+    PendingWriter,
+    keeps_pages_whole,
+    open_reader,
+    open_writer,
+)
 from aioipc.limits import Limits
 from aioipc.loop.fd import FdWatch
 from aioipc.loop.waiting import wait_readable
@@ -48,6 +54,7 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> F
     stream.shared = True
     stream.atomic_bytes = ATOMIC_BYTES
     stream.alone = single
+    stream.pads = keeps_pages_whole()
     return stream
 
 
@@ -66,6 +73,7 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> Si
         fd, -1, address=str(address), capabilities=CAPABILITIES, owners={fd: reader}
     )
     stream.shared = True
+    stream.pads = True
     return SingleAcceptor(stream)
 
 
