@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 import aioipc
 from aioipc import Limits
-from aioipc.kernel import fifo
 from aioipc.kernel.fifo import keeps_pages_whole
 from aioipc.wire.framing import HEADER, Kind, pack_header
 from aioipc.wire.hello import Hello
@@ -232,7 +231,7 @@ class TestTheKernel:
         def write(fd: int, data: bytes) -> int:
             return real(fd, data) if len(data) < PAGE else answer
 
-        monkeypatch.setattr(fifo.os, "write", write)
+        monkeypatch.setattr(os, "write", write)
         keeps_pages_whole.cache_clear()
         assert not keeps_pages_whole()
         keeps_pages_whole.cache_clear()
@@ -241,7 +240,7 @@ class TestTheKernel:
         def refuse(*_: object) -> int:
             raise PermissionError
 
-        monkeypatch.setattr(fifo.fcntl, "fcntl", refuse)
+        monkeypatch.setattr(fcntl, "fcntl", refuse)
         keeps_pages_whole.cache_clear()
         assert not keeps_pages_whole()
         keeps_pages_whole.cache_clear()
