@@ -49,9 +49,9 @@ class ChannelCore(Generic[_T]):
     @property
     def _is_forked(self) -> bool: ...
 
-_C = TypeVar("_C", bound=ChannelCore[Any])
+_C = TypeVar("_C")
 
-def iterated_natively(cls: type[_C]) -> type[_C]: ...
+def called_natively(cls: type[_C]) -> type[_C]: ...
 
 class Send(Coroutine[Any, Any, None]):
     @property

@@ -33,6 +33,7 @@ from aioipc.native._scan cimport scanner_of
 
 import os
 from collections import deque
+from types import MethodDescriptorType
 
 from aioipc.errors import (
     AddressError,
@@ -61,6 +62,10 @@ cdef extern from *:
     #endif
         PyType_Modified(type);
     }
+    /* The same method, for `self` of another class. */
+    static PyObject *aioipc_method_of(PyTypeObject *type, PyObject *method) {
+        return PyDescr_NewMethod(type, ((PyMethodDescrObject *)method)->d_method);
+    }
     /* A class written in Python gets a slot that looks __anext__ up by name each time. */
     static void aioipc_share_am_anext(PyTypeObject *type, PyTypeObject *base) {
         type->tp_as_async->am_anext = base->tp_as_async->am_anext;
@@ -69,7 +74,10 @@ cdef extern from *:
     /* For a `try` around a call that has failed before it. */
     static int aioipc_raise_pending(void) { return -1; }
     """
+    object aioipc_method_of(PyTypeObject*, object)
     void aioipc_share_am_anext(PyTypeObject*, PyTypeObject*)
+    bint PyType_HasFeature(PyTypeObject*, unsigned long) noexcept
+    unsigned long Py_TPFLAGS_HEAPTYPE
     object PyContext_CopyCurrent()
     int aioipc_raise_pending() except -1
     # Without a look whether it is a Python method, and without raising what it raised.
@@ -1482,13 +1490,28 @@ cdef int step_slot(PyObject* operation, PyObject* value, PyObject** result) exce
     return self.c_step(result)
 
 
-def iterated_natively(cls):
-    """A class decorator: ``async for`` calls the native method without looking it up.
+def called_natively(cls):
+    """A class decorator: native methods of a base class are called as if they were its own.
 
-    A subclass that has its own ``__anext__`` is iterated by that one, as ever.
+    CPython calls a method without a detour only where ``self`` is of the very class that has it,
+    and looks up the ``__anext__`` of a class written in Python each time. What the class, or one
+    in front of the base, defines itself stays as it is.
     """
-    aioipc_share_am_anext(<PyTypeObject*>cls, <PyTypeObject*>ChannelCore)
+    base = next(each for each in cls.__mro__ if not is_written_in_python(<PyTypeObject*>each))
+    for name, method in vars(base).items():
+        if (
+            type(method) is MethodDescriptorType
+            and not name.startswith("__")  # these have slots
+            and getattr(cls, name) is method
+        ):
+            setattr(cls, name, aioipc_method_of(<PyTypeObject*>cls, method))
+    if "__anext__" in vars(base) and cls.__anext__ is base.__anext__:
+        aioipc_share_am_anext(<PyTypeObject*>cls, <PyTypeObject*>base)
     return cls
+
+
+cdef inline bint is_written_in_python(PyTypeObject* cls) noexcept:
+    return PyType_HasFeature(cls, Py_TPFLAGS_HEAPTYPE)
 
 
 cdef PyAsyncMethods tables[11]

@@ -100,6 +100,13 @@ cdef extern from "ring.h" nogil:
     bint ring_unconsumed(RingProducer*, RingConsumer*)
 
 
+cdef extern from "again.h":
+    ctypedef struct AgainBytes:
+        pass
+    PyObject* again_bytes(AgainBytes*, const char*, Py_ssize_t)
+    void again_clear(AgainBytes*)
+
+
 cdef enum:
     FRAGMENT = 32768             # of a message that is too long for one record
     GATHER = 32768               # shown at the latest, even within a turn
@@ -136,6 +143,7 @@ cdef class RingPort(FramePort):
     cdef bint was_late           # the tripwire found somebody asleep who could go on,
     cdef uint64_t late_at        # and where the rings were
     # Receiving
+    cdef AgainBytes again        # messages that were copied out of the ring
     cdef PyObject* large         # the parts of a message that came so far
     cdef Py_ssize_t large_filled
     cdef Py_ssize_t last_large   # how long the last such message was

@@ -152,6 +152,7 @@ cdef class RingPort(FramePort):
 
     def __dealloc__(self):
         self.c_drop_large()
+        again_clear(&self.again)
 
     def expect_fds(self, int most):
         FramePort.expect_fds(self, most)
@@ -223,6 +224,7 @@ cdef class RingPort(FramePort):
             if answer == RING_POISONED:
                 self.c_refuse(self.c_corrupted(&self.consumer.fault))
             self.c_retire()
+            again_clear(&self.again)
             if self.queue is not None and self.queue.c_unclaimed() > MOST_FDS:
                 if answer == RING_EMPTY:
                     self.c_refuse_strays()  # at most those of one message come before it
@@ -307,7 +309,11 @@ cdef class RingPort(FramePort):
     cdef object c_copy(self, RingRecord* record):
         cdef bint is_long = <Py_ssize_t>record.length >= LONG
         cdef const char* payload = <const char*>record.payload
-        cdef PyObject* copy = PyBytes_TryNew(NULL if is_long else payload, record.length)
+        cdef PyObject* copy
+        if is_long:
+            copy = PyBytes_TryNew(NULL, record.length)
+        else:
+            copy = again_bytes(&self.again, payload, record.length)
         if copy is NULL:  # a `try` would cost each message more than its bytes do
             self.consumer.cursor -= RING_HEADER + ((record.length + 7) & ~<uint64_t>7)
             raise MemoryError
@@ -524,7 +530,10 @@ cdef class RingPort(FramePort):
     cdef int c_send(self, object parts, object fds) except -1:
         if fds is not NO_FDS and fds:
             return self.c_send_with_fds(parts, fds)
-        self.c_check_sending()
+        if (
+            self.send_failure is not None or self.write_ended or not self.is_open or self.dead
+        ):
+            self.c_check_sending()
         if (self.rest is not None or self.controls) and not self.c_flush():
             return NO_ROOM
         if PyBytes_CheckExact(parts):

@@ -1,16 +1,17 @@
 /* Bytes objects that are written again.
 
-   A bytes object that only its maker still has is as good as a new one, and much cheaper: above
-   about 1,000 bytes glibc keeps no chunks at hand for each thread, but unites what is freed with its
-   neighbours and splits it off again. Whoever takes messages one by one holds the last one until the
-   next is there, so two in turn suffice. zip() and enumerate() treat their tuples like that. */
+   A bytes object that only its maker still has is as good as a new one, and cheaper: a short one by
+   all that an allocation takes in instructions, and above about 1,000 bytes by much more, for there
+   glibc keeps no chunks at hand for each thread, but unites what is freed with its neighbours and
+   splits it off again. Whoever takes messages one by one holds the last one until the next is there,
+   so two in turn suffice. zip() and enumerate() treat their tuples like that. */
 
 #ifndef AIOIPC_AGAIN_H
 #define AIOIPC_AGAIN_H
 
 #include <Python.h>
 
-#define AGAIN_LEAST 512   /* shorter ones come from Python's own allocator, which is quick */
+#define AGAIN_LEAST 2     /* shorter ones exist once, and belong to everybody */
 #define AGAIN_MOST 4096   /* longer ones cost more to copy than to allocate, and memory to keep */
 
 typedef struct {
@@ -57,7 +58,7 @@ static inline PyObject *again_bytes(AgainBytes *again, const char *data, Py_ssiz
 {
     if (size < AGAIN_LEAST || size > AGAIN_MOST)
         return PyBytes_FromStringAndSize(data, size);
-    PyObject *bytes = again->older;
+    PyObject *bytes = again->older;  /* the newer one stays until the next is there */
     if (again_may_write(bytes, size))
         again_write(bytes, data, size);
     else {

@@ -34,6 +34,7 @@ from aioipc.kernel.credentials import same_user
 from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
 from aioipc.loop.waiting import Waits, pacer_of
+from aioipc.native._core import called_natively
 from aioipc.native._pubsub import Audience, PublisherCore
 from aioipc.pubsub._codec import PublisherEnd, Request
 from aioipc.pubsub._directory import Directory
@@ -73,6 +74,7 @@ class PublisherStatistics:
     subscribers: tuple[SubscriberStatistics, ...]
 
 
+@called_natively
 class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
     """Sends messages to whoever subscribes to their topic.
 

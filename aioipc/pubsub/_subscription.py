@@ -26,6 +26,7 @@ from aioipc.errors import (
     WouldBlock,
 )
 from aioipc.limits import Limits
+from aioipc.native._core import called_natively
 from aioipc.native._pubsub import SubscriptionCore
 from aioipc.pubsub._codec import Aside, SubscriberEnd
 from aioipc.pubsub._items import Gap, Message
@@ -67,6 +68,7 @@ class SubscriptionStatistics:
     gaps: int
 
 
+@called_natively
 class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
     """What comes from one publisher: an async iterator of `Message` and `Gap`.
 

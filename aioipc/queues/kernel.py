@@ -14,6 +14,7 @@ from aioipc.kernel.mqueue import MAX_PRIORITY
 from aioipc.kernel.statistics import Kind, Tally
 from aioipc.loop.line import Line
 from aioipc.loop.waiting import pacer_of
+from aioipc.native._core import called_natively
 from aioipc.native._queues import KernelCalls, QueueCore
 from aioipc.queues._coding import Coding
 from aioipc.queues._queue import Item, Queue, QueueStatistics
@@ -43,6 +44,7 @@ class _End(Protocol):
     def close(self) -> None: ...
 
 
+@called_natively
 class KernelQueue(QueueCore[T], Queue[T]):
     """A queue that lives in the kernel, without a server, until it is unlinked.
 

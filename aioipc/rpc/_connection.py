@@ -23,6 +23,7 @@ from aioipc.errors import (
 )
 from aioipc.loop.deadline import ANYIO, innermost
 from aioipc.native._calls import CallCore
+from aioipc.native._core import called_natively
 from aioipc.native._plain import PlainCall, PlainReturn
 from aioipc.rpc._call import CallInfo, current, metadata_sent
 from aioipc.rpc._callee import Callee, Handlers
@@ -42,6 +43,7 @@ AnyMessage = Message | PlainCall | PlainReturn | Enclosed
 _NO_HANDLERS: Final[Handlers] = {}
 
 
+@called_natively
 class Connection(CallCore, AsyncResource):
     """Calls both ways over one channel.
 
