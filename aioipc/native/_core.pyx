@@ -72,6 +72,15 @@ cdef extern from *:
         return PyThread_get_thread_ident();
     #endif
     }
+    /* PyObject_CallOneArg, which takes three calls to reach a method of msgspec. */
+    static inline PyObject *aioipc_call(PyObject *function, PyObject *argument) {
+        if (PyCFunction_CheckExact(function) && PyCFunction_GET_FLAGS(function) == METH_FASTCALL) {
+            typedef PyObject *(*Fast)(PyObject *, PyObject *const *, Py_ssize_t);
+            Fast fast = (Fast)(void (*)(void))PyCFunction_GET_FUNCTION(function);
+            return fast(PyCFunction_GET_SELF(function), &argument, 1);
+        }
+        return PyObject_CallOneArg(function, argument);
+    }
     /* The same method, for `self` of another class. */
     static PyObject *aioipc_method_of(PyTypeObject *type, PyObject *method) {
         return PyDescr_NewMethod(type, ((PyMethodDescrObject *)method)->d_method);
@@ -90,8 +99,7 @@ cdef extern from *:
     unsigned long Py_TPFLAGS_HEAPTYPE
     object PyContext_CopyCurrent()
     int aioipc_raise_pending() except -1
-    # Without a look whether it is a Python method, and without raising what it raised.
-    PyObject* PyObject_TryOneArg "PyObject_CallOneArg"(object, object)
+    PyObject* try_one_argument "aioipc_call"(object, object)  # without raising what it raised
     int PyErr_ExceptionMatches(object)
     void PyErr_Clear()
     ctypedef struct PyAsyncMethods:
@@ -382,7 +390,7 @@ cdef class ChannelCore:
         if size >= LONG:
             self.pacer.next_look = 0
         if usual:  # the `try` is for those that fail
-            decoded = PyObject_TryOneArg(self.decode, message)
+            decoded = try_one_argument(self.decode, message)
             if decoded is not NULL:
                 return take_reference(decoded)
         try:
@@ -419,7 +427,7 @@ cdef class ChannelCore:
                 )
             return obj
         if not self.shares:  # the `try` is for those that fail
-            encoded = PyObject_TryOneArg(self.encode, obj)
+            encoded = try_one_argument(self.encode, obj)
             if encoded is not NULL:
                 return self.c_encoded(take_reference(encoded))
         try:

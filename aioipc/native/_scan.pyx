@@ -78,6 +78,34 @@ cdef int scan_msgpack_any_key(
     return walk_msgpack(data, size, max_depth, max_elements, True)
 
 
+cdef inline bint is_flat_map(
+    const unsigned char* data, Py_ssize_t size, long long max_elements
+) noexcept nogil:
+    """Whether it is what most messages are: a short map of short strings to plain values."""
+    cdef Py_ssize_t at = 1
+    cdef int pairs
+    cdef unsigned char first
+    if size == 0 or not 0x80 <= data[0] < 0x90:
+        return False
+    for pairs in range(data[0] & 0x0F):
+        if at >= size or not 0xA0 <= data[at] < 0xC0:
+            return False
+        at += data[at] - 0x9F
+        if at >= size:
+            return False
+        first = data[at]
+        # These branches keep the table's load out of the chain from one address to the next.
+        if first < 0x80 or first >= 0xE0:
+            at += 1
+        elif 0xA0 <= first < 0xC0:
+            at += first - 0x9F
+        elif msgpack_size[first]:
+            at += msgpack_size[first]
+        else:
+            return False
+    return at == size and 2 * (data[0] & 0x0F) <= max_elements
+
+
 cdef inline int walk_msgpack(
     const unsigned char* data,
     Py_ssize_t size,
@@ -94,6 +122,8 @@ cdef inline int walk_msgpack(
     cdef unsigned char first
     cdef Py_ssize_t length, head
 
+    if max_depth > 0 and is_flat_map(data, size, max_elements):
+        return FINE
     max_depth = min(max_depth, DEPTH_MAX)
     while True:
         while due == 0:
@@ -108,7 +138,6 @@ cdef inline int walk_msgpack(
         due -= 1
         if not any_key and is_map & due and not is_key(first):
             return WRONG_KEY
-        # These branches keep the table's load out of the chain from one address to the next.
         if first < 0x80 or first >= 0xE0:
             at += 1
             continue
