@@ -297,7 +297,7 @@ class InPlace(AioipcChannel):
 
     def limits(self, plan: Plan) -> aioipc.Limits:
         """A message in place takes at most a quarter of the ring."""
-        return aioipc.Limits(ring_bytes=max(MIB, 4 * plan.size))
+        return aioipc.Limits(ring_bytes=max(LARGE_BYTES, 4 * plan.size))
 
 
 @dataclass(frozen=True)
