@@ -273,6 +273,7 @@ async def test_a_view_that_outlives_its_block_keeps_the_message(link: Link) -> N
 
 @shm
 async def test_a_view_that_outlives_its_channel_is_still_memory(link: Link) -> None:
+    """Case 53."""
     async with link(codec="raw") as (left, right):
         await left.send(b"still there")
         with warnings.catch_warnings():

@@ -84,6 +84,7 @@ _FUZZ = (
         {"rounds": 30_000_000},
         sanitizer="address",
     ),
+    # Case 44.
     Check(
         "fuzz-mutator",
         "fuzz.c",

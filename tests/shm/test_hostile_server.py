@@ -171,6 +171,7 @@ BAD_MEMORY: dict[str, tuple[Callable[[], int], str]] = {
 @in_loop
 @pytest.mark.parametrize("memory", BAD_MEMORY)
 async def test_bad_memory(memory: str, runtime_dir: Path) -> None:
+    """Case 41."""
     make, says = BAD_MEMORY[memory]
     why = await refused(runtime_dir, OFFER.pack(), make(), bell(), bell())
     assert why.startswith("the peer offers bad memory for a ring: ")
