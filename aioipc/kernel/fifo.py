@@ -83,17 +83,15 @@ def keeps_pages_whole() -> bool:
     that passes for Linux does (gVisor), so it is tried out, once.
     """
     size = select.PIPE_BUF
-    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        room = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4 * size)
-        os.write(writer, b"not a page")
-        written = os.write(writer, bytes(2 * room))
-        return 0 < written < room and written % size == 0
-    except OSError:
+        reader, writer = map(OwnedFd, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+        with reader, writer:
+            room = fcntl.fcntl(writer.fileno(), fcntl.F_SETPIPE_SZ, 4 * size)
+            os.write(writer.fileno(), b"not a page")
+            written = os.write(writer.fileno(), bytes(2 * room))
+    except OSError:  # no descriptors left, or no more pages for pipes: pipe(7)
         return False
-    finally:
-        os.close(reader)
-        os.close(writer)
+    return 0 < written < room and written % size == 0
 
 
 class FifoReader(OwnedFd):
