@@ -88,16 +88,11 @@ class Table:
 
 
 def compare(
-    ours: Entry,
-    theirs: Entry,
-    key: str,
-    quotient: Callable[[float, float], float],
-    choose: Callable[[list[float]], float] = statistics.median,
+    ours: Entry, theirs: Entry, key: str, quotient: Callable[[float, float], float]
 ) -> float | None:
     """The median over the rounds of a quotient; of the calm ones, where there are any.
 
-    Neighbours on the machine slow whole rounds, so a round is compared with itself. ``choose``
-    may take another one than that in the middle.
+    Neighbours on the machine slow whole rounds, so a round is compared with itself.
     """
     pairs = [
         (one, other)
@@ -106,7 +101,7 @@ def compare(
     ]
     calm = [(one, other) for one, other in pairs if one.is_calm and other.is_calm]
     found = [quotient(one.metrics[key], other.metrics[key]) for one, other in calm or pairs]
-    return choose(found) if found else None
+    return statistics.median(found) if found else None
 
 
 def _better(ours: float, theirs: float, metric: Metric) -> float:

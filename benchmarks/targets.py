@@ -7,8 +7,7 @@ the machine and its neighbours. They are reported, never asserted.
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,8 +15,6 @@ from benchmarks.results import ASYNCIO_REFERENCE, UVLOOP_REFERENCE, Results, com
 
 LOOPS = ("uvloop", "asyncio")
 WAKE_UP_BY_FD = ("unix", "pipe", "fifo", "tcp")
-DESCRIPTOR_LIMITS = {scheme: f"{scheme} limit (C)" for scheme in ("unix", "pipe", "fifo")}
-SHARE_OF_LIMIT = 0.65
 RING_LIMIT = "ring limit (C)"
 MEMCPY_LIMIT = "memcpy limit (C)"
 PLACED = "shm in place"
@@ -51,8 +48,6 @@ class Target:
         unit: Of the bound.
         at_rest: The case in which the contender does nothing: its figure there is the machine's
             own, and the bound where it is worse.
-        limit: Who does nothing but what the kernel has to do: SHARE_OF_LIMIT of its ratio to the
-            reference is the bound where that is less.
     """
 
     text: str
@@ -65,7 +60,6 @@ class Target:
     reference: str | None = None
     unit: str = "factor"
     at_rest: str | None = None
-    limit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,18 +93,10 @@ def _bound(target: Target, results: Results) -> float:
     if target.at_rest is not None:
         floor = _found(replace(target, case=target.at_rest), results)
         return target.bound if floor is None else max(target.bound, floor)
-    if target.limit is not None:
-        # The best round: nobody sees what neighbours take from a limit, and it must not help us.
-        most = _found(replace(target, contender=target.limit), results, max)
-        return target.bound if most is None else min(target.bound, SHARE_OF_LIMIT * most)
     return target.bound
 
 
-def _found(
-    target: Target,
-    results: Results,
-    choose: Callable[[list[float]], float] = statistics.median,
-) -> float | None:
+def _found(target: Target, results: Results) -> float | None:
     table = results.find(target.workload, target.case)
     if table is None or target.contender not in table.entries:
         return None
@@ -120,7 +106,7 @@ def _found(
     if target.reference not in table.entries:
         return None
     theirs = table.entries[target.reference]
-    return compare(ours, theirs, target.key, _quotient, choose)
+    return compare(ours, theirs, target.key, _quotient)
 
 
 def _quotient(ours: float, theirs: float) -> float:
@@ -249,9 +235,8 @@ def _streams() -> Iterator[Target]:
     ):
         for case in ("16 B", "128 B"):
             yield from _rate(f"{name} one way, {case}", "one_way", case, name, bound)
-    for name, limit in DESCRIPTOR_LIMITS.items():
-        text = f"{name} one way, 1 KiB (or {SHARE_OF_LIMIT} of what the kernel allows)"
-        yield from _rate(text, "one_way", "1 KiB", name, 2.0, limit=limit)
+    for name in ("unix", "pipe", "fifo"):
+        yield from _rate(f"{name} one way, 1 KiB", "one_way", "1 KiB", name, 2.0)
     for scheme, bound in (("unix", 2.0), ("shm", 3.0)):
         yield from _rate(f"{scheme} fan-in of 100", "fan_in", "64 B", scheme, bound)
     for scheme in ("unix", "shm"):
@@ -276,7 +261,6 @@ def _rate(
     bound: float,
     *,
     reference: str = UVLOOP_REFERENCE,
-    limit: str | None = None,
 ) -> Iterator[Target]:
     if reference == UVLOOP_REFERENCE:
         text = f"{text}: against tuned"
@@ -290,7 +274,6 @@ def _rate(
             bound,
             "messages_per_second",
             reference,
-            limit=limit,
         )
 
 

@@ -95,35 +95,6 @@ def found(case: str = "any", **figures: list[float]) -> Results:
     return results
 
 
-def twice_the_reference(**options: str) -> Target:
-    return Target(
-        "twice", "one_way", "any", "ours", "≥", 2.0, RATE.key, UVLOOP_REFERENCE, **options
-    )
-
-
-@pytest.mark.parametrize(
-    ("limit", "bound", "reached"),
-    [
-        pytest.param([200.0, 200.0, 200.0], 1.3, True, id="the limit is below the target"),
-        pytest.param([10.0, 10.0, 250.0], 1.625, False, id="neighbours were at work"),
-        pytest.param([1000.0, 1000.0, 1000.0], 2.0, False, id="the limit is far above it"),
-    ],
-)
-def test_no_more_is_wanted_than_a_share_of_the_limit(
-    limit: list[float], bound: float, *, reached: bool
-) -> None:
-    results = found(reference=[100.0] * 3, ours=[150.0] * 3, limit=limit)
-    verdict = judge_one(twice_the_reference(limit="limit"), results)
-    assert verdict.bound == pytest.approx(bound)
-    assert verdict.reached is reached
-
-
-def test_a_limit_that_was_not_measured_changes_nothing() -> None:
-    verdict = judge_one(twice_the_reference(limit="limit"), found(reference=[100.0], ours=[150.0]))
-    assert verdict.bound == 2.0
-    assert verdict.reached is False
-
-
 def test_what_the_machine_does_in_silence_is_not_wanted_from_us() -> None:
     lag = Target("lag", "one_way", "any", "ours", "≤", 10.0, RATE.key, at_rest="silent")
     results = found(ours=[30.0])

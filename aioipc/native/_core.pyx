@@ -62,18 +62,8 @@ cdef extern from *:
     #endif
         PyType_Modified(type);
     }
-    /* What PyThread_get_thread_ident() answers, without two calls of a library. */
-    static inline unsigned long aioipc_thread(void) {
-    #if defined(__x86_64__) && defined(__linux__)
-        unsigned long pointer;
-        __asm__ volatile("mov %%fs:0, %0" : "=r"(pointer));
-        return pointer;
-    #else
-        return PyThread_get_thread_ident();
-    #endif
-    }
     /* PyObject_CallOneArg, which takes three calls to reach a method of msgspec. */
-    static inline PyObject *aioipc_call(PyObject *function, PyObject *argument) {
+    static inline PyObject *aioipc_try_one_argument(PyObject *function, PyObject *argument) {
         if (PyCFunction_CheckExact(function) && PyCFunction_GET_FLAGS(function) == METH_FASTCALL) {
             typedef PyObject *(*Fast)(PyObject *, PyObject *const *, Py_ssize_t);
             Fast fast = (Fast)(void (*)(void))PyCFunction_GET_FUNCTION(function);
@@ -95,17 +85,16 @@ cdef extern from *:
     """
     object aioipc_method_of(PyTypeObject*, object)
     void aioipc_share_am_anext(PyTypeObject*, PyTypeObject*)
-    bint PyType_HasFeature(PyTypeObject*, unsigned long) noexcept
     unsigned long Py_TPFLAGS_HEAPTYPE
     object PyContext_CopyCurrent()
     int aioipc_raise_pending() except -1
-    PyObject* try_one_argument "aioipc_call"(object, object)  # without raising what it raised
+    PyObject* try_one_argument "aioipc_try_one_argument"(object, object)  # without raising what it raised
     int PyErr_ExceptionMatches(object)
     void PyErr_Clear()
     ctypedef struct PyAsyncMethods:
         pass
     void aioipc_set_am_send(PyTypeObject*, PyAsyncMethods*, void*)
-    unsigned long aioipc_thread() nogil
+    unsigned long PyThread_get_thread_ident() nogil
     int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
 
 ctypedef int (*raw_step)(PyObject*, PyObject*, PyObject**) noexcept
@@ -235,7 +224,7 @@ cdef inline bint is_usable(ChannelCore core) noexcept:
     """Whether it is open, and this is its thread, and not a forked child."""
     return (
         core.closed_with is None
-        and core.thread == aioipc_thread()
+        and core.thread == PyThread_get_thread_ident()
         and core.generation == fork_generation
     )
 
@@ -310,7 +299,7 @@ cdef class ChannelCore:
         if self.thread == 0:
             self.pacer = self._bind()
             self.port.pacer = self.pacer
-            self.thread = aioipc_thread()
+            self.thread = PyThread_get_thread_ident()
             return 0
         self._check_thread()
         return 0
@@ -321,7 +310,7 @@ cdef class ChannelCore:
         Raises:
             RuntimeError: It is another.
         """
-        if self.thread != 0 and self.thread != aioipc_thread():
+        if self.thread != 0 and self.thread != PyThread_get_thread_ident():
             raise RuntimeError("this channel belongs to the event loop of another thread")
 
     # Objects and messages
@@ -1517,7 +1506,7 @@ def called_natively(cls):
     and looks up the ``__anext__`` of a class written in Python each time. What the class, or one
     in front of the base, defines itself stays as it is.
     """
-    base = next(each for each in cls.__mro__ if not is_written_in_python(<PyTypeObject*>each))
+    base = next(each for each in cls.__mro__ if not each.__flags__ & Py_TPFLAGS_HEAPTYPE)
     for name, method in vars(base).items():
         if (
             type(method) is MethodDescriptorType
@@ -1528,10 +1517,6 @@ def called_natively(cls):
     if "__anext__" in vars(base) and cls.__anext__ is base.__anext__:
         aioipc_share_am_anext(<PyTypeObject*>cls, <PyTypeObject*>base)
     return cls
-
-
-cdef inline bint is_written_in_python(PyTypeObject* cls) noexcept:
-    return PyType_HasFeature(cls, Py_TPFLAGS_HEAPTYPE)
 
 
 cdef PyAsyncMethods tables[11]

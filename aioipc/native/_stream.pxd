@@ -35,8 +35,7 @@ cdef class StreamPort(FramePort):
     cdef char* out
     cdef Py_ssize_t out_start
     cdef Py_ssize_t out_end
-    cdef Py_ssize_t gather_bytes # the most that one write holds,
-    cdef Py_ssize_t frame_bytes  # and one frame that is gathered
+    cdef Py_ssize_t gather_bytes # the most that one write holds
     cdef Py_ssize_t page         # no frame crosses the end of one; 0: there are none
     cdef bint pads               # PADs may come
     cdef Py_ssize_t pipe_message # from here on messages share the shorter writes of a pipe

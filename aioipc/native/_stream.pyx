@@ -144,7 +144,6 @@ cdef class StreamPort(FramePort):
         self.max_receive_bytes = max_message_bytes
         self.max_send_bytes = max_message_bytes
         self.gather_bytes = BLOCK
-        self.frame_bytes = BLOCK
         self.pipe_message = PY_SSIZE_T_MAX
         if isinstance(stream, FdStream) and not (<FdStream>stream).is_socket:
             self.pipe_message = PIPE_MESSAGE
@@ -153,14 +152,13 @@ cdef class StreamPort(FramePort):
         self.pads = pads
         if atomic_bytes:
             self.gather_bytes = atomic_bytes
-            self.frame_bytes = atomic_bytes
             self.fragments = alone
-            if pads:
-                self.page = atomic_bytes
-                self.gather_bytes = PIPE_BYTES
             if not alone:
                 self.max_send_bytes = min(max_message_bytes, atomic_bytes - HEADER)
-        self.join_bytes = self.frame_bytes - HEADER
+        self.join_bytes = self.gather_bytes - HEADER
+        if atomic_bytes and pads:
+            self.page = atomic_bytes
+            self.gather_bytes = PIPE_BYTES
         self.least_lent = BLOCK
 
     def __dealloc__(self):
@@ -500,7 +498,7 @@ cdef class StreamPort(FramePort):
         cdef Py_ssize_t room = self.gather_bytes - self.out_end
         if size > self.max_send_bytes:
             raise FrameTooLarge(size, self.max_send_bytes)
-        if HEADER + size > self.frame_bytes:
+        if size > self.join_bytes:
             return self.c_send_large([owner], size)
         if size >= self.pipe_message:
             room = min(room, PIPE_BYTES - self.out_end)
@@ -532,9 +530,7 @@ cdef class StreamPort(FramePort):
                 return False
             self.c_pad(left)
             left = 0
-        return bool(left) or self.out_end == 0 or (
-            self.out_end < self.gather_bytes and fits(length, self.page)
-        )
+        return left != 0 or self.out_end == 0 or fits(length, self.page)
 
     @cython.final
     cdef int c_pad(self, Py_ssize_t size) noexcept:
@@ -619,7 +615,7 @@ cdef class StreamPort(FramePort):
         parts = [hold(part) for part in parts]
         if not self.c_flush():
             return NO_ROOM
-        if self.fragments and HEADER + size > self.frame_bytes:
+        if self.fragments and size > self.join_bytes:
             return self.c_send_fragments(b"".join(parts), numbers, fd_count)
         iov[0].iov_base = &header
         iov[0].iov_len = HEADER
@@ -696,7 +692,7 @@ cdef class StreamPort(FramePort):
     cdef int c_send_fragments(self, object message, const int* numbers, int fd_count) except -1:
         """Write a message in frames of which the kernel keeps each whole."""
         cdef uint64_t header
-        cdef Py_ssize_t most = self.frame_bytes - HEADER
+        cdef Py_ssize_t most = self.join_bytes
         cdef Py_ssize_t size = len(message)
         cdef Py_ssize_t start
         cdef list frames = []
@@ -850,6 +846,7 @@ cdef class StreamPort(FramePort):
             self.rest.append(frame)
             self.controls_waiting += 1
             return
+        # On a FIFO it is the HELLO, and nothing stands before it: no page ends inside.
         if self.out is NULL:
             self.out = take_block()
         memcpy(self.out + self.out_end, PyBytes_AS_STRING(frame), len(frame))

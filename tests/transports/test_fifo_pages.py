@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import aioipc
-from aioipc import Limits
 from aioipc.kernel.fifo import keeps_pages_whole
 from aioipc.wire.framing import HEADER, Kind, pack_header
 from aioipc.wire.hello import Hello
@@ -65,7 +65,7 @@ class Reader:
             elif kind == Kind.DATA:
                 self.received[payload[0]].append(payload)
             else:
-                assert kind in (Kind.HELLO, Kind.GOODBYE)
+                assert kind == Kind.HELLO
         return bool(read)
 
 
@@ -76,10 +76,7 @@ def message(writer: int, number: int, size: int) -> bytes:
 async def connect(path: Path, capacity: int) -> tuple[Reader, list[aioipc.Channel[Any]]]:
     reader = Reader(path)
     fcntl.fcntl(reader.fd, fcntl.F_SETPIPE_SZ, capacity)
-    limits = Limits(linger_s=0.001)  # who finds no room at the end need not wait for it
-    return reader, [
-        await aioipc.connect(f"fifo:{path}", codec="raw", limits=limits) for _ in range(WRITERS)
-    ]
+    return reader, [await aioipc.connect(f"fifo:{path}", codec="raw") for _ in range(WRITERS)]
 
 
 async def play(path: Path, capacity: int, script: list[tuple[Any, ...]]) -> None:
@@ -129,7 +126,6 @@ def test_writers_share_a_fifo_that_is_often_full(
 ) -> None:
     path = tmp_path_factory.mktemp("pages") / "fifo"
     os.mkfifo(path)
-
     asyncio.run(play(path, capacity, script))
 
 
@@ -219,8 +215,13 @@ class TestAWriterInAnotherLanguage:
 
 
 class TestTheKernel:
-    def test_it_keeps_pages_whole(self) -> None:
+    @pytest.fixture(autouse=True)
+    def untried(self) -> Iterator[None]:
         keeps_pages_whole.cache_clear()
+        yield
+        keeps_pages_whole.cache_clear()
+
+    def test_it_keeps_pages_whole(self) -> None:
         assert keeps_pages_whole()
 
     @pytest.mark.parametrize("answer", [PAGE - 10, 0, 4 * PAGE])
@@ -228,19 +229,15 @@ class TestTheKernel:
         """One that fills the pipe to the last byte, or says that it has more room than it has."""
         real = os.write
 
-        def write(fd: int, data: bytes) -> int:
+        def say(fd: int, data: bytes) -> int:
             return real(fd, data) if len(data) < PAGE else answer
 
-        monkeypatch.setattr(os, "write", write)
-        keeps_pages_whole.cache_clear()
+        monkeypatch.setattr(os, "write", say)
         assert not keeps_pages_whole()
-        keeps_pages_whole.cache_clear()
 
     def test_there_is_no_room_to_try_it_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object) -> int:
             raise PermissionError
 
         monkeypatch.setattr(fcntl, "fcntl", refuse)
-        keeps_pages_whole.cache_clear()
         assert not keeps_pages_whole()
-        keeps_pages_whole.cache_clear()
