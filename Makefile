@@ -14,7 +14,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	$$python -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$python && break; done)
 VENV ?= .venv
-TESTS ?= tests
+TESTS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -48,7 +48,7 @@ test: lint types pytest  ## everything that must pass: lint, types, tests on bot
 
 .PHONY: pytest
 pytest: $(VENV)/.test $(VENV)/.native  ## only the tests; TESTS="..." chooses some
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m tests $(TESTS)
 
 .PHONY: verify
 verify: $(VENV)/.test  ## the rings in full: races, fuzz, kills, interleavings

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
@@ -26,6 +27,8 @@ NAME_LEFT = "name in the runtime directory:"
 _SHM = Path("/dev/shm")  # noqa: S108 - it is only listed
 _TURNS = 10
 _LAST_BREATH_S = 2.0
+_OTHER_RUN_S = 5.0
+_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def residue(before: Snapshot, runtime_dir: Path) -> list[str]:
     if found := list(_differences(before, runtime_dir)):
         gc.collect()
         _let_threads_end(before)
+        _let_other_runs_clean_up(before)
         found = list(_differences(before, runtime_dir))
     return found
 
@@ -83,13 +87,17 @@ def _differences(before: Snapshot, runtime_dir: Path) -> Iterator[str]:
         yield f"child process {pid}: {now.children[pid]}"
     for thread in now.threads - before.threads:
         yield f"thread {thread.name}"
-    for name in now.shared - before.shared:
-        # Other programs on this machine use the directory too, maybe another run of the same tests.
-        if "aioipc" in name and not _is_used_elsewhere(f"{_SHM / name}"):
-            yield f"shared memory {_SHM / name}"
+    for memory in _new_memory(before):
+        yield f"shared memory {memory}"
     for path in sorted(runtime_dir.rglob("*")):
         if not path.is_dir():
             yield f"{NAME_LEFT} {path.relative_to(runtime_dir)}"
+
+
+def _new_memory(before: Snapshot) -> list[str]:
+    """Other programs on this machine use the directory too, maybe another run of the same tests."""
+    names = (name for name in set(os.listdir(_SHM)) - before.shared if "aioipc" in name)
+    return [path for name in names if not _is_used_elsewhere(path := f"{_SHM / name}")]
 
 
 def _changed_fds(before: Mapping[int, str], now: Mapping[int, str]) -> Iterator[str]:
@@ -159,3 +167,10 @@ def _let_threads_end(before: Snapshot) -> None:
     """Wait for threads that are on their way out, like one that waited for a child."""
     for thread in set(threading.enumerate()) - before.threads:
         thread.join(_LAST_BREATH_S)
+
+
+def _let_other_runs_clean_up(before: Snapshot) -> None:
+    """Wait for names that another run may remove, after it killed those who had them open."""
+    deadline = time.monotonic() + _OTHER_RUN_S
+    while _new_memory(before) and time.monotonic() < deadline:
+        time.sleep(_PAUSE_S)
