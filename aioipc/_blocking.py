@@ -236,12 +236,14 @@ class OwnRunner:
         task = self._loop.create_task(operation)
         try:
             return self._runner.run(_result_of(task))
-        except BaseException:
+        except asyncio.CancelledError:
+            # asyncio.Runner has its handler before it sets its count of signals to 0.
+            raise KeyboardInterrupt from None
+        finally:
             if not task.done():  # what another signal handler raised, for one
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     self._loop.run_until_complete(task)
-            raise
 
     def close(self) -> None:
         self._runner.close()

@@ -140,6 +140,33 @@ def test_interrupted(peers: Peers) -> None:
     assert peer.wait() == 0
 
 
+def test_interrupted_at_the_start(peers: Peers) -> None:
+    """asyncio.Runner forgets a signal that comes just after it has set its handler."""
+    peer = peers.script("""
+        import functools, signal
+        import aioipc
+        set_handler = signal.signal
+        def set_and_raise(number, handler):
+            before = set_handler(number, handler)
+            if isinstance(handler, functools.partial):
+                signal.signal = set_handler
+                signal.raise_signal(number)
+            return before
+        left, right = aioipc.pair("unix")
+        with aioipc.blocking(left) as ours, aioipc.blocking(right) as theirs:
+            theirs.send("before")
+            signal.signal = set_and_raise
+            try:
+                print("received", ours.receive(timeout_s=5), flush=True)
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+            print(ours.receive(timeout_s=5), flush=True)
+    """)
+    assert peer.line() == "interrupted"
+    assert peer.line() == "before"
+    assert peer.wait() == 0
+
+
 # --- the loop of another thread --------------------------------------------------------------
 
 

@@ -48,10 +48,10 @@ def run_session(main: Coroutine[Any, Any, int | None], address: str = "", remedy
     try:
         return run(_supervised(main, received)) or OK
     except asyncio.CancelledError:
-        if received:
-            _end_line()
-            return SIGNALLED + received[0]
-        raise
+        _end_line()
+        main.close()  # it has not begun where the signal came before the handlers
+        # That was Ctrl-C, of which asyncio.Runner may say no more than this.
+        return SIGNALLED + (received[0] if received else signal.SIGINT)
     except BaseException as group:
         error = root_of(group)
         status = status_of(error)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import Peers
 from tests.cli.commands import Command, Commands
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -28,6 +29,29 @@ def test_a_listener_ends_in_order(
     assert listener.end() == (128 + number, b"x\n", "")
     assert sender.end() == (1, b"", f"aioipc: {address}: the peer ended after 1 of 2 replies\n")
     assert not [path for path in runtime_dir.rglob("*") if not path.is_dir()]
+
+
+def test_at_the_very_start(peers: Peers) -> None:
+    """asyncio.Runner forgets a signal that comes just after it has set its handler."""
+    peer = peers.script("""
+        import functools, gc, io, signal, sys
+        from aioipc.cli import main
+        set_handler = signal.signal
+        def set_and_raise(number, handler):
+            before = set_handler(number, handler)
+            if isinstance(handler, functools.partial):
+                signal.raise_signal(number)
+            return before
+        signal.signal = set_and_raise
+        sys.argv = ["aioipc", "listen", "unix:test"]
+        sys.stderr = io.StringIO()
+        print(main())
+        gc.collect()
+        print(repr(sys.stderr.getvalue()), flush=True)
+    """)
+    assert peer.line() == "130"
+    assert peer.line() == "''"
+    assert peer.wait() == 0
 
 
 def test_a_listener_that_is_not_read(commands: Commands, address: str) -> None:
