@@ -1046,10 +1046,16 @@ cdef class ReceiveMany(Receive):
         """Take what else is there; an error waits for the next call."""
         cdef ChannelCore core = self.core
         cdef Py_ssize_t count = 1
+        cdef Py_ssize_t taken = 0
         try:
             while count < self.limit:
-                if core.port.own_fds or core.pacer.c_tired(count % BATCH == 0):
+                if core.port.own_fds or core.pacer.c_tired(taken == BATCH or count % BATCH == 0):
                     break
+                if core.decode is None:
+                    taken = core.port.c_receive_more(objects, min(self.limit - count, BATCH))
+                    if taken:
+                        count += taken
+                        continue
                 obj = core.c_take()
                 if obj is NOTHING:
                     break
@@ -1221,10 +1227,17 @@ cdef class SendMany(SendOperation):
         cdef ChannelCore core = self.core
         cdef MessagePort port = core.port
         cdef Py_ssize_t count = len(self.objects)
+        cdef Py_ssize_t sent = 0
         port.c_begin_batch()
         while self.index < count:
-            if core.pacer.c_tired(self.index % BATCH == BATCH - 1):
+            if core.pacer.c_tired(sent == BATCH or self.index % BATCH == BATCH - 1):
                 return 0
+            sent = 0
+            if core.encode is None and not self.begun:
+                sent = port.c_send_more(self.objects, self.index, min(count, self.index + BATCH))
+                if sent:
+                    self.index += sent
+                    continue
             if self.begun:
                 if port.c_rest():
                     return 0

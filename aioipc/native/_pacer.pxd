@@ -63,7 +63,9 @@ cdef class MessagePort:
     cdef int own_fds             # how many descriptors came with the last message
 
     cdef object c_receive(self)
+    cdef Py_ssize_t c_receive_more(self, list messages, Py_ssize_t most) except -1
     cdef int c_send(self, object parts, object fds) except -1
+    cdef Py_ssize_t c_send_more(self, list messages, Py_ssize_t begin, Py_ssize_t end) except -1
     cdef int c_flush(self) except -1
     cdef bint c_rest(self) noexcept
     cdef int c_own_rest(self) except -1

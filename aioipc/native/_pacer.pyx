@@ -149,9 +149,25 @@ cdef class MessagePort:
         """The next message as bytes, or None. Raises the ending."""
         raise NotImplementedError
 
+    cdef Py_ssize_t c_receive_more(self, list messages, Py_ssize_t most) except -1:
+        """Append messages that are there, as bytes, and return how many.
+
+        As many as can be had without trouble and do not take long: what `c_receive` has to say,
+        it says then.
+        """
+        return 0
+
     cdef int c_send(self, object parts, object fds) except -1:
         """Accept one message whole (ACCEPTED) or not at all (NO_ROOM)."""
         raise NotImplementedError
+
+    cdef Py_ssize_t c_send_more(self, list messages, Py_ssize_t begin, Py_ssize_t end) except -1:
+        """Accept messages from ``begin`` on, within a batch, and return how many.
+
+        As many as can be had without trouble and do not take long: what `c_send` has to say of
+        the next one, it says then.
+        """
+        return 0
 
     cdef int c_flush(self) except -1:
         """Push out what was gathered: 1 when all of it left, 0 when some remains."""

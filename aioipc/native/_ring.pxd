@@ -178,6 +178,7 @@ cdef class RingPort(FramePort):
     cdef object c_corrupted(self, RingFault* fault)
     cdef int c_drop_large(self) noexcept
     cdef int c_accepted(self, Py_ssize_t size) except -1
+    cdef int c_gather_in_turn(self) except -1
     cdef int c_push_rest(self) except -1
     cdef int c_fill(self, unsigned char* payload, Py_ssize_t size) except -1
     cdef int c_push_controls(self) except -1

@@ -66,6 +66,8 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
     PyObject* PyBytes_New "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
     PyObject* PyBytes_TryNew "PyBytes_FromStringAndSize"(const char*, Py_ssize_t)
+    PyObject* PyList_GET_ITEM(list, Py_ssize_t)
+    void PyErr_Clear()
     char* PyBytes_Data "PyBytes_AS_STRING"(PyObject*)
     Py_ssize_t PyBytes_Size "PyBytes_GET_SIZE"(PyObject*)
     void Py_XDECREF(PyObject*)
@@ -232,6 +234,45 @@ cdef class RingPort(FramePort):
                 return None
             # What came before the end was looked for after the end was seen.
             self.c_end(self.c_find_ending())
+
+    cdef Py_ssize_t c_receive_more(self, list messages, Py_ssize_t most) except -1:
+        cdef RingRecord record
+        cdef Py_ssize_t count = 0
+        cdef Py_ssize_t received = 0
+        cdef PyObject* copy = NULL
+        if (
+            self.incoming is not None
+            or self.ending is not None
+            or self.large is not NULL
+            or not self.is_open
+            or not self.greeted
+        ):
+            return 0
+        while (
+            count < most
+            and received < RETIRE
+            and ring_pop(&self.consumer, &record) == RING_RECORD
+        ):
+            if record.tag == RING_DATA and record.length <= min(LONG, self.max_receive_bytes):
+                copy = PyBytes_TryNew(<const char*>record.payload, record.length)
+            else:
+                copy = NULL
+            if copy is NULL:  # c_receive says what it is, or that there is no memory
+                PyErr_Clear()
+                self.consumer.cursor -= ring_span(record.length)
+                break
+            message = <object>copy
+            Py_DECREF(message)
+            messages.append(message)
+            count += 1
+            received += record.length
+        if count:
+            self.counters.messages_received += count
+            self.counters.bytes_received += received
+            if received >= RETIRE and self.pacer is not None:
+                self.pacer.next_look = 0
+            self.c_retire_some()
+        return count
 
     cdef object c_borrow(self):
         self.borrowing = True
@@ -552,6 +593,35 @@ cdef class RingPort(FramePort):
             return self.c_send_large([owner], size)
         return self.c_no_room(answer)
 
+    cdef Py_ssize_t c_send_more(self, list messages, Py_ssize_t begin, Py_ssize_t end) except -1:
+        cdef Py_ssize_t count = 0
+        cdef Py_ssize_t sent = 0
+        cdef Py_ssize_t size
+        cdef PyObject* message
+        if (
+            self.send_failure is not None or self.write_ended or not self.is_open or self.dead
+            or self.rest is not None or self.controls
+            or self.pacer is None or self.turn != self.pacer.turn
+        ):
+            return 0
+        while begin + count < end and sent < GATHER:
+            message = PyList_GET_ITEM(messages, begin + count)
+            if not PyBytes_CheckExact(<object>message):
+                break
+            size = PyBytes_Size(message)
+            if (
+                size > min(LONG, self.max_send_bytes)
+                or ring_put(&self.producer, RING_DATA, PyBytes_Data(message), size) != RING_QUEUED
+            ):
+                break
+            count += 1
+            sent += size
+        if count:
+            self.counters.messages_sent += count
+            self.counters.bytes_sent += sent
+            self.c_gather_in_turn()
+        return count
+
     cdef int c_send_with_fds(self, object parts, object fds) except -1:
         """Put a message whose descriptors leave over the socket just before it can be seen."""
         cdef int numbers[MOST_FDS]
@@ -641,17 +711,23 @@ cdef class RingPort(FramePort):
         self.counters.messages_sent += 1
         self.counters.bytes_sent += size
         if self.pacer is not None and self.turn == self.pacer.turn:
-            if not self.dirty:
-                self.pacer.c_gathered(self)
-            if self.producer.cursor - self.producer.published >= GATHER:
-                self.pacer.next_look = 0
-                self.c_publish()
+            self.c_gather_in_turn()
             return ACCEPTED
         if self.pacer is not None:
             self.turn = self.pacer.turn
             self.pacer.c_wrote()
         self.c_publish()
         return ACCEPTED
+
+    @cython.final
+    cdef inline int c_gather_in_turn(self) except -1:
+        """Show what was put at the end of the turn, or now if that is much."""
+        if not self.dirty:
+            self.pacer.c_gathered(self)
+        if self.producer.cursor - self.producer.published >= GATHER:
+            self.pacer.next_look = 0
+            self.c_publish()
+        return 0
 
     cdef int c_no_room(self, RingAnswer answer) except -1:
         if answer == RING_POISONED:
