@@ -168,6 +168,10 @@ cdef class RingPort(FramePort):
     cdef int c_publish(self) except -1
     cdef int c_retire(self) except -1
     cdef int c_retire_some(self) except -1
+    cdef bint c_may_pop(self) noexcept
+    cdef bint c_pop_short(self, RingRecord* record) noexcept
+    cdef void c_unpop(self, const RingRecord* record) noexcept
+    cdef object c_receive_any(self)
     cdef object c_copy(self, RingRecord* record)
     cdef ReadLease c_open_read(self, RingRecord* record, uint32_t ticket)
     cdef object c_find_ending(self)
@@ -177,6 +181,9 @@ cdef class RingPort(FramePort):
     cdef object c_gather_part(self, RingRecord* record)
     cdef object c_corrupted(self, RingFault* fault)
     cdef int c_drop_large(self) noexcept
+    cdef bint c_may_put(self) noexcept
+    cdef bint c_put_short(self, PyObject* message) noexcept
+    cdef int c_send_any(self, object parts, object fds) except -1
     cdef int c_accepted(self, Py_ssize_t size) except -1
     cdef int c_gather_in_turn(self) except -1
     cdef int c_push_rest(self) except -1

@@ -177,6 +177,48 @@ cdef class RingPort(FramePort):
     # Receiving
 
     cdef object c_receive(self):
+        cdef PyObject* copy
+        cdef RingRecord record
+        if not self.own_fds and self.c_may_pop() and self.c_pop_short(&record):
+            copy = again_bytes(&self.again, <const char*>record.payload, record.length)
+            if copy is not NULL:
+                self.counters.messages_received += 1
+                self.counters.bytes_received += record.length
+                self.c_retire_some()
+                message = <object>copy
+                Py_DECREF(message)
+                return message
+            self.c_unpop(&record)
+            PyErr_Clear()
+        return self.c_receive_any()
+
+    @cython.final
+    cdef inline bint c_may_pop(self) noexcept:
+        """Whether the next record may be a message, with nothing to be said or done before it."""
+        return (
+            self.incoming is None
+            and self.ending is None
+            and self.large is NULL
+            and self.is_open
+            and self.greeted
+        )
+
+    @cython.final
+    cdef inline bint c_pop_short(self, RingRecord* record) noexcept:
+        """Take the next record if it is a short message: all else `c_receive_any` looks at."""
+        if ring_pop(&self.consumer, record) != RING_RECORD:
+            return False
+        if record.tag == RING_DATA and record.length < LONG and record.length <= self.max_receive_bytes:
+            return True
+        self.c_unpop(record)
+        return False
+
+    @cython.final
+    cdef inline void c_unpop(self, const RingRecord* record) noexcept:
+        self.consumer.cursor -= ring_span(record.length)
+
+    @cython.final
+    cdef object c_receive_any(self):
         cdef RingRecord record
         cdef RingAnswer answer
         cdef int records = 0
@@ -239,27 +281,14 @@ cdef class RingPort(FramePort):
         cdef RingRecord record
         cdef Py_ssize_t count = 0
         cdef Py_ssize_t received = 0
-        cdef PyObject* copy = NULL
-        if (
-            self.incoming is not None
-            or self.ending is not None
-            or self.large is not NULL
-            or not self.is_open
-            or not self.greeted
-        ):
+        cdef PyObject* copy
+        if not self.c_may_pop():
             return 0
-        while (
-            count < most
-            and received < RETIRE
-            and ring_pop(&self.consumer, &record) == RING_RECORD
-        ):
-            if record.tag == RING_DATA and record.length <= min(LONG, self.max_receive_bytes):
-                copy = PyBytes_TryNew(<const char*>record.payload, record.length)
-            else:
-                copy = NULL
-            if copy is NULL:  # c_receive says what it is, or that there is no memory
-                PyErr_Clear()
-                self.consumer.cursor -= ring_span(record.length)
+        while count < most and received < RETIRE and self.c_pop_short(&record):
+            copy = PyBytes_TryNew(<const char*>record.payload, record.length)
+            if copy is NULL:
+                self.c_unpop(&record)
+                PyErr_Clear()  # c_receive says that there is no memory, if that is still so
                 break
             message = <object>copy
             Py_DECREF(message)
@@ -356,7 +385,7 @@ cdef class RingPort(FramePort):
         else:
             copy = again_bytes(&self.again, payload, record.length)
         if copy is NULL:  # a `try` would cost each message more than its bytes do
-            self.consumer.cursor -= RING_HEADER + ((record.length + 7) & ~<uint64_t>7)
+            self.c_unpop(record)
             raise MemoryError
         if is_long:
             ring_copy(PyBytes_Data(copy), payload, record.length)
@@ -569,6 +598,44 @@ cdef class RingPort(FramePort):
         return 0
 
     cdef int c_send(self, object parts, object fds) except -1:
+        if (
+            fds is NO_FDS
+            and PyBytes_CheckExact(parts)
+            and self.c_may_put()
+            and self.c_put_short(<PyObject*>parts)
+        ):
+            self.counters.messages_sent += 1
+            self.counters.bytes_sent += PyBytes_GET_SIZE(parts)
+            self.c_gather_in_turn()
+            return ACCEPTED
+        return self.c_send_any(parts, fds)
+
+    @cython.final
+    cdef inline bint c_may_put(self) noexcept:
+        """Whether a message may just be put behind the others of this turn."""
+        return (
+            self.send_failure is None
+            and not self.write_ended
+            and self.is_open
+            and not self.dead
+            and self.rest is None
+            and not self.controls
+            and self.pacer is not None
+            and self.turn == self.pacer.turn
+        )
+
+    @cython.final
+    cdef inline bint c_put_short(self, PyObject* message) noexcept:
+        """Put a message if it is short and there is room: all else `c_send_any` looks at."""
+        cdef Py_ssize_t size = PyBytes_Size(message)
+        return (
+            size < LONG
+            and size <= self.max_send_bytes
+            and ring_put(&self.producer, RING_DATA, PyBytes_Data(message), size) == RING_QUEUED
+        )
+
+    @cython.final
+    cdef int c_send_any(self, object parts, object fds) except -1:
         if fds is not NO_FDS and fds:
             return self.c_send_with_fds(parts, fds)
         if (
@@ -596,26 +663,15 @@ cdef class RingPort(FramePort):
     cdef Py_ssize_t c_send_more(self, list messages, Py_ssize_t begin, Py_ssize_t end) except -1:
         cdef Py_ssize_t count = 0
         cdef Py_ssize_t sent = 0
-        cdef Py_ssize_t size
         cdef PyObject* message
-        if (
-            self.send_failure is not None or self.write_ended or not self.is_open or self.dead
-            or self.rest is not None or self.controls
-            or self.pacer is None or self.turn != self.pacer.turn
-        ):
+        if not self.c_may_put():
             return 0
         while begin + count < end and sent < GATHER:
             message = PyList_GET_ITEM(messages, begin + count)
-            if not PyBytes_CheckExact(<object>message):
-                break
-            size = PyBytes_Size(message)
-            if (
-                size > min(LONG, self.max_send_bytes)
-                or ring_put(&self.producer, RING_DATA, PyBytes_Data(message), size) != RING_QUEUED
-            ):
+            if not PyBytes_CheckExact(<object>message) or not self.c_put_short(message):
                 break
             count += 1
-            sent += size
+            sent += PyBytes_Size(message)
         if count:
             self.counters.messages_sent += count
             self.counters.bytes_sent += sent
