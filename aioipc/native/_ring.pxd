@@ -103,6 +103,7 @@ cdef extern from "ring.h" nogil:
 cdef extern from "again.h":
     ctypedef struct AgainBytes:
         pass
+    PyObject* again_room(AgainBytes*, Py_ssize_t)
     PyObject* again_bytes(AgainBytes*, const char*, Py_ssize_t)
     void again_clear(AgainBytes*)
 

@@ -381,7 +381,7 @@ cdef class RingPort(FramePort):
         cdef const char* payload = <const char*>record.payload
         cdef PyObject* copy
         if is_long:
-            copy = PyBytes_TryNew(NULL, record.length)
+            copy = again_room(&self.again, record.length)
         else:
             copy = again_bytes(&self.again, payload, record.length)
         if copy is NULL:  # a `try` would cost each message more than its bytes do

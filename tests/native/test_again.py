@@ -6,11 +6,14 @@ import pytest
 
 import aioipc
 
-SIZES = [4, 16, 64, 1024, 4096, 4097]
+SIZES = [4, 16, 64, 1024, 4096, 8192]
+LONG = [65536]  # of which a socket does not hold ten
 pytestmark = [
     pytest.mark.asyncio,
-    pytest.mark.parametrize("size", SIZES),
-    pytest.mark.parametrize("where", ["unix", "shm"]),
+    pytest.mark.parametrize(
+        ("where", "size"),
+        [("unix", size) for size in SIZES] + [("shm", size) for size in SIZES + LONG],
+    ),
 ]
 
 
