@@ -50,6 +50,22 @@ from aioipc.native._scan import error_of
 
 cdef extern from *:
     """
+    /* What `await` calls on CPython 3.12 and later, where it does not look for am_send. To return
+       NULL without an exception is to return None. */
+    static PyObject *aioipc_iternext(PyObject *operation) {
+        PyObject *result = NULL, *stop;
+        sendfunc send = Py_TYPE(operation)->tp_as_async->am_send;
+        PySendResult status = send(operation, Py_None, &result);
+        if (status == PYGEN_NEXT || result == NULL)
+            return result;
+        stop = result == Py_None ? NULL : PyObject_CallOneArg(PyExc_StopIteration, result);
+        Py_DECREF(result);
+        if (stop != NULL) {
+            PyErr_SetObject(PyExc_StopIteration, stop);
+            Py_DECREF(stop);
+        }
+        return NULL;
+    }
     /* Cython fills tp_as_async from __await__, __aiter__ and __anext__, but has no name for
        am_send, which saves a StopIteration per operation (PEP 380 results by return). A type
        inherits the table by pointer, so each gets one of its own. Called once per type. */
@@ -57,6 +73,7 @@ cdef extern from *:
         *table = *type->tp_as_async;
         table->am_send = send;
         type->tp_as_async = table;
+        type->tp_iternext = aioipc_iternext;
     #ifdef Py_TPFLAGS_HAVE_AM_SEND
         type->tp_flags |= Py_TPFLAGS_HAVE_AM_SEND;
     #endif
