@@ -141,21 +141,13 @@ def test_interrupted(peers: Peers) -> None:
 
 
 def test_interrupted_at_the_start(peers: Peers) -> None:
-    """asyncio.Runner forgets a signal that comes just after it has set its handler."""
     peer = peers.script("""
-        import functools, signal
         import aioipc
-        set_handler = signal.signal
-        def set_and_raise(number, handler):
-            before = set_handler(number, handler)
-            if isinstance(handler, functools.partial):
-                signal.signal = set_handler
-                signal.raise_signal(number)
-            return before
+        from tests.peers.signalled_early import raise_in_the_next_runner
         left, right = aioipc.pair("unix")
         with aioipc.blocking(left) as ours, aioipc.blocking(right) as theirs:
             theirs.send("before")
-            signal.signal = set_and_raise
+            raise_in_the_next_runner()
             try:
                 print("received", ours.receive(timeout_s=5), flush=True)
             except KeyboardInterrupt:

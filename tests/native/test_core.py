@@ -49,6 +49,20 @@ async def waiting(operation: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return task
 
 
+@pytest.mark.parametrize("obj", [None, 7, ("a", "b"), (), ValueError("x"), StopIteration(1)])
+async def test_the_result_of_an_operation_without_am_send(obj: object) -> None:
+    """CPython 3.12 and later takes it from ``tp_iternext``, as ``next`` does."""
+    left, right = aioipc.pair("memory", codec="pickle")
+    async with left, right:
+        for operation, result in ((left.send(obj), None), (right.receive(), obj)):
+            with pytest.raises(StopIteration) as stop:
+                next(operation)  # type: ignore[call-overload]
+            assert type(stop.value.value) is type(result)
+            assert repr(stop.value.value) == repr(result)
+        with pytest.raises(WouldBlock):
+            right.receive_nowait()
+
+
 class Codec:
     """The raw codec, through Python."""
 

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import signal
 
 import click
 
+from aioipc.cli.commands import (
+    calls,
+    demo,
+    housekeeping,
+    mailboxes,
+    messages,
+    processes,
+    queues,
+    topics,
+    watching,
+)
 from aioipc.cli.commands.common import STATUSES
 from aioipc.cli.problems import OK, SIGNALLED, USAGE, MessageError, UsageProblem, tell
 from aioipc.errors import AddressError
 
 __all__ = ["run"]
-
-_MODULES = {
-    "call": "calls",
-    "clean": "housekeeping",
-    "demo": "demo",
-    "listen": "messages",
-    "lock": "processes",
-    "ls": "housekeeping",
-    "mailbox": "mailboxes",
-    "pub": "topics",
-    "queue": "queues",
-    "run": "processes",
-    "send": "messages",
-    "serve": "calls",
-    "sub": "topics",
-    "top": "watching",
-}
-"""Where each command is. Only the one that runs is loaded; the help loads all."""
 
 _COMPLETION = """\b
 Completion, in ~/.bashrc or ~/.zshrc:
@@ -66,22 +58,7 @@ def _in_one_line(error: click.UsageError) -> str:
     return f"{text[:1].lower()}{text[1:]}; see: {command} --help"
 
 
-class _Commands(click.Group):
-    """Loads each command when somebody asks for it."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_MODULES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _MODULES:
-            return None
-        module = importlib.import_module(f"{__name__}.{_MODULES[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
-        return command
-
-
 @click.group(
-    cls=_Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=f"{STATUSES}\n{_COMPLETION}",
@@ -92,3 +69,22 @@ def aioipc(context: click.Context) -> None:
     """Talk to other processes from a shell, and see how fast that is."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+for _command in (
+    messages.listen,
+    messages.send,
+    calls.call,
+    calls.serve,
+    queues.queue,
+    mailboxes.mailbox,
+    topics.pub,
+    topics.sub,
+    processes.lock,
+    processes.run,
+    housekeeping.ls,
+    housekeeping.clean,
+    watching.top,
+    demo.demo,
+):
+    aioipc.add_command(_command)

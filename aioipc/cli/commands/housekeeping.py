@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from aioipc.cli.commands.common import STATUSES
 from aioipc.cli.problems import FAILED, OK, tell
-from aioipc.kernel.inventory import Item, list_items, remove_item
+
+if TYPE_CHECKING:
+    from aioipc.kernel.inventory import Item
 
 __all__ = ["clean", "ls"]
 
@@ -26,6 +27,8 @@ def ls(*, as_json: bool) -> int:
     marked: its owner is gone. `aioipc clean` removes that, except for what POSIX and System V
     keep, which may be meant to stay.
     """
+    from aioipc.kernel.inventory import list_items  # noqa: PLC0415 - takes a while
+
     items = list_items()
     if as_json:
         for item in items:
@@ -45,6 +48,8 @@ def clean(*, yes: bool, dry_run: bool) -> int:
     the like. The next one to take such a lock is then not told that its owner died. What is used
     is never removed, also if that began just now.
     """
+    from aioipc.kernel.inventory import list_items, remove_item  # noqa: PLC0415 - the same
+
     items = [item for item in list_items() if item.is_removable and not item.is_used]
     for item in items:
         click.echo(f"{item.kind} {item.name}")
@@ -59,6 +64,9 @@ def clean(*, yes: bool, dry_run: bool) -> int:
 
 
 def _show(items: list[Item]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - as long as the rest
+    from rich.table import Table  # noqa: PLC0415 - the same
+
     table = Table("KIND", "NAME", "OWNERS", "WAITING", "USERS", box=None, pad_edge=False)
     for item in items:
         owners, waiters = _pids(item.owners), _pids(item.waiters)

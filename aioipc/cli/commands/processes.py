@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from aioipc.cli.commands.common import STATUSES, number_option, seconds_option
-from aioipc.cli.locking import Locking, run_locked
 from aioipc.cli.session import run_session
 
 __all__ = ["lock", "run"]
@@ -38,6 +37,8 @@ def lock(
     It is the lock of aioipc.sync.Lock(NAME) in Python; a NAME with a slash is a path. The exit
     status is that of the command. Write -- before a command with options.
     """
+    from aioipc.cli.locking import Locking, run_locked  # noqa: PLC0415 - only this needs sync
+
     wanted = Locking(name, command, 0.0 if nonblock else timeout, conflict_exit_code)
     return run_session(run_locked(wanted))
 
