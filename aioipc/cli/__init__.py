@@ -5,6 +5,7 @@ It needs the extra ``cli`` (click and rich); this module does not, so that it ca
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -29,6 +30,22 @@ def main() -> int:
     finally:
         # One more Ctrl-C now would end the interpreter in the middle of its own end.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _drop_unwritten()
+
+
+def _drop_unwritten() -> None:
+    """Let go of what could not be written, which was said already.
+
+    The interpreter would try again at its end, complain, and change the exit status to 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def _run() -> int:

@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import signal
 import sys
+from typing import TextIO
 
 from aioipc.errors import (
     AddressError,
@@ -33,9 +34,11 @@ __all__ = [
     "UsageProblem",
     "explain",
     "is_watched",
+    "print_out",
     "root_of",
     "status_of",
     "tell",
+    "write_to",
 ]
 
 OK = 0
@@ -76,6 +79,35 @@ def tell(text: str) -> None:
         with contextlib.suppress(OSError):
             sys.stderr.write(line)  # at once, so that lines of several commands stay apart
             sys.stderr.flush()
+
+
+def print_out(text: str) -> None:
+    """Write text to the standard output, at once.
+
+    Raises:
+        UsageProblem: It is closed.
+        As `write_to`.
+    """
+    if sys.stdout is None:
+        raise UsageProblem("the standard output is closed")
+    write_to(sys.stdout, text)
+
+
+def write_to(stream: TextIO, text: str) -> None:
+    """Write text to the standard output or error, at once.
+
+    Raises:
+        OutputClosed: Nobody reads it.
+        OutputFailed: It cannot be written: a full disk, for example.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise OutputClosed from None
+    except OSError as error:
+        name = "standard error" if stream is sys.stderr else "standard output"
+        raise OutputFailed(f"{name}: {error.strerror}") from None
 
 
 def is_watched() -> bool:

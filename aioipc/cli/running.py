@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TextIO
 
 from aioipc.cli.notation import Notation
-from aioipc.cli.problems import OutputClosed, UsageProblem
+from aioipc.cli.problems import OutputFailed, UsageProblem, write_to
 from aioipc.cli.session import first_of
 from aioipc.errors import PeerCrashed
 from aioipc.process.life import Child
@@ -52,6 +52,7 @@ async def run_workers(wanted: Running) -> None:
         UsageProblem: The target is not written as it should be.
         WorkerDied: One failed.
         OutputClosed: Nobody reads what they write.
+        OutputFailed: It cannot be written: a full disk, for example.
     """
     try:
         name = Target.of(wanted.target).function
@@ -67,7 +68,7 @@ async def run_workers(wanted: Running) -> None:
         for number in range(1, wanted.workers + 1):
             setup = output.setup_of(f"{name}-{number}", wanted.grace_s)
             workers.append(await spawn(wanted.target, setup=setup))
-        await first_of(output.wait_closed(), _until_all_end(workers, output))
+        await first_of(output.wait_failed(), _until_all_end(workers, output))
     finally:
         await _see_off(workers)
 
@@ -86,7 +87,7 @@ async def _supervise(wanted: Running, name: str, output: _Output) -> None:
     ]
     async with supervise(children) as supervisor:
         try:
-            await first_of(output.wait_closed(), supervisor.wait())
+            await first_of(output.wait_failed(), supervisor.wait())
         finally:
             supervisor.terminate()
 
@@ -128,7 +129,8 @@ class _Output:
     """Lines on our standard output and error, with the name of a worker before each."""
 
     def __init__(self) -> None:
-        self._closed = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._error = OutputFailed()
 
     def setup_of(self, name: str, grace_s: float) -> Setup:
         return Setup(
@@ -145,16 +147,17 @@ class _Output:
         if stream is None:
             return
         try:
-            stream.write(f"[{name}] {line.rstrip()}\n")
-            stream.flush()
-        except BrokenPipeError:
-            self._closed.set()
+            write_to(stream, f"[{name}] {line.rstrip()}\n")
+        except OutputFailed as error:
+            self._error = error
+            self._failed.set()
 
-    async def wait_closed(self) -> NoReturn:
-        """Wait until nobody reads what is written.
+    async def wait_failed(self) -> NoReturn:
+        """Wait until what is written gets nowhere.
 
         Raises:
-            OutputClosed: Nobody does.
+            OutputClosed: Nobody reads it.
+            OutputFailed: It cannot be written.
         """
-        await self._closed.wait()
-        raise OutputClosed
+        await self._failed.wait()
+        raise self._error

@@ -18,7 +18,19 @@ from aioipc.cli.commands import (
     watching,
 )
 from aioipc.cli.commands.common import STATUSES
-from aioipc.cli.problems import OK, SIGNALLED, USAGE, MessageError, UsageProblem, tell
+from aioipc.cli.problems import (
+    BROKEN_PIPE,
+    FAILED,
+    OK,
+    SIGNALLED,
+    USAGE,
+    MessageError,
+    OutputFailed,
+    UsageProblem,
+    explain,
+    status_of,
+    tell,
+)
 from aioipc.errors import AddressError
 
 __all__ = ["run"]
@@ -49,6 +61,12 @@ def run(arguments: list[str] | None = None) -> int:
         return USAGE
     except click.Abort:  # Ctrl-C before the command ran
         return SIGNALLED + signal.SIGINT
+    except (OutputFailed, OSError) as error:
+        if str(error):
+            tell(explain(error))
+        return status_of(error) or FAILED
+    except SystemExit:  # of click, when nobody reads what it prints: EPIPE
+        return BROKEN_PIPE
     return status if isinstance(status, int) else OK
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aioipc.cli.commands.common import STATUSES
-from aioipc.cli.problems import FAILED, OK, tell
+from aioipc.cli.problems import FAILED, OK, print_out, tell
 
 if TYPE_CHECKING:
     from aioipc.kernel.inventory import Item
@@ -32,7 +32,7 @@ def ls(*, as_json: bool) -> int:
     items = list_items()
     if as_json:
         for item in items:
-            click.echo(json.dumps({**asdict(item), "in_use": item.is_used}))
+            print_out(json.dumps({**asdict(item), "in_use": item.is_used}) + "\n")
     elif items:
         _show(items)
     return OK
@@ -52,7 +52,7 @@ def clean(*, yes: bool, dry_run: bool) -> int:
 
     items = [item for item in list_items() if item.is_removable and not item.is_used]
     for item in items:
-        click.echo(f"{item.kind} {item.name}")
+        print_out(f"{item.kind} {item.name}\n")
     if dry_run or not items:
         return OK
     if not yes and not click.confirm(f"Remove {len(items)}?", err=True):
@@ -73,7 +73,9 @@ def _show(items: list[Item]) -> None:
         users = "unknown" if item.users is None else _pids(item.users) or "nobody"
         table.add_row(item.kind, item.name, owners, waiters, users)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
+    with console.capture() as capture:
+        console.print(table)
+    print_out(capture.get())
 
 
 def _pids(pids: tuple[int, ...]) -> str:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from aioipc.cli.demo.book import TITLE
 from aioipc.cli.demo.measure import Row
-from aioipc.cli.problems import OutputClosed
+from aioipc.cli.problems import print_out
 
 __all__ = ["Bar", "show_json", "show_table"]
 
@@ -89,7 +89,7 @@ class Bar:
 def show_json(rows: list[Row], other_pid: int) -> None:
     """Print one JSON object with everything."""
     report = {**_circumstances(other_pid), "checked": _checked(rows), "transports": rows}
-    _print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n")
+    print_out(msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n")
 
 
 def show_table(rows: list[Row], other_pid: int) -> None:
@@ -101,17 +101,7 @@ def show_table(rows: list[Row], other_pid: int) -> None:
         console.print(_LEGEND)
         console.print(_verdict(rows))
         console.print(_next_steps(), soft_wrap=True)  # for copying
-    _print(capture.get())
-
-
-def _print(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        with contextlib.suppress(BrokenPipeError):  # else the interpreter tries again, and says so
-            sys.stdout.close()
-        raise OutputClosed from None
+    print_out(capture.get())
 
 
 def _circumstances(other_pid: int) -> dict[str, Any]:
