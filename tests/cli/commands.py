@@ -31,8 +31,9 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 def environment() -> dict[str, str]:
-    """That of the test, and the command is in PATH."""
-    return {**os.environ, "PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
+    """That of the test, and the command is in PATH and buffers what it writes, as usual."""
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {**own, "PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
 
 
 class Result(NamedTuple):

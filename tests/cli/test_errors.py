@@ -193,6 +193,17 @@ class TestSystem:
         assert result.status == 1
         assert "aioipc: standard output: write to fd:1: No space left on device\n" in result.err
 
+    @pytest.mark.parametrize("command", ["--help", "ls", "demo --seconds 0.01", "run work:chatter"])
+    def test_a_full_disk_for_what_else_is_printed(
+        self, command: str, commands: Commands, tmp_path: Path
+    ) -> None:
+        commands.listen()
+        (tmp_path / "work.py").write_text("async def chatter(channel):\n    print('x')\n")
+        result = commands.shell(f"cd {tmp_path}; aioipc {command} > /dev/full")
+        assert result.status == 1
+        assert result.err.splitlines()[-1].endswith("No space left on device")
+        assert len(result.err.splitlines()) == 1
+
     def test_no_standard_output(self, commands: Commands) -> None:
         result = commands.shell("aioipc listen unix:test >&-")
         assert result == (2, b"", "aioipc: the standard output is closed\n")
