@@ -29,7 +29,7 @@ from aioipc.kernel.ancillary import send_with_fds
 from aioipc.wire.framing import Flag, Kind, pack_header
 from aioipc.wire.hello import Hello, WireCapability
 from tests.children import Peer, Peers
-from tests.links import DUPLEX, Link, link_over, steps
+from tests.links import DUPLEX, Link, fill, link_over, steps
 from tests.programs import AS_NOBODY, program
 from tests.scale import scaled
 
@@ -563,6 +563,24 @@ async def test_many_wait_in_a_ring_that_nobody_reads(files: list[int]) -> None:
             assert await right.receive() == number
             assert closed(right.take_fds()) == inodes(files[:3])
         await sender
+
+
+@pytest.mark.asyncio
+async def test_while_many_wait_the_end_of_the_peer_is_heard(files: list[int]) -> None:
+    """Also by a side that only waits for room to send."""
+    async with link_over("shm")(codec="raw") as (left, right):
+        await right.send(b"greeted")
+        await left.receive()
+        fill(right)
+        sending = asyncio.create_task(right.send(b"no room"))
+        with contextlib.suppress(WouldBlock):
+            for _ in range(10):
+                left.send_nowait(b"", fds=files * 20)
+        await steps(20)
+        assert not sending.done()
+        left.abort()
+        with pytest.raises(PeerCrashed):
+            await sending
 
 
 @pytest.mark.asyncio

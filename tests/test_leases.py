@@ -21,6 +21,7 @@ duplex = pytest.mark.parametrize("link", DUPLEX, indirect=True)
 shm = pytest.mark.parametrize("link", ["shm", "shm-listen"], indirect=True)
 
 MOST_BORROWS = 64
+MOST_SLOTS = 64
 
 
 async def put(channel: Channel[Any], message: bytes) -> None:
@@ -32,6 +33,16 @@ async def take(channel: Channel[Any]) -> bytes:
     async with channel.borrow() as view:
         assert view.readonly
         return bytes(view)
+
+
+async def until_refused(channel: Channel[Any]) -> None:
+    """Wait until the end of the peer is noticed, and send nothing more for that."""
+    with contextlib.suppress(aioipc.WouldBlock):
+        while True:
+            channel.receive_nowait()
+    with contextlib.suppress(PeerCrashed, EndOfStream):
+        await channel.receive()
+    await channel.flush()
 
 
 async def until_crashed(channel: Channel[Any]) -> None:
@@ -208,6 +219,98 @@ async def test_closed_within_the_block(link: Link) -> None:
         left.abort()
         slot.view[:] = b"0123456789"  # still memory
         with pytest.raises(ClosedError):
+            await slot.__aexit__(None, None, None)
+
+
+@shm
+async def test_what_was_sent_behind_an_open_slot_is_delivered_when_that_is_closed(
+    link: Link,
+) -> None:
+    async with link(codec="raw") as (left, right):
+        first, second, third = [await left.reserve(3).__aenter__() for _ in range(3)]
+        await left.send(b"one")
+        third.view[:] = b"two"
+        await third.__aexit__(None, None, None)
+        await left.send_many([b"and"] * 3)
+        await left.aclose()
+        with pytest.raises(ClosedError):
+            await first.__aexit__(None, None, None)
+        assert [message async for message in right] == [b"two", b"one", b"and", b"and", b"and"]
+        with pytest.raises(ClosedError):
+            await second.__aexit__(None, None, None)
+
+
+@shm
+async def test_an_open_slot_leaves_before_the_direction_ends(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        slot = await left.reserve(3).__aenter__()
+        await left.send(b"behind")
+        ending = asyncio.create_task(left.send_eof())
+        await steps(5)
+        assert not ending.done()
+        slot.view[:] = b"one"
+        await slot.__aexit__(None, None, None)
+        await ending
+        assert [message async for message in right] == [b"one", b"behind"]
+
+
+@shm
+async def test_the_same_where_the_ring_is_full(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        slot = await left.reserve(100).__aenter__()
+        sent = fill(left)
+        closing = asyncio.create_task(left.aclose())
+        assert [message async for message in right] == sent
+        await closing
+        with pytest.raises(ClosedError):
+            await slot.__aexit__(None, None, None)
+
+
+@shm
+async def test_flush_waits_for_the_slot_that_holds_something_back(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        async with left.reserve(10) as alone:
+            alone.view[:] = b"0123456789"
+            await left.flush()  # nothing is behind it
+        outer, inner = left.reserve(20), left.reserve(20)
+        async with outer:
+            async with inner as slot:
+                slot.view[:] = b"x" * 20
+            flushing = asyncio.create_task(left.flush())
+            await steps(5)
+            assert not flushing.done()
+        await flushing
+        assert [len(right.receive_nowait()) for _ in range(3)] == [10, 20, 20]
+
+
+@shm
+async def test_more_slots_than_there_may_be_wait_for_one_to_end(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        slots = [await left.reserve(8).__aenter__() for _ in range(MOST_SLOTS)]
+        waiting = asyncio.create_task(left.reserve(8).__aenter__())
+        await steps(5)
+        assert not waiting.done()
+        turns = left.statistics().send_waits
+        await steps(50)
+        assert left.statistics().send_waits == turns  # it sleeps
+        await slots[0].__aexit__(None, None, None)
+        for slot in [*slots[1:], await waiting]:
+            await slot.__aexit__(None, None, None)
+        assert len([await right.receive() for _ in range(MOST_SLOTS + 1)]) == MOST_SLOTS + 1
+
+
+@shm
+async def test_what_was_sent_behind_an_open_slot_counts_when_the_peer_dies(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await left.send(b"one")
+        slot = await left.reserve(100).__aenter__()
+        await left.send(b"two")
+        await left.send(b"three")
+        right.abort()
+        with pytest.raises(PeerCrashed) as caught:
+            await until_refused(left)
+        assert caught.value.unconsumed == 3
+        with pytest.raises(PeerCrashed):
             await slot.__aexit__(None, None, None)
 
 

@@ -662,7 +662,8 @@ cdef class ChannelCore:
         the message is no longer than a quarter of it; in memory that the peer has mapped as well,
         where it is longer than that or, over Unix sockets, than 64 KiB. Write the message as the codec would
         encode it; ``slot.commit(m)`` says that it has only ``m`` bytes. It leaves at the end of
-        the block, unless that is left by an exception. What is sent meanwhile leaves after it.
+        the block, unless that is left by an exception. What is sent meanwhile leaves after it, so
+        inside the block do not wait for that, or for `flush`.
 
         Args:
             nbytes: The most bytes that the message will have.
@@ -1407,7 +1408,7 @@ cdef class Flush(SendOperation):
     """``await channel.flush()``"""
 
     cdef int c_push(self) except -1:
-        return self.core.port.c_flush()
+        return self.core.port.c_flush() and self.core.port.c_settled()
 
 
 # am_send. The usual case, a message that is there or fits, takes a straight way that claims

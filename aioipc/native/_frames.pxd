@@ -11,6 +11,7 @@ cdef enum Stall:
     BACKING_OFF = 2              # too many are on their way: no event says when that is over
     UNTIL_SOCKET = 3             # over a ring: the socket has no room
     UNTIL_RETURNED = 4           # so much memory is lent that some has to come back first
+    UNTIL_SLOT_ENDS = 5          # over a ring: what is reserved in it is in the way
 
 
 cdef enum:
@@ -65,6 +66,7 @@ cdef class FramePort(MessagePort):
     cdef object c_take_incoming(self)
     cdef object c_copy_incoming(self)
     cdef object c_refuse(self, object error)
+    cdef int c_refuse_for_memory(self, Py_ssize_t size) except -1
     cdef int c_end(self, object ending) except -1
     cdef int c_check_fds(self, int count) except -1
     cdef int c_refuse_strays(self) except -1

@@ -27,6 +27,7 @@ from aioipc.errors import (
     IPCError,
     PeerCrashed,
     ProtocolError,
+    ResourceExhausted,
     from_os_error,
 )
 
@@ -114,6 +115,9 @@ cdef class FramePort(MessagePort):
         self.c_end(error)
         self._refused(error)
         raise error
+
+    cdef int c_refuse_for_memory(self, Py_ssize_t size) except -1:
+        self.c_refuse(ResourceExhausted(f"no memory for {size:,} bytes of a message"))
 
     cdef int c_fail_sending(self, object error) except -1:
         self.c_drop_unsent()
@@ -315,6 +319,8 @@ cdef class FramePort(MessagePort):
             self.transport.when_room(self._stall_ended)
         elif self.stall == UNTIL_RETURNED:
             self.segments.when_returned(self._stall_ended)
+        elif self.stall == UNTIL_SLOT_ENDS:
+            pass  # whoever ends one calls
         elif self.greeted or self.ending is not None:
             self._stall_ended()
         elif self.read_callback is None:

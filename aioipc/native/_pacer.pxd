@@ -67,6 +67,7 @@ cdef class MessagePort:
     cdef int c_send(self, object parts, object fds) except -1
     cdef Py_ssize_t c_send_more(self, list messages, Py_ssize_t begin, Py_ssize_t end) except -1
     cdef int c_flush(self) except -1
+    cdef bint c_settled(self) noexcept
     cdef bint c_rest(self) noexcept
     cdef int c_own_rest(self) except -1
     cdef int c_begin_batch(self) except -1

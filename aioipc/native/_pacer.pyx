@@ -173,6 +173,10 @@ cdef class MessagePort:
         """Push out what was gathered: 1 when all of it left, 0 when some remains."""
         return 1
 
+    cdef bint c_settled(self) noexcept:
+        """Whether what was pushed out can be seen by the peer, and is not behind an open slot."""
+        return True
+
     cdef bint c_rest(self) noexcept:
         """Whether an accepted message is still read from the caller's memory."""
         return False

@@ -54,6 +54,7 @@ cdef extern from "ring.h" nogil:
         uint64_t head_seen
         uint64_t needed
         RingFault fault
+        RingLeases leases
     ctypedef struct RingConsumer:
         Ring ring
         uint64_t cursor
@@ -83,6 +84,7 @@ cdef extern from "ring.h" nogil:
     RingAnswer ring_reserve(RingProducer*, size_t, RingLease*)
     RingAnswer ring_commit(RingProducer*, const RingLease*, uint32_t, size_t)
     RingAnswer ring_abort(RingProducer*, const RingLease*)
+    void ring_drop_leases(RingProducer*)
     bint ring_writable(const RingProducer*)
     RingAnswer ring_wait_space(RingProducer*)
     RingAnswer ring_close(RingProducer*)
@@ -91,6 +93,7 @@ cdef extern from "ring.h" nogil:
     RingAnswer ring_pop(RingConsumer*, RingRecord*)
     RingAnswer ring_retire(RingConsumer*)
     bint ring_leases_are_out(const RingLeases*)
+    bint ring_any_lease(const RingLeases*)
     uint32_t ring_open_lease(RingLeases*, uint64_t, uint64_t)
     RingAnswer ring_borrow(RingConsumer*, RingRecord*, uint32_t*)
     RingAnswer ring_release(RingConsumer*, uint32_t)
@@ -119,6 +122,7 @@ cdef class WriteLease:
     cdef RingPort port
     cdef Mapping memory
     cdef RingLease lease
+    cdef uint64_t end            # where the record behind it begins
     cdef bint is_open
 
 
@@ -159,6 +163,7 @@ cdef class RingPort(FramePort):
     cdef list larges             # [begin, end] of messages in fragments, where they lie
     cdef list controls           # (tag, payload) that did not fit yet
     cdef bint said_closed
+    cdef uint64_t behind         # end of the last message that was put behind an open slot
     cdef list rest_fds           # what leaves with the first part of the message
     cdef bint deaf               # so many descriptors wait that no more are taken
     cdef bint in_place           # a message can be read where it lies: the peer is trusted
@@ -181,11 +186,14 @@ cdef class RingPort(FramePort):
     cdef object c_shared_record(self, RingRecord* record)
     cdef object c_gather_part(self, RingRecord* record)
     cdef object c_corrupted(self, RingFault* fault)
+    cdef int c_resize_large(self, Py_ssize_t size) except -1
     cdef int c_drop_large(self) noexcept
     cdef bint c_may_put(self) noexcept
     cdef bint c_put_short(self, PyObject* message) noexcept
     cdef int c_send_any(self, object parts, object fds) except -1
     cdef int c_accepted(self, Py_ssize_t size) except -1
+    cdef int c_slot_ended(self) except -1
+    cdef void c_note_behind(self, uint64_t end) noexcept
     cdef int c_gather_in_turn(self) except -1
     cdef int c_push_rest(self) except -1
     cdef int c_fill(self, unsigned char* payload, Py_ssize_t size) except -1

@@ -29,6 +29,7 @@ from aioipc.native._frames cimport (
     NOT_STALLED,
     UNTIL_HELLO,
     UNTIL_RETURNED,
+    UNTIL_SLOT_ENDS,
     UNTIL_SOCKET,
     FramePort,
     get_buffer,
@@ -78,6 +79,7 @@ cdef enum:
     RETIRE = 32768               # given back at the latest, so that a sender who waits can go on
     LONG = 8192                  # bytes that take a time worth looking at the clock
     MOST_CONTROLS = 16
+    MOST_READS = 64              # of a socket, for bells that came before descriptors
 
 
 @cython.no_gc_clear               # its end needs the port
@@ -89,8 +91,7 @@ cdef class WriteLease:
     def __dealloc__(self):
         if self.is_open and self.port.is_open:
             # Nobody will finish it, and what was sent after it waits behind it.
-            if ring_abort(&self.port.producer, &self.lease) == RING_WAKE:
-                self.port.c_ring_bell()
+            self.port.c_cancel(self)
 
 
 @cython.no_gc_clear
@@ -449,9 +450,13 @@ cdef class RingPort(FramePort):
         cdef Py_ssize_t filled = self.large_filled + record.length
         cdef bint more = (record.tag >> 8) & RING_MORE
         if self.large is NULL:
-            self.large = PyBytes_New(NULL, max(4 * filled, self.last_large) if more else filled)
+            try:
+                self.large = PyBytes_New(NULL, max(4 * filled, self.last_large) if more else filled)
+            except MemoryError:
+                self.c_unpop(record)
+                raise
         elif filled > PyBytes_Size(self.large):
-            _PyBytes_Resize(&self.large, max(filled, 2 * PyBytes_Size(self.large)))
+            self.c_resize_large(max(filled, 2 * PyBytes_Size(self.large)))
         ring_copy(PyBytes_Data(self.large) + self.large_filled, record.payload, record.length)
         self.large_filled = filled
         if self.pacer is not None:
@@ -464,13 +469,20 @@ cdef class RingPort(FramePort):
         if more:
             return None
         if PyBytes_Size(self.large) != filled:
-            _PyBytes_Resize(&self.large, filled)
+            self.c_resize_large(filled)
         message = <object>self.large
         self.c_drop_large()
         self.last_large = filled
         self.counters.messages_received += 1
         self.counters.bytes_received += filled
         return message
+
+    cdef int c_resize_large(self, Py_ssize_t size) except -1:
+        try:
+            _PyBytes_Resize(&self.large, size)
+        except MemoryError:  # which took what came so far along
+            self.large_filled = 0
+            self.c_refuse_for_memory(size)
 
     cdef int c_drop_large(self) noexcept:
         Py_XDECREF(self.large)
@@ -565,21 +577,32 @@ cdef class RingPort(FramePort):
         if answer == RING_QUEUED:
             lease.port = self
             lease.memory = self.memory
+            lease.end = self.producer.cursor
             lease.is_open = True
             return lease
         if answer == RING_TOO_LARGE:
             return False
+        if answer == RING_BUSY:
+            self.stall = UNTIL_SLOT_ENDS
+            return None
         self.c_no_room(answer)
         return None
 
     cdef int c_commit(self, object lease, Py_ssize_t size) except -1:
         cdef WriteLease written = <WriteLease>lease
         cdef RingAnswer answer
+        try:
+            self.c_check_sending()
+        except BaseException:
+            self.c_cancel(lease)
+            raise
         written.is_open = False
-        self.c_check_sending()
         answer = ring_commit(&self.producer, &written.lease, RING_DATA, size)
         if answer == RING_POISONED:
             self.c_no_room(answer)
+        if ring_any_lease(&self.producer.leases):
+            self.c_note_behind(min(written.end, self.producer.cursor))
+        self.c_slot_ended()
         if answer == RING_WAKE:
             self.c_ring_bell()
         else:
@@ -593,9 +616,29 @@ cdef class RingPort(FramePort):
     cdef int c_cancel(self, object lease) except -1:
         cdef WriteLease written = <WriteLease>lease
         written.is_open = False
-        if self.is_open and ring_abort(&self.producer, &written.lease) == RING_WAKE:
-            self.c_ring_bell()
+        if self.is_open:
+            if ring_abort(&self.producer, &written.lease) == RING_WAKE:
+                self.c_ring_bell()
+            self.c_slot_ended()
         return 0
+
+    cdef int c_slot_ended(self) except -1:
+        """Let whoever waits for that look again."""
+        if self.stall == UNTIL_SLOT_ENDS:
+            self.stall = NOT_STALLED
+            self.c_call_writer()
+        return 0
+
+    @cython.final
+    cdef inline void c_note_behind(self, uint64_t end) noexcept:
+        if <int64_t>(end - self.behind) > 0:
+            self.behind = end
+
+    cdef bint c_settled(self) noexcept:
+        if <int64_t>(self.behind - self.producer.published) <= 0:
+            return True
+        self.stall = UNTIL_SLOT_ENDS
+        return False
 
     cdef int c_send(self, object parts, object fds) except -1:
         if (
@@ -622,6 +665,7 @@ cdef class RingPort(FramePort):
             and not self.controls
             and self.pacer is not None
             and self.turn == self.pacer.turn
+            and not ring_any_lease(&self.producer.leases)
         )
 
     @cython.final
@@ -742,6 +786,8 @@ cdef class RingPort(FramePort):
             self.producer.cursor = before  # nobody saw it
             raise
         self.c_publish()
+        if ring_any_lease(&self.producer.leases):
+            self.c_note_behind(self.producer.cursor)
         return ACCEPTED
 
     cdef int c_send_large(self, list parts, Py_ssize_t size) except -1:
@@ -766,6 +812,8 @@ cdef class RingPort(FramePort):
         """A message was put: show it now, or later."""
         self.counters.messages_sent += 1
         self.counters.bytes_sent += size
+        if ring_any_lease(&self.producer.leases):
+            self.c_note_behind(self.producer.cursor)
         if self.pacer is not None and self.turn == self.pacer.turn:
             self.c_gather_in_turn()
             return ACCEPTED
@@ -889,6 +937,8 @@ cdef class RingPort(FramePort):
         if self.dead:
             self.c_fail_sending(self.c_gone())
             raise self.send_failure
+        if self.write_ended:
+            ring_drop_leases(&self.producer)  # they would hold back what was accepted
         if (self.rest is not None and not self.c_push_rest()) or not self.c_push_controls():
             return self.c_block()
         self.c_publish()
@@ -963,6 +1013,7 @@ cdef class RingPort(FramePort):
         return 0
 
     cdef object c_gone(self):
+        ring_drop_leases(&self.producer)
         ring_publish(&self.producer)  # what this turn gathered was accepted, so it counts
         return PeerCrashed(
             f"{self.transport.address}: the peer is gone",
@@ -1108,7 +1159,7 @@ cdef class RingPort(FramePort):
             return
         if self.queue is not None and self.queue.c_unclaimed() > MOST_FDS:
             # As many as one message has, and more: they stay where they are until it was received.
-            self.transport.pause_lifeline()
+            self.transport.pause_lifeline(self)
             self.deaf = True
             return
         n = self.c_hear()
@@ -1119,6 +1170,15 @@ cdef class RingPort(FramePort):
             return  # other peers have nothing to say here, and are not heard
         if n != -EAGAIN:
             self.peer_died()
+
+    def _unread(self):
+        """More lies in the socket, from which nothing is read for now."""
+        if not self.is_open:
+            return
+        if self.transport.is_cut():
+            self.peer_died()
+        elif self.bells_are_sockets:
+            self.c_look()
 
     def peer_died(self):
         """The peer is gone: what it published is still received."""
@@ -1148,15 +1208,21 @@ cdef class RingPort(FramePort):
 
     cdef int c_collect_fds(self, int count) except -1:
         """Have the descriptors of a record, which were sent before it could be seen."""
-        cdef Py_ssize_t n = 1
-        while self.queue is not None and self.queue.c_unclaimed() < count and n > 0:
-            n = self.c_hear()
-            if n > 0 and self.bells_are_sockets:
-                self.c_call_back(self._rung_meanwhile)
+        # Descriptors that come together end a read, and no socket holds that many bells before them.
+        cdef int reads = 2 * count + MOST_READS
+        cdef bint rung = False
+        while self.queue is not None and self.queue.c_unclaimed() < count and reads:
+            if self.c_hear() <= 0:
+                break
+            rung = self.bells_are_sockets
+            reads -= 1
+        if rung:
+            self.c_call_back(self._rung_meanwhile)
         self.c_check_fds(count)
         if self.deaf:
             self.deaf = False
-            self.transport.resume_lifeline(self)
+            if not self.dead:
+                self.transport.resume_lifeline(self)
         return 0
 
     def _rung_meanwhile(self):
@@ -1219,6 +1285,8 @@ cdef class RingPort(FramePort):
     # Polling
 
     cdef int c_poll_fd(self, bint for_room) noexcept:
+        if self.deaf and self.bells_are_sockets:
+            return -1  # what lies in it was heard
         if for_room:
             return -1 if self.stall else self.own_bell
         return -1 if self.out_of_leases else self.own_bell

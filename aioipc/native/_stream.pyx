@@ -454,7 +454,10 @@ cdef class StreamPort(FramePort):
         if self.large_filled == size:
             # Memory follows what really came, now or last time, never what was announced.
             size = min(self.large_length, 2 * size)
-            _PyBytes_Resize(&self.large, size)
+            try:
+                _PyBytes_Resize(&self.large, size)
+            except MemoryError:  # which took what came so far along
+                self.c_refuse_for_memory(size)
         n = self.c_read(PyBytes_Data(self.large) + self.large_filled, size - self.large_filled)
         if n > 0:
             self.large_filled += n

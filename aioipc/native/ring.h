@@ -259,6 +259,11 @@ static inline bool ring_leases_are_out(const RingLeases *leases)
     return leases->next - leases->oldest == RING_MAX_LEASES;
 }
 
+static inline bool ring_any_lease(const RingLeases *leases)
+{
+    return leases->next != leases->oldest;
+}
+
 static inline uint32_t ring_open_lease(RingLeases *leases, uint64_t begin, uint64_t end)
 {
     leases->spans[leases->next % RING_MAX_LEASES] = (RingSpan){begin, end, true};
@@ -482,6 +487,15 @@ static inline RingAnswer ring_abort(RingProducer *producer, const RingLease *lea
     span->is_open = false;
     AIOIPC_CRASHPOINT(abort_closed);
     return ring_publish(producer);
+}
+
+/* End all leases without a record. What was put behind them can be shown; whoever still writes,
+   writes into a PAD. */
+static inline void ring_drop_leases(RingProducer *producer)
+{
+    RingLeases *leases = &producer->leases;
+    for (uint32_t ticket = leases->oldest; ticket != leases->next; ticket++)
+        leases->spans[ticket % RING_MAX_LEASES].is_open = false;
 }
 
 /* Whether a record that did not fit may fit now: one load and no promise, for polling. */

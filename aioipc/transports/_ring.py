@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from aioipc.abc import Capability, PeerCredentials
 from aioipc.errors import ClosedError, HandshakeError, from_os_error
 from aioipc.kernel.ancillary import send_with_fds
+from aioipc.kernel.arrivals import Arrivals
 from aioipc.kernel.eventfd import create_eventfd, is_eventfd
 from aioipc.kernel.memory import create_memory, what_is_wrong
 from aioipc.kernel.owned import OwnedFd, abandon_in_child, above_stdio
@@ -157,6 +158,7 @@ class _Listening(Protocol):
     def look_for_lost_wakeup(self) -> None: ...
     def _rung(self) -> None: ...
     def _lifeline(self) -> None: ...
+    def _unread(self) -> None: ...
 
 
 class RingTransport:
@@ -193,6 +195,8 @@ class RingTransport:
         self._socket = OwnedFd(above_stdio(sock.detach()))
         self._bell = FdWatch()
         self._lifeline = FdWatch()
+        self._news = FdWatch()
+        self._arrivals: Arrivals | None = None
         self._tripwire: _Tripwire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         abandon_in_child(self)
@@ -307,13 +311,27 @@ class RingTransport:
         finally:
             view.detach()
 
-    def pause_lifeline(self) -> None:
-        """Leave unread for a while what waits in the socket."""
+    def pause_lifeline(self, port: _Listening) -> None:
+        """Leave unread for a while what waits in the socket, and tell only that there is more."""
         self._lifeline.unwatch_reading()
+        self._arrivals = Arrivals(self.socket_fd)
+        self._news.watch_reading(self._arrivals.fileno(), port._unread)
+
+    def is_cut(self) -> bool:
+        """Whether that was the end of the peer."""
+        return self._arrivals is not None and self._arrivals.take()
 
     def resume_lifeline(self, port: _Listening) -> None:
         """Read again what comes over the socket."""
+        self._end_news()
         self._lifeline.watch_reading(self.socket_fd, port._lifeline)
+
+    def _end_news(self) -> None:
+        self._news.close()
+        self._news = FdWatch()
+        if self._arrivals is not None:
+            self._arrivals.close()
+            self._arrivals = None
 
     def when_room(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` once when the socket has room."""
@@ -326,6 +344,7 @@ class RingTransport:
 
     def stop_lifeline(self) -> None:
         """The peer is gone: what can be read for ever must not be watched."""
+        self._end_news()
         self._lifeline.close()
 
     # The transport
@@ -364,7 +383,7 @@ class RingTransport:
         if self._tripwire is not None:
             self._tripwire.close()
         self._bell.close()
-        self._lifeline.close()
+        self.stop_lifeline()
         if self._rings is not None:
             self._rings.close()
         self._socket.close()
@@ -374,6 +393,7 @@ class RingTransport:
         """Leave loop and memory to the parent process, in a forked child."""
         self._bell.abandon()
         self._lifeline.abandon()
+        self._news.abandon()
         if self._port is not None:
             self._port.abandon()
 
