@@ -116,6 +116,50 @@ async def test_whoever_sends_in_a_turn_shares_its_calls(link: Link) -> None:
 
 
 @in_loop
+@pytest.mark.parametrize("framing", ["lines", "headers", "multiprocessing"])
+async def test_foreign_framings_gather_as_well(framing: str) -> None:
+    left, right = aioipc.pair("unix", codec="raw", framing=framing)
+    messages = [b"%d" % number for number in range(100)]
+    async with left, right:
+        calls = Calls(left)
+        await left.send_many(messages)
+        assert calls.written == 1
+        assert [await right.receive() for _ in messages] == messages
+        await turns()
+        calls = Calls(left)
+        for message in messages:
+            left.send_nowait(message)
+        assert calls.written == 1
+        await turns()
+        assert calls.written == 2
+        assert [await right.receive() for _ in messages] == messages
+        sent, received = left.statistics(), right.statistics()
+        assert received.read_calls <= 6
+        assert sent.bytes_sent == received.bytes_received == 2 * sum(map(len, messages))
+
+
+@in_loop
+@pytest.mark.parametrize("framing", ["lines", "none"])
+async def test_what_foreign_framings_gathered_stands_in_order_with_the_rest(framing: str) -> None:
+    """Short and long, until there is no room, and to the end."""
+    left, right = aioipc.pair("unix", codec="raw", framing=framing)
+    async with right:
+        messages = [
+            bytes([97 + number % 26]) * (1 + number * 7_919 % 30_000) for number in range(500)
+        ]
+
+        async def send_all() -> None:
+            for message in messages:
+                await left.send(message)
+            await left.aclose()
+
+        sending = asyncio.create_task(send_all())
+        got = [message async for message in right]
+        await sending
+        assert b"".join(got) == b"".join(messages)
+
+
+@in_loop
 @duplex
 async def test_each_turn_begins_anew(link: Link) -> None:
     async with link(codec="raw") as (left, right):

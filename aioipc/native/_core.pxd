@@ -179,3 +179,7 @@ cdef class Flush(SendOperation):
 
 cdef class AdaptedPort(MessagePort):
     cdef readonly object transport
+    cdef object gather
+    cdef object calls
+
+    cdef int c_count_calls(self) except -1

@@ -1566,14 +1566,26 @@ aioipc_set_am_send(<PyTypeObject*>Finished, &tables[10], <void*>step)
 
 
 cdef class AdaptedPort(MessagePort):
-    """Any Python object that keeps the MessageTransport contract, as a native port."""
+    """Any Python object that keeps the MessageTransport contract, as a native port.
+
+    One that has ``try_gather`` as well, `try_send` without a write, is given the messages of one
+    turn to gather; one that counts its ``system_calls`` as [read, written] has them in the statistics.
+    """
 
     def __init__(self, transport):
         self.transport = transport
+        self.gather = getattr(transport, "try_gather", None)
+        self.calls = getattr(transport, "system_calls", None)
         self.called_by_loop = False
+
+    cdef int c_count_calls(self) except -1:
+        if self.calls is not None:
+            self.counters.read_calls, self.counters.write_calls = self.calls
+        return 0
 
     cdef object c_receive(self):
         message = self.transport.try_receive()
+        self.c_count_calls()
         if message is None:
             return None
         self.counters.messages_received += 1
@@ -1587,13 +1599,34 @@ cdef class AdaptedPort(MessagePort):
     cdef int c_send(self, object parts, object fds) except -1:
         if not isinstance(parts, (tuple, list)):
             parts = (parts,)
-        if not self.transport.try_send(parts, fds):
+        if self.gather is None or self.pacer is None:
+            accepted = self.transport.try_send(parts, fds)
+        elif self.turn == self.pacer.turn:
+            self.pacer.c_gathered(self)
+            accepted = self.gather(parts, fds)
+        else:
+            self.turn = self.pacer.turn
+            self.pacer.c_wrote()
+            accepted = self.transport.try_send(parts, fds)
+        self.c_count_calls()
+        if not accepted:
             return NO_ROOM
         self.counters.messages_sent += 1
+        for part in parts:
+            self.counters.bytes_sent += (
+                PyBytes_GET_SIZE(part) if PyBytes_CheckExact(part) else memoryview(part).nbytes
+            )
         return ACCEPTED
 
+    cdef int c_begin_batch(self) except -1:
+        if self.pacer is not None:
+            self.turn = self.pacer.turn
+        return 0
+
     cdef int c_flush(self) except -1:
-        return self.transport.try_flush()
+        accepted = self.transport.try_flush()
+        self.c_count_calls()
+        return accepted
 
     def on_readable(self, callback):
         self.transport.on_readable(callback)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["FramedTransport", "PeerPort", "message_limit"]
 
 _READ_BYTES = 64 * 1024
+_GATHER_BYTES = 64 * 1024
 
 
 class PeerPort(Session, StreamPort):
@@ -103,6 +104,9 @@ class FramedTransport:
     Args:
         stream: The byte stream.
         framer: Splits what is read and frames what is sent.
+
+    Attributes:
+        system_calls: How often the stream was read and written.
     """
 
     def __init__(self, stream: ByteTransport, framer: Framer) -> None:
@@ -113,7 +117,9 @@ class FramedTransport:
         self._ending: IPCError | None = None
         self._last: bytes | None = None
         self._write_ended = False
+        self._gathered = bytearray()
         self._unsent: list[Buffer] = []
+        self.system_calls = [0, 0]
         self._armed = False
         self._failure: IPCError | None = None
         self._on_writable: Callable[[], object] | None = None
@@ -155,6 +161,7 @@ class FramedTransport:
     def _read(self) -> bool:
         chunk = memoryview(bytearray(_READ_BYTES))
         try:
+            self.system_calls[0] += 1
             count = self.stream.try_read_into(chunk)
             if count:
                 self._framer.feed(chunk[:count])
@@ -167,10 +174,7 @@ class FramedTransport:
         return count is not None
 
     def try_send(self, parts: Sequence[Buffer], /, fds: Sequence[int] = ()) -> bool:
-        if fds:
-            raise AddressError(f"{self.address} carries no descriptors in a foreign framing")
-        if self._write_ended:
-            raise ClosedError("this side ended its sending direction")
+        self._check_sending(fds)
         if not self.try_flush():
             return False
         views = [memoryview(part).cast("B") for part in self._framer.frame(parts)]
@@ -186,12 +190,32 @@ class FramedTransport:
         self._unsent = [bytes(part) for part in self._unsent]
         return True
 
+    def try_gather(self, parts: Sequence[Buffer], /, fds: Sequence[int] = ()) -> bool:
+        """`try_send`, but what is short leaves with the next `try_flush`."""
+        self._check_sending(fds)
+        size = sum(memoryview(part).nbytes for part in parts)
+        full = len(self._gathered) + size > _GATHER_BYTES
+        if full or self._unsent or self._atomic_bytes or self._failure is not None:
+            return self.try_send(parts, fds)
+        self._gathered += b"".join(self._framer.frame(parts))
+        return True
+
+    def _check_sending(self, fds: Sequence[int]) -> None:
+        if fds:
+            raise AddressError(f"{self.address} carries no descriptors in a foreign framing")
+        if self._write_ended:
+            raise ClosedError("this side ended its sending direction")
+
     def try_flush(self) -> bool:
         """Push out what was accepted; True when all of it left."""
         if self._failure is not None:
             raise self._failure.with_traceback(None)
+        if self._gathered:
+            self._unsent.append(self._gathered)
+            self._gathered = bytearray()
         while self._unsent:
             try:
+                self.system_calls[1] += 1
                 count = self.stream.try_write(self._unsent)
             except IPCError as error:
                 self._failure = error
@@ -244,6 +268,7 @@ class FramedTransport:
         self.stream.close_write()
 
     def close(self) -> None:
+        self._gathered.clear()
         self._unsent = []
         self.stream.close()
 
