@@ -65,8 +65,8 @@ def run(arguments: list[str] | None = None) -> int:
         if str(error):
             tell(explain(error))
         return status_of(error) or FAILED
-    except SystemExit:  # of click, when nobody reads what it prints: EPIPE
-        return BROKEN_PIPE
+    except SystemExit as leaving:  # of click: completions are written, or nobody reads it (EPIPE)
+        return OK if leaving.code == OK else BROKEN_PIPE
     return status if isinstance(status, int) else OK
 
 
