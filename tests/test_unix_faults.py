@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import socket
 import statistics
 import time
@@ -22,12 +23,15 @@ from aioipc import (
     Channel,
     ClosedError,
     ConnectError,
+    FrameTooLarge,
     Limits,
     PeerCrashed,
     PeerCredentials,
     QuotaExceeded,
     ResourceExhausted,
 )
+from aioipc.wire.framing import Kind, pack_header
+from aioipc.wire.hello import Hello
 from tests.children import Peer, Peers
 from tests.echoes import is_served, serving
 from tests.kernel.strangers import NOBODY, as_root, public
@@ -105,6 +109,62 @@ for writer in streams:
             peer = program(peers, self.STREAMS, address)
             for answer in (b"welcome", b"welcome", b""):
                 assert await peer.next_line() == repr(answer)
+            assert await peer.ended() == 0
+
+    LONG = (
+        AS_NOBODY
+        + """
+limits = aioipc.Limits(max_foreign_message_bytes=2**26)
+async with aioipc.connect(sys.argv[1], codec="raw", limits=limits) as channel:
+    for size in (2**20, 2**20 + 1, 0):
+        try:
+            await channel.send(bytes(size))
+            say(len(await channel.receive()))
+        except aioipc.FrameTooLarge as error:
+            say(error)
+"""
+    )
+
+    async def test_their_messages_are_shorter(self, public: Path, peers: Peers) -> None:
+        """Ours may have 64 MiB, theirs 1 MiB, which the server says when it greets them."""
+        address = f"unix:{public}/socket"
+        async with (
+            aioipc.listen(address, codec="raw", allow=lambda peer: True) as listener,
+            serving(listener),
+            aioipc.connect(address, codec="raw") as ours,
+        ):
+            peer = program(peers, self.LONG, address)
+            assert await peer.next_line() == f"{2**20}"
+            assert "1,048,577 bytes is over the limit of 1,048,576 bytes" in await peer.next_line()
+            assert await peer.next_line() == "0"
+            assert await peer.ended() == 0
+            await ours.send(bytes(2**20 + 1))
+            assert len(await ours.receive()) == 2**20 + 1
+
+    DEAF = (
+        AS_NOBODY
+        + """
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(sys.argv[1])
+    sock.sendall(bytes.fromhex(sys.argv[2]))
+    while sock.recv(65536):
+        pass
+say("closed")
+"""
+    )
+
+    async def test_who_does_not_keep_to_it_is_cut_off(self, public: Path, peers: Peers) -> None:
+        """By what is announced already."""
+        hello = Hello("raw", 2**26).pack()
+        data = pack_header(len(hello), Kind.HELLO) + hello + pack_header(2**20 + 1, Kind.DATA)
+        address = f"unix:{public}/socket"
+        async with aioipc.listen(address, codec="raw", allow=lambda peer: True) as listener:
+            peer = program(peers, self.DEAF, f"{public}/socket", data.hex())
+            async with await listener.accept() as channel:
+                with pytest.raises(FrameTooLarge) as caught:
+                    await channel.receive()
+                assert (caught.value.size, caught.value.limit) == (2**20 + 1, 2**20)
+                assert await peer.next_line() == "closed"
             assert await peer.ended() == 0
 
     SERVER = (
@@ -406,8 +466,20 @@ say("closed")
 """
 
 
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """As many as the system lets this process and its children have: often 1,024 are usual."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < CONNECTIONS + 200:
+        pytest.skip(f"no more than {hard:,} descriptors are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(patience_s(60))
+@pytest.mark.usefixtures("many_descriptors")
 async def test_many_connections(path: Path, peers: Peers) -> None:
     """The full figure is 10,000; the default run has fewer, to be quick."""
     limits = Limits(max_connections=CONNECTIONS)
