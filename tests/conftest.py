@@ -7,6 +7,7 @@ import functools
 import os
 import random
 import signal
+import tempfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,16 @@ __all__ = ["aioipc_address"]
 # time; a build is judged by the same ones.
 hypothesis.settings.register_profile("aioipc", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("aioipc")
+
+LONGEST_TEMPORARY = 16
+"""Characters of the directory for temporary files: the paths below it have up to 90 more."""
+
+
+def pytest_configure() -> None:
+    """Put sockets where programs that know nothing of aioipc reach them: unix(7), 107 bytes."""
+    if len(tempfile.gettempdir()) > LONGEST_TEMPORARY:
+        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
+
 
 LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
