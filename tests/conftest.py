@@ -37,9 +37,15 @@ LONGEST_TEMPORARY = 16
 
 
 def pytest_configure() -> None:
-    """Put sockets where programs that know nothing of aioipc reach them: unix(7), 107 bytes."""
+    """Let a run be the same wherever it was started.
+
+    Programs that know nothing of aioipc reach sockets by paths of 107 bytes: unix(7). And what
+    a shell script runs in the background ignores Ctrl-C, as would the processes of the tests.
+    """
     if len(tempfile.gettempdir()) > LONGEST_TEMPORARY:
         os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
