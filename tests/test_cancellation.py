@@ -10,11 +10,13 @@ import contextlib
 import itertools
 import random
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+import aioipc
 from aioipc import Channel, WouldBlock
 from tests.links import DUPLEX, FRAMED, Link, fill, steps
 from tests.scale import patience_s, scaled
@@ -46,25 +48,46 @@ async def until_marker(channel: Channel[Any]) -> list[bytes]:
 async def test_a_send_cancelled_at_each_step(
     link: Link, size: int, crowded: bool, framing: str
 ) -> None:
-    message = b"x" * size
     async with link(codec="raw", framing=framing) as (left, right):
-        for step in itertools.count():
-            filled = fill(left) if crowded else []
-            sending = asyncio.create_task(left.send(message))
-            receiving = asyncio.create_task(until_marker(right))
-            await steps(step)
-            finished = sending.done()
-            sending.cancel()
-            await asyncio.wait([sending])
-            await left.send(MARKER)
-            got = await receiving
-            assert got[: len(filled)] == filled
-            if sending.cancelled():
-                assert got[len(filled) :] in ([], [message])
-            else:
-                assert got[len(filled) :] == [message]
-            if finished:
-                break
+        await cancel_at_each_step(left, right, b"x" * size, crowded=crowded)
+
+
+@pytest.mark.parametrize("crowded", [False, True], ids=["free", "crowded"])
+@pytest.mark.parametrize(
+    ("option", "size"), [("", 0), ("", 4_088), ("?single", 4_089), ("?single", 1_000_000)]
+)
+async def test_a_send_to_a_fifo_cancelled_at_each_step(
+    option: str, size: int, crowded: bool, tmp_path: Path
+) -> None:
+    address = f"fifo:{tmp_path}/fifo{option}"
+    async with (
+        aioipc.listen(address, codec="raw") as listener,
+        await listener.accept() as right,
+        aioipc.connect(address, codec="raw") as left,
+    ):
+        await cancel_at_each_step(left, right, b"x" * size, crowded=crowded)
+
+
+async def cancel_at_each_step(
+    left: Channel[Any], right: Channel[Any], message: bytes, *, crowded: bool
+) -> None:
+    for step in itertools.count():
+        filled = fill(left) if crowded else []
+        sending = asyncio.create_task(left.send(message))
+        receiving = asyncio.create_task(until_marker(right))
+        await steps(step)
+        finished = sending.done()
+        sending.cancel()
+        await asyncio.wait([sending])
+        await left.send(MARKER)
+        got = await receiving
+        assert got[: len(filled)] == filled
+        if sending.cancelled():
+            assert got[len(filled) :] in ([], [message])
+        else:
+            assert got[len(filled) :] == [message]
+        if finished:
+            break
 
 
 @pytest.mark.parametrize("link", ["unix", "pipe", "fd-pipes", "memory"], indirect=True)

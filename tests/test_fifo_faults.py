@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import resource
 import signal
 import time
 import zlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 import aioipc
 import aioipc.transports.fifo  # else the first test that opens one pays for it
-from aioipc import AccessDenied, ConnectError, FrameTooLarge, Limits
-from tests.children import Peers
+from aioipc import AccessDenied, Channel, ClosedError, ConnectError, FrameTooLarge, Limits
+from tests.children import PATIENCE_S, Peers
 from tests.kernel.strangers import NOBODY, as_root
+from tests.links import fill, steps
 from tests.programs import Nursery, program
 from tests.scale import patience_s, scaled
 
@@ -179,6 +182,57 @@ async def test_a_long_record_among_writers(path: Path) -> None:
         await other.send(b"the other too")
         assert await receiving.receive() == b"still good"
         assert await receiving.receive() == b"the other too"
+
+
+class TestFull:
+    """Nobody reads; the other writer goes on afterwards (cases 13 and 14)."""
+
+    async def test_a_close_delivers_what_was_accepted(self, path: Path) -> None:
+        async with connected(path, Limits(linger_s=3_600)) as (receiving, sending, other):
+            sent = fill(sending)
+            waiting = asyncio.create_task(sending.send(b"not accepted"))
+            closing = asyncio.create_task(sending.aclose())
+            await steps(3)
+            assert not closing.done()
+            with pytest.raises(ClosedError):
+                await waiting
+            assert [await receiving.receive() for _ in sent] == sent
+            await closing
+            await other.send(b"the next")
+            assert await receiving.receive() == b"the next"
+
+    @pytest.mark.parametrize("linger_s", [0, 0.02])
+    async def test_a_close_that_gives_up_tears_nothing(self, path: Path, linger_s: float) -> None:
+        async with connected(path, Limits(linger_s=linger_s)) as (receiving, sending, other):
+            sent = fill(sending)
+            waiting = [asyncio.create_task(sending.send(b"%4000d" % n)) for n in range(3)]
+            await steps(2)
+            await sending.aclose()
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+            assert [type(result) for result in results] == [ClosedError] * 3
+            last = asyncio.create_task(other.send(b"the next"))
+            got = []
+            while (message := await receiving.receive()) != b"the next":
+                got.append(message)
+            await last
+            assert 0 < len(got) < len(sent)
+            assert got == sent[: len(got)]
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    path: Path, limits: Limits
+) -> AsyncIterator[tuple[Channel[bytes], Channel[bytes], Channel[bytes]]]:
+    """The receiving end, and two that send to it."""
+    address = f"fifo:{path}"
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        aioipc.listen(address, codec="raw") as listener,
+        await listener.accept() as receiving,
+        aioipc.connect(address, codec="raw", limits=limits) as sending,
+        aioipc.connect(address, codec="raw") as other,
+    ):
+        yield receiving, sending, other
 
 
 @pytest.mark.parametrize("verb", ["connect", "listen"])
