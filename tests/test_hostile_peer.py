@@ -436,6 +436,75 @@ async def test_what_came_before_the_abuse_is_received(runtime_dir: Path) -> None
             await channel.receive_many()
 
 
+# Among the writers of a FIFO, whom nobody can tell apart
+
+FIFO_ABUSES = AFTER_HELLO.keys() - {
+    *("a pad", "a second hello", "a second hello of another codec", "a hello between parts"),
+    *("a goodbye of one byte", "a goodbye with a long reason", "a goodbye between parts"),
+}
+"""There is padding, each writer says HELLO, and none can end what others write."""
+
+
+@contextlib.asynccontextmanager
+async def reader_and_writer(path: Path) -> AsyncIterator[tuple[Channel[bytes], Channel[bytes]]]:
+    """The receiving end of a FIFO, and one that sends to it as it should."""
+    address = f"fifo:{path}"
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        aioipc.listen(address, codec="raw", limits=LIMITS) as listener,
+        await listener.accept() as reader,
+        aioipc.connect(address, codec="raw", limits=LIMITS) as writer,
+    ):
+        await writer.send(b"as it should")
+        assert await reader.receive() == b"as it should"
+        yield reader, writer
+
+
+def write(path: Path, data: bytes) -> None:
+    with open(path, "wb", buffering=0) as fifo:
+        fcntl.fcntl(fifo, fcntl.F_SETPIPE_SZ, 2**18)
+        fifo.write(data)
+
+
+async def is_told(writer: Channel[bytes]) -> None:
+    """A writer hears that nobody reads any more: it does not wait for ever."""
+    with contextlib.suppress(PeerCrashed):
+        await writer.send(b"to nobody")
+    with pytest.raises(PeerCrashed):
+        await writer.flush()
+
+
+@asyncio_only
+@pytest.mark.parametrize("name", sorted(FIFO_ABUSES))
+async def test_abuse_of_a_reader(name: str, runtime_dir: Path) -> None:
+    """It reads no more, all writers learn of it, and go on with the next reader."""
+    abuse = ABUSES[name]
+    path = runtime_dir / "fifo"
+    async with reader_and_writer(path) as (reader, writer):
+        write(path, frame(Kind.DATA, b"whole") + abuse.data)
+        assert await reader.receive() == b"whole"
+        for _ in range(2):
+            with pytest.raises(abuse.raised) as raised:
+                await reader.receive()
+            assert type(raised.value) is abuse.raised
+            assert abuse.says in str(raised.value)
+        await is_told(writer)
+    async with reader_and_writer(path):
+        pass
+
+
+@asyncio_only
+@pytest.mark.timeout(patience_s(60))
+async def test_garbage_among_writers(runtime_dir: Path, chance: random.Random) -> None:
+    path = runtime_dir / "fifo"
+    for _ in range(scaled(50, full=10_000)):
+        async with reader_and_writer(path) as (reader, writer):
+            write(path, chance.randbytes(8 + chance.randrange(4088)))
+            with pytest.raises(IPCError):
+                await rest_of(reader)
+            await is_told(writer)
+
+
 # Both sides of a disagreement
 
 
