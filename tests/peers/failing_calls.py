@@ -1,6 +1,7 @@
 """A child that lets one system call fail after the other: see tests/test_syscall_failures.py.
 
-Its arguments are a scenario and a loop. It says "- " and a function before each of those, one
+Its arguments are scenarios with commas between them, a loop, and the functions that fail if not
+all do. It says "- " and a function before each of those, one
 line for each problem, and "done N" at last.
 """
 
@@ -370,7 +371,12 @@ def _target(fd: str) -> str:
         return "gone"
 
 
-async def main(scenario: str, loop: str) -> None:
+async def main(scenarios: str, loop: str, *only: str) -> None:
+    runs = [await swept(scenario, loop, only) for scenario in scenarios.split(",")]
+    print(f"done {sum(runs)}")
+
+
+async def swept(scenario: str, loop: str, only: Sequence[str]) -> int:
     directory = Path(tempfile.mkdtemp(prefix="aioipc-"))
     failing = Failing(SCENARIOS[scenario], directory)
     asyncio.get_running_loop().set_exception_handler(failing.note)
@@ -378,17 +384,18 @@ async def main(scenario: str, loop: str) -> None:
     try:
         for _ in range(2):  # import what is imported late, fill what is cached
             await failing.run("nothing", 1, "EIO")
-        for function, names in FAILURES.items():
+        for function in only or FAILURES:
             if loop == "uvloop" and function == "epoll_ctl":
                 continue  # libuv aborts the process
             print("-", function, flush=True)
-            for name in names:
+            for name in FAILURES[function]:
                 await failing.sweep(function, name)
         await failing.run("nothing", 1, "EIO")
-        await shortened(failing)
+        if not only:
+            await shortened(failing)
     finally:
         shutil.rmtree(directory)
-    print(f"done {failing.runs}")
+    return failing.runs
 
 
 async def shortened(failing: Failing) -> None:
