@@ -5,7 +5,6 @@ It needs the extra ``cli`` (click and rich); this module does not, so that it ca
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
@@ -43,9 +42,9 @@ def _drop_unwritten() -> None:
             if stream is not None:
                 stream.flush()
         except OSError:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, stream.fileno())
-            os.close(null)
+            from aioipc.kernel.descriptors import replace_with_null  # noqa: PLC0415 - rare
+
+            replace_with_null(stream.fileno())
 
 
 def _run() -> int:
