@@ -152,7 +152,13 @@ class ChannelOptions:
         if self.framing != LENGTH:
             _check_bytes(transport)
             return AdaptedPort(FramedTransport(transport, FRAMERS[self.framing](limit)))
-        return PeerPort(transport, self.codec.name, limit, self.limits.max_fds)
+        return PeerPort(
+            transport,
+            self.codec.name,
+            limit,
+            self.limits.max_fds,
+            message_s=self.limits.message_s,
+        )
 
     def open_channel(self, port: Port) -> Channel[Any]:
         """Make the channel over a port."""

@@ -36,6 +36,9 @@ class Limits:
     """How long a peer may take for its HELLO."""
     connect_s: float = 10.0
     """How long making a connection may take."""
+    message_s: float = 60.0
+    """How long a message that has begun may take to come whole, and a second more for each MiB;
+    only time in which it is waited for counts."""
     linger_s: float = 5.0
     """How long a close may take to deliver what was already accepted."""
     max_fds: int = 253
@@ -82,6 +85,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_handshakes", 1, 2**16),
     ("handshake_s", 0.001, 3600),
     ("connect_s", 0.001, 3600),
+    ("message_s", 0.001, 24 * 3600),
     ("linger_s", 0, 3600),
     ("max_fds", 0, 253),
     ("max_calls", 1, 2**20),

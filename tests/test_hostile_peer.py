@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +42,7 @@ from aioipc import (
 from aioipc._opening import ChannelOptions
 from aioipc.abc import Buffer, ByteTransport, Capability
 from aioipc.kernel.owned import OwnedFd
+from aioipc.loop.patience import Patience
 from aioipc.transports import memory
 from aioipc.wire.framing import Flag, Kind, pack_header
 from aioipc.wire.hello import MAGIC, Goodbye, GoodbyeCode, Hello
@@ -995,6 +997,237 @@ async def test_silent_peers_do_not_keep_others_out(
         turns = count // limits.max_handshakes - 1
         assert took_s >= 0.05 * limits.handshake_s * turns, "no more at a time than allowed"
     assert len(caplog.records) <= count
+
+
+# Messages that do not come whole: case 9
+
+UNFINISHED: dict[str, tuple[bytes, str]] = {
+    "a header": (b"abc", "3 of 8"),
+    "a message": (frame(Kind.DATA, bytes(500))[:100], "100 of 508"),
+    "a long message": (frame(Kind.DATA, bytes(90_000))[:100], "100 of 90,008"),
+    "parts": (PART, "2 of 10"),
+    "parts, and one begun": (PART + frame(Kind.DATA, b"cdef")[:10], "12 of 14"),
+    "a ping": (frame(Kind.PING, b"ping")[:9], "9 of 12"),
+}
+
+
+@pytest_asyncio.fixture
+async def timers(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
+    """Those that were made for messages that had begun."""
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+    timers = []
+
+    def recording(
+        delay_s: float, callback: Any, *arguments: Any, **options: Any
+    ) -> asyncio.TimerHandle:
+        handle = call_later(delay_s, callback, *arguments, **options)
+        if isinstance(getattr(callback, "__self__", None), Patience):
+            timers.append(handle)
+        return handle
+
+    monkeypatch.setattr(loop, "call_later", recording)
+    return timers
+
+
+async def until_waiting(channel: Channel[bytes], waits: int) -> None:
+    """Wait until a receive has gone to sleep so many times."""
+    async with asyncio.timeout(PATIENCE_S):
+        while channel.statistics().receive_waits < waits:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+
+
+@asyncio_only
+@places
+async def test_a_message_byte_by_byte_is_cut_off(
+    place: str, victims: Victims, caplog: pytest.LogCaptureFixture
+) -> None:
+    count = scaled(10, full=100)
+    limits = Limits(message_s=0.1)
+    async with victims(place, limits=limits) as victim:
+        fds = open_fds()
+        with contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(await Bare.at(victim.address)) for _ in range(count)]
+            for peer in peers:
+                await peer.send(GREETING + pack_header(50_000, Kind.DATA))
+            drips = [asyncio.create_task(drip(peer, bytes(1_000), 0.02)) for peer in peers]
+            await victim.assert_serves()
+            for said in await asyncio.gather(*drips):
+                (first, _), (last, payload) = said
+                goodbye = Goodbye.parse(payload)
+                assert (first, last) == (Kind.HELLO, Kind.GOODBYE)
+                assert goodbye.code == GoodbyeCode.PROTOCOL_ERROR
+                assert "did not finish a message within 0.148 s" in goodbye.reason
+        for _ in peers:
+            assert type(await victim.endings.get()) is ProtocolError
+        await victim.assert_serves()
+        await victim.assert_settled(fds)
+    assert len(caplog.records) == count
+
+
+@asyncio_only
+@places
+@pytest.mark.parametrize("name", UNFINISHED)
+async def test_what_is_begun_has_to_be_finished(place: str, name: str, runtime_dir: Path) -> None:
+    begun, came = UNFINISHED[name]
+    limits = Limits(message_s=0.02)
+    async with attacked_client(place, runtime_dir, limits=limits) as (channel, peer):
+        await peer.send(GREETING + frame(Kind.DATA, b"whole") + begun)
+        assert await channel.receive() == b"whole"
+        for _ in range(2):
+            with pytest.raises(ProtocolError, match=f": {came} bytes came"):
+                await channel.receive()
+        (kind, _), (last, payload) = await peer.told()
+        assert (kind, last) == (Kind.HELLO, Kind.GOODBYE)
+        assert Goodbye.parse(payload).code == GoodbyeCode.PROTOCOL_ERROR
+        with pytest.raises(IPCError):
+            await channel.send(b"x")
+
+
+@asyncio_only
+async def test_over_a_pipe_it_has_to_be_finished_too() -> None:
+    (theirs, to_us), (from_us, ours) = os.pipe(), os.pipe()
+    os.write(to_us, GREETING + PART)
+    try:
+        address = f"fd:{theirs},{ours}"
+        async with aioipc.connect(address, codec="raw", limits=Limits(message_s=0.02)) as channel:
+            with pytest.raises(ProtocolError, match="2 of 10 bytes"):
+                await channel.receive()
+        told = list(frames(os.read(from_us, 65536)))
+        assert [kind for kind, _ in told] == [Kind.HELLO, Kind.GOODBYE]
+    finally:
+        for fd in (theirs, to_us, from_us, ours):
+            with contextlib.suppress(OSError):  # the channel took it over
+                os.close(fd)
+
+
+@asyncio_only
+async def test_the_reader_of_a_fifo_outlives_a_writer_that_did_not_finish(
+    runtime_dir: Path,
+) -> None:
+    limits = Limits(message_s=0.02)
+    async with aioipc.listen(f"fifo:{runtime_dir}/fifo", codec="raw", limits=limits) as listener:
+        fd = os.open(runtime_dir / "fifo", os.O_WRONLY)
+        try:
+            os.write(fd, GREETING + PART)
+            channel = await anext(aiter(listener))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(3 * limits.message_s):
+                    await channel.receive()
+            os.write(fd, GREETING + frame(Kind.DATA, b"another writer's"))
+            assert await channel.receive() == b"another writer's"
+        finally:
+            os.close(fd)
+        await channel.aclose()
+
+
+@asyncio_only
+@places
+async def test_a_message_in_time_has_one_timer(
+    place: str, runtime_dir: Path, timers: list[asyncio.TimerHandle]
+) -> None:
+    async with attacked_client(place, runtime_dir) as (channel, peer):
+        await peer.send(GREETING)
+        for count in (1, 2):
+            receiving = asyncio.create_task(channel.receive())
+            rest = frame(Kind.DATA, bytes(LIMIT))
+            for size in (5, 100, 100, 100):
+                waits = channel.statistics().receive_waits
+                await peer.send(rest[:size])
+                await until_waiting(channel, waits + 1)
+                rest = rest[size:]
+            await peer.send(rest)
+            assert await receiving == bytes(LIMIT)
+            assert len(timers) == count, "it is one for all waits"
+            assert timers[-1].cancelled()
+
+
+@asyncio_only
+async def test_an_application_may_take_its_time(
+    runtime_dir: Path, timers: list[asyncio.TimerHandle]
+) -> None:
+    limits = Limits(message_s=0.05)
+    message = frame(Kind.DATA, b"at last")
+    async with attacked_client("unix", runtime_dir, limits=limits) as (channel, peer):
+        await peer.send(GREETING + message[:10])
+        receiving = asyncio.create_task(channel.receive())
+        await until_waiting(channel, 1)
+        while not timers:  # noqa: ASYNC110 - the HELLO may come first
+            await asyncio.sleep(0)
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+        assert timers[-1].cancelled()
+        await asyncio.sleep(3 * limits.message_s)  # the time in question
+        await peer.send(message[10:])
+        assert await channel.receive() == b"at last"
+
+
+@asyncio_only
+async def test_waits_for_one_message_count_together(runtime_dir: Path) -> None:
+    limits = Limits(message_s=0.1)
+    async with attacked_client("unix", runtime_dir, limits=limits) as (channel, peer):
+        await peer.send(GREETING + PART)
+        with pytest.raises(ProtocolError, match="2 of 10 bytes"):
+            await receive_in_turns(channel, limits.message_s / 5)
+
+
+async def receive_in_turns(channel: Channel[bytes], turn_s: float) -> None:
+    for _ in range(100):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(turn_s):
+                await channel.receive()
+
+
+@asyncio_only
+async def test_each_message_has_its_time(runtime_dir: Path) -> None:
+    limits = Limits(message_s=0.2)
+    message = frame(Kind.DATA, b"one of many")
+    async with attacked_client("unix", runtime_dir, limits=limits) as (channel, peer):
+        receiving = asyncio.create_task(collect(channel, 6))
+        await peer.send(GREETING + message[:10])
+        for _ in range(5):
+            await asyncio.sleep(limits.message_s / 4)  # the time in question
+            await peer.send(message[10:] + message[:10])
+        await peer.send(message[10:])
+        assert await receiving == 6 * [b"one of many"]
+
+
+async def collect(channel: Channel[bytes], count: int) -> list[bytes]:
+    return [await channel.receive() for _ in range(count)]
+
+
+@asyncio_only
+async def test_a_busy_loop_is_not_the_fault_of_the_peer(
+    runtime_dir: Path, timers: list[asyncio.TimerHandle]
+) -> None:
+    limits = Limits(message_s=0.02)
+    message = frame(Kind.DATA, bytes(60_000))
+    async with attacked_client("unix", runtime_dir, limits=limits) as (channel, peer):
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        receiving = asyncio.create_task(channel.receive())
+        await peer.send(GREETING + message[:10])
+        while not timers:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0)
+        sent = 10 + peer.sock.send(message[10:])
+        time.sleep(0.4)  # noqa: ASYNC251 - it is busy
+        await peer.send(message[sent:])
+        assert await receiving == bytes(60_000)
+
+
+@asyncio_only
+async def test_a_close_stops_the_timer(
+    runtime_dir: Path, timers: list[asyncio.TimerHandle]
+) -> None:
+    async with attacked_client("unix", runtime_dir) as (channel, peer):
+        receiving = asyncio.create_task(channel.receive())
+        await peer.send(GREETING + PART)
+        while not timers:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0)
+        channel.abort()
+        with pytest.raises(aioipc.ClosedError):
+            await receiving
+        assert timers[-1].cancelled()
 
 
 # Small messages: case 17

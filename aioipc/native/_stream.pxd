@@ -30,6 +30,7 @@ cdef class StreamPort(FramePort):
     cdef bytearray pieces        # of a message whose frames had the flag MORE
     cdef uint32_t flags          # those that a DATA frame may have
     cdef int read_errno          # met while polling without the GIL
+    cdef bint timed              # somebody waited with a part of a message there
     cdef bint bereaved           # the peer is dead: what it left is all
     # Sending: out[out_start:out_end], then `rest` from rest_offset on.
     cdef char* out

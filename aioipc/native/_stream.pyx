@@ -167,6 +167,20 @@ cdef class StreamPort(FramePort):
         if self.out is not NULL:
             give_block(self.out)
 
+    # For the floor above to fill in
+
+    def _rest_awaited(self):
+        """Somebody waits, and a part of a message is there (`part`)."""
+
+    def _rest_looked_for(self):
+        """More of it may have come."""
+
+    def _rest_abandoned(self):
+        """Nobody waits for it any more."""
+
+    def _rest_came(self):
+        """All of it came."""
+
     # Receiving
 
     def expect_fds(self, int most):
@@ -393,6 +407,31 @@ cdef class StreamPort(FramePort):
     cdef bint c_is_inside(self) noexcept:
         """Whether the beginning of a message is there and its end is not."""
         return self.large is not NULL or self.end > self.start or self.pieces is not None
+
+    def part(self):
+        """The message of which a part is there: its number, and its bytes that came of how many.
+
+        With its headers; of a message in several frames, as far as they were announced.
+        """
+        cdef uint64_t header
+        cdef Py_ssize_t before = self.c_pieces_bytes()
+        cdef Py_ssize_t came = self.end - self.start
+        cdef Py_ssize_t announced = HEADER
+        if self.large is not NULL:
+            came = HEADER + self.large_filled
+            announced += self.large_length
+        elif came >= HEADER:
+            memcpy(&header, self.block + self.start, HEADER)
+            announced += <Py_ssize_t>(<uint32_t>header)
+        return self.counters.messages_received, before + came, before + announced
+
+    def give_up(self, error):
+        """The peer broke the protocol by what it did not send: let the receive raise ``error``."""
+        callback, self.read_callback = self.read_callback, None
+        self.c_end(error)
+        self._refused(error)
+        if callback is not None:
+            callback()
 
     @cython.final
     cdef int c_make_space(self) except -1:
@@ -863,6 +902,25 @@ cdef class StreamPort(FramePort):
         self.read_callback = callback
         if callback is not None:
             self.stream.on_readable(self._readable)
+            if self.c_is_inside():
+                self.timed = True
+                self._rest_awaited()
+            elif self.timed:
+                self.timed = False
+                self._rest_came()
+        elif self.timed:
+            self._rest_abandoned()
+
+    def _readable(self):
+        cdef uint64_t message = self.counters.messages_received
+        callback, self.read_callback = self.read_callback, None
+        if self.timed:
+            self._rest_looked_for()
+        if callback is not None:
+            callback()
+        if self.timed and self.counters.messages_received != message and self.read_callback is None:
+            self.timed = False
+            self._rest_came()
 
     def on_writable(self, callback):
         self.write_callback = callback

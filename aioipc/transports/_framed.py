@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ from aioipc.errors import (
     EndOfStream,
     FrameTooLarge,
     IPCError,
+    ProtocolError,
 )
 from aioipc.kernel.ancillary import let_fds_pass
+from aioipc.limits import MIB
 from aioipc.native._fd import FdStream
 from aioipc.native._stream import StreamPort
 from aioipc.transports._session import Session, passing
@@ -23,6 +26,7 @@ from aioipc.wire.hello import Hello, WireCapability
 
 if TYPE_CHECKING:
     from aioipc.limits import Limits
+    from aioipc.loop.patience import Patience
 
 __all__ = ["FramedTransport", "PeerPort", "message_limit"]
 
@@ -40,10 +44,20 @@ class PeerPort(Session, StreamPort):
         max_message_bytes: Limit in both directions.
         max_fds: The most descriptors that a message may bring along, where the stream carries
             any.
+        message_s: How long a message that has begun may be waited for, and a second more for each
+            MiB. Not on a FIFO, whose reader outlives its writers.
     """
 
+    _patience: Patience | None = None
+
     def __init__(
-        self, stream: ByteTransport, codec: str, max_message_bytes: int, max_fds: int = 0
+        self,
+        stream: ByteTransport,
+        codec: str,
+        max_message_bytes: int,
+        max_fds: int = 0,
+        *,
+        message_s: float = math.inf,
     ) -> None:
         atomic_bytes = getattr(stream, "atomic_bytes", 0)
         alone = getattr(stream, "alone", False)
@@ -74,6 +88,7 @@ class PeerPort(Session, StreamPort):
             self.end_sending(AddressError(f"{stream.address} only receives"))
         if not reads:
             self.end_receiving(AddressError(f"{stream.address} only sends"))
+        self._message_s = math.inf if self.is_shared else message_s
         start = getattr(stream, "heartbeat", None)
         self._heartbeat = None if start is None else start(self)
 
@@ -84,8 +99,49 @@ class PeerPort(Session, StreamPort):
     def close(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.close()
+        self._rest_abandoned()
         self.stop_watching()
         super().close()
+
+    # What the native part asks
+
+    def _rest_awaited(self) -> None:
+        if self._message_s == math.inf:
+            return
+        if self._patience is None:
+            self._patience = self._open_patience()
+        message, _, announced = self.part()
+        self._patience.wait(message, self._allowed_s(announced))
+
+    def _open_patience(self) -> Patience:
+        # Short messages come whole.
+        from aioipc.loop.patience import Patience  # noqa: PLC0415
+
+        return Patience(self._rest_overdue)
+
+    def _rest_looked_for(self) -> None:
+        if self._patience is not None:
+            self._patience.pause()
+
+    def _rest_abandoned(self) -> None:
+        if self._patience is not None:
+            self._patience.stop()
+
+    def _rest_came(self) -> None:
+        if self._patience is not None:
+            self._patience.forget()
+
+    def _rest_overdue(self) -> None:
+        _, came, announced = self.part()
+        self.give_up(
+            ProtocolError(
+                f"{self.stream.address}: the peer did not finish a message within "
+                f"{self._allowed_s(announced):.3g} s: {came:,} of {announced:,} bytes came"
+            )
+        )
+
+    def _allowed_s(self, announced: int) -> float:
+        return self._message_s + announced / MIB
 
     @property
     def socket_fd(self) -> int:  # type: ignore[override]
