@@ -58,16 +58,26 @@ def peer_credentials(fd: int) -> PeerCredentials | None:
 def peer_pidfd(fd: int) -> int | None:
     """Open a pidfd of the peer's process, which belongs to the caller and is close-on-exec.
 
+    Before Linux 6.5 the kernel tells the pid only, which another process may have by now.
+
     Returns:
-        The pidfd, or None on a kernel before 6.5, on a socket without credentials, and when
-        the process has ended and was reaped already.
+        The pidfd, or None on a socket without credentials, and when the process has ended and
+        was reaped already.
     """
     try:
         answer = _socket_option(fd, _SO_PEERPIDFD)
-    except OSError:
-        return None
+    except OSError as error:
+        return _pidfd_by_number(fd) if error.errno == errno.ENOPROTOOPT else None
     (pidfd,) = struct.unpack("i", answer)
     return int(pidfd)
+
+
+def _pidfd_by_number(fd: int) -> int | None:
+    try:
+        peer = peer_credentials(fd)
+        return os.pidfd_open(peer.pid) if peer is not None and peer.pid > 0 else None
+    except OSError:
+        return None
 
 
 def same_user(credentials: PeerCredentials) -> bool:

@@ -21,6 +21,7 @@ __all__ = [
     "SocketFacts",
     "above_stdio",
     "adopt",
+    "file_name",
     "find_facts",
     "find_socket_facts",
     "is_listening",
@@ -109,6 +110,18 @@ class Descriptor(OwnedFd):
         if self._restore and self._fd >= 0:
             os.set_blocking(self._fd, True)
         super().close()
+
+
+def file_name(fd: int) -> str:
+    """What /proc calls the file behind a descriptor, in every process alike: proc_pid_fd(5).
+
+    ``pipe:[inode]`` for both ends of an anonymous pipe, ``socket:[inode]`` for one of a pair;
+    nothing where there is no /proc.
+    """
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        return ""
 
 
 def adopt(fd: int, *, keep: bool = False) -> Descriptor:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import select
 import signal
+import stat
 import struct
 
 from aioipc.kernel.owned import OwnedFd
 from aioipc.native._os import queue_signal
 
-__all__ = ["Child", "describe", "exit_status", "is_alive", "open_pidfd", "send_signal"]
+__all__ = [
+    "Child",
+    "describe",
+    "exit_status",
+    "holder_pidfd",
+    "is_alive",
+    "open_pidfd",
+    "send_signal",
+]
 
+_MOST_FDS = 4096
+"""So many descriptors of another process are looked at: some milliseconds."""
 _PIDFD_INFO = struct.Struct("QQ44si")  # struct pidfd_info: mask, cgroup, eleven ids, status
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_GET_INFO = 0xC000FF0B | _PIDFD_INFO.size << 16  # _IOWR(0xFF, 11, struct pidfd_info)
@@ -27,8 +39,53 @@ def open_pidfd(pid: int) -> int:
     return os.pidfd_open(pid)
 
 
-def exit_status(pidfd: int) -> int | None:
-    """Say how a process ended. A child of ours is reaped by this: waitid(2), ``P_PIDFD``.
+def holder_pidfd(pid: int, file: str) -> int | None:
+    """Open a pidfd of a process that can write to a pipe or a socket: proc_pid_fd(5).
+
+    For what a peer says of itself, where the kernel does not know who it is.
+
+    Args:
+        pid: The process.
+        file: What /proc calls the pipe or the socket, as `aioipc.kernel.descriptors.file_name`.
+
+    Returns:
+        The pidfd, which belongs to the caller and is close-on-exec. None where the process has
+        ended, may not be looked at, or has no such descriptor.
+    """
+    try:
+        pidfd = os.pidfd_open(pid) if pid > 0 else -1
+    except (OSError, OverflowError):
+        return None
+    # It is alive afterwards: so the number was its own meanwhile.
+    if pidfd >= 0 and _writes_to(pid, file) and is_alive(pidfd):
+        return pidfd
+    if pidfd >= 0:
+        os.close(pidfd)
+    return None
+
+
+def _writes_to(pid: int, file: str) -> bool:
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            return any(_is_writing(entry, file) for entry in itertools.islice(entries, _MOST_FDS))
+    except OSError:
+        return False
+
+
+def _is_writing(entry: os.DirEntry[str], file: str) -> bool:
+    try:
+        mode = entry.stat(follow_symlinks=False).st_mode
+        return bool(mode & stat.S_IWUSR) and os.readlink(entry.path) == file
+    except OSError:  # it was closed meanwhile
+        return False
+
+
+def exit_status(pidfd: int, *, reap: bool = True) -> int | None:
+    """Say how a process ended: waitid(2), ``P_PIDFD``.
+
+    Args:
+        pidfd: The process.
+        reap: Whether to reap a child of ours that has ended. Else whoever started it still can.
 
     Returns:
         The exit code, or minus the number of the signal that killed it. None while it runs,
@@ -36,7 +93,7 @@ def exit_status(pidfd: int) -> int | None:
         from Linux 6.15 on, once its parent has reaped it.
     """
     try:
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | (0 if reap else os.WNOWAIT))
     except ChildProcessError:
         return _reaped_status(pidfd)
     if result is None:

@@ -10,7 +10,7 @@ from aioipc.kernel.credentials import peer_pidfd
 from aioipc.kernel.owned import OwnedFd, abandon_in_child
 from aioipc.loop.fd import FdWatch
 
-__all__ = ["DeathWatch", "watch_peer"]
+__all__ = ["DeathWatch", "watch_holder", "watch_peer"]
 
 _Died = Callable[[], object]
 
@@ -23,6 +23,7 @@ class _Mortal:
         self._watch = watch
         self.mourners: set[DeathWatch] = set()
         self.is_over = False
+        self.status: int | None = None
         abandon_in_child(self)
         watch.watch_reading(self._pidfd.fileno(), self._died)
 
@@ -31,7 +32,17 @@ class _Mortal:
         if not self.mourners:
             self._end()
 
+    def find_status(self) -> int | None:
+        """How it ended, where that can be known by now."""
+        # Few processes die.
+        from aioipc.kernel.pidfd import exit_status  # noqa: PLC0415
+
+        if self.status is None and not self.is_over:
+            self.status = exit_status(self._pidfd.fileno(), reap=False)
+        return self.status
+
     def _died(self) -> None:
+        self.find_status()
         mourners, self.mourners = self.mourners, set()
         self._end()
         for mourner in mourners:
@@ -70,6 +81,11 @@ class DeathWatch:
         if died is not None:
             died()
 
+    @property
+    def status(self) -> int | None:
+        """How a child of ours ended, as in `PeerCrashed`. It is not reaped by this."""
+        return self._mortal.find_status()
+
     def close(self) -> None:
         """Stop waiting. Idempotent."""
         self._died = _nobody
@@ -87,14 +103,38 @@ def watch_peer(sock: int, pid: int, died: _Died) -> DeathWatch | None:
         died: A bound method, whose object is not kept alive.
 
     Returns:
-        What ends this, or None where the kernel gives no pidfd: before Linux 6.5, and of a
-        process that is gone already.
+        What ends this, or None of a process that is gone already.
     """
+    return _watch(pid, lambda: peer_pidfd(sock), died)
+
+
+def watch_holder(pid: int, file: str, died: _Died) -> DeathWatch | None:
+    """Do the same for a process that says it is the one at the other end.
+
+    Args:
+        pid: The process.
+        file: What it has to be able to write to: see `aioipc.kernel.pidfd.holder_pidfd`.
+        died: A bound method, whose object is not kept alive.
+
+    Returns:
+        What ends this, or None where it cannot be seen that the process has the file.
+    """
+    # Most peers are known to the kernel.
+    from aioipc.kernel.pidfd import holder_pidfd  # noqa: PLC0415
+
+    pidfd = holder_pidfd(pid, file)
+    if pidfd is None:
+        return None
+    with OwnedFd(pidfd) as held:
+        return _watch(pid, held.detach, died)
+
+
+def _watch(pid: int, open_pidfd: Callable[[], int | None], died: _Died) -> DeathWatch | None:
     loop = asyncio.get_running_loop()
     mortals = _mortals.setdefault(loop, {})
     mortal = mortals.get(pid)
     if mortal is None or mortal.is_over:
-        pidfd = peer_pidfd(sock)
+        pidfd = open_pidfd()
         if pidfd is None:
             return None
         _forget_the_dead(mortals)

@@ -40,6 +40,7 @@ cdef class FdStream(ByteCore):
     cdef public int atomic_bytes    # the longest write that is kept whole among them, or 0
     cdef public bint pads           # frames may be padded to whole pages of as many bytes
     cdef public object heartbeat    # makes what notices, for a port, that the peer fell silent
+    cdef public object counterpart  # what /proc calls the file that only the peer writes to, or None
     cdef public bint alone          # there is one at a time, so a message may span such writes
     cdef object read_callback
     cdef object write_callback

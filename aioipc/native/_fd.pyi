@@ -10,6 +10,7 @@ class FdStream:
     alone: bool
     pads: bool
     heartbeat: Callable[[Any], Any] | None
+    counterpart: str | None
     wait_closed: Callable[[], Awaitable[None]] | None
     @property
     def watch(self) -> Any: ...

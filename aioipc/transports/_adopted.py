@@ -17,6 +17,7 @@ from aioipc.kernel.descriptors import (
     Kind,
     SocketFacts,
     adopt,
+    file_name,
     find_facts,
     find_socket_facts,
 )
@@ -82,6 +83,8 @@ def adopted_stream(
         peer=peer,
         owners={end.fileno(): end for end in ends},
     )
+    if reads and (name := file_name(ends[0].fileno())).startswith("pipe:"):
+        stream.counterpart = name  # a FIFO has a path, and many writers
     abandon_in_child(stream)
     if packets is not None and isinstance(stream, PacketStream):
         with_packets(stream, packets.send_buffer_bytes)

@@ -172,6 +172,7 @@ class RingTransport:
         rings: The rings, where they are made already.
         detachable: Whether an offer waits unread in the socket, so that another process can
             take this end over.
+        counterpart: Of a pair: what /proc calls the other socket.
     """
 
     capabilities = CAPABILITIES
@@ -185,8 +186,10 @@ class RingTransport:
         ring_bytes: int = 0,
         rings: Rings | None = None,
         detachable: bool = False,
+        counterpart: str | None = None,
     ) -> None:
         self.address = address
+        self.counterpart = counterpart
         self.peer = peer
         self._ring_bytes = ring_bytes
         self._rings = rings

@@ -17,7 +17,7 @@ from aioipc.errors import (
     ResourceExhausted,
     TruncatedFrame,
 )
-from aioipc.loop.death import DeathWatch, watch_peer
+from aioipc.loop.death import DeathWatch, watch_holder, watch_peer
 from aioipc.wire.framing import Kind
 from aioipc.wire.hello import (
     Goodbye,
@@ -218,17 +218,21 @@ class Session:
         self._watch_peer(self._handshake.peer)
 
     def _watch_peer(self, hello: Hello | None) -> None:
-        """Notice the end of the peer even where a child of it has inherited the socket.
+        """Notice the end of the peer even where a child of it has inherited its descriptors.
 
         Who connected or listened may have passed the connection on, and then ended: so only if
-        it is the one who speaks.
+        it is the one who speaks. Of the ends of a pair the kernel knows only who made them: there
+        the one who speaks has to have the other end.
         """
-        peer = self.transport.peer
-        if self._death is not None or peer is None or hello is None:
+        if self._death is not None or hello is None or hello.pid == os.getpid():
             return
-        if hello.pid == peer.pid != os.getpid():
-            with contextlib.suppress(ResourceExhausted):  # the end of the socket is still noticed
-                self._death = watch_peer(self.socket_fd, peer.pid, self.peer_died)
+        peer = self.transport.peer
+        other_end = getattr(self.transport, "counterpart", None)
+        with contextlib.suppress(ResourceExhausted):  # the end of the stream is still noticed
+            if peer is not None and hello.pid == peer.pid:
+                self._death = watch_peer(self.socket_fd, hello.pid, self.peer_died)
+            elif other_end:
+                self._death = watch_holder(hello.pid, other_end, self.peer_died)
 
     def stop_watching(self) -> None:
         """Wait no longer for the end of the peer. Idempotent."""
@@ -243,8 +247,19 @@ class Session:
         if isinstance(error, IPCError) and not isinstance(error, PeerCrashed):
             return error
         if inside_frame:
-            return TruncatedFrame(f"{address}: the peer died inside a message")
-        return error or PeerCrashed(f"{address}: the peer ended without a goodbye")
+            error = TruncatedFrame(f"{address}: the peer died inside a message")
+        crash = error or PeerCrashed(f"{address}: the peer ended without a goodbye")
+        return self._with_status(crash)
+
+    def _with_status(self, crash: PeerCrashed) -> PeerCrashed:
+        """Say how the process ended, if it is a child of ours and that is known."""
+        status = None if self._death is None else self._death.status
+        if status is None or crash.status is not None:
+            return crash
+        # Few processes die.
+        from aioipc.kernel.pidfd import describe  # noqa: PLC0415
+
+        return type(crash)(f"{crash} (the peer {describe(status)})", status=status)
 
     def _refused(self, error: IPCError) -> None:
         # Two peers that refuse each other would answer a GOODBYE with another for ever.
@@ -254,8 +269,10 @@ class Session:
     def _send_failed(self, error: IPCError) -> IPCError:
         """What was received says more about the end, and the failure what was lost in it."""
         found = self._why_it_failed(error) if self._reads else error
-        if isinstance(found, PeerCrashed) and isinstance(error, PeerCrashed):
-            found.unconsumed = error.unconsumed
+        if isinstance(found, PeerCrashed):
+            found = self._with_status(found)
+            if isinstance(error, PeerCrashed):
+                found.unconsumed = error.unconsumed
         return found
 
     def _why_it_failed(self, error: IPCError) -> IPCError:

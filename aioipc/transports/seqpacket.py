@@ -10,6 +10,7 @@ import socket
 from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.kernel.credentials import peer_credentials
+from aioipc.kernel.descriptors import file_name
 from aioipc.limits import Limits
 from aioipc.native._packet import PacketStream
 from aioipc.transports._meeting import connect_unix, listen_unix
@@ -50,9 +51,12 @@ def pair(*, limits: Limits) -> tuple[PacketStream, PacketStream]:
     """Two connected ends: socketpair(2)."""
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with left, right:
-        return _end_of_pair(left), _end_of_pair(right)
+        names = file_name(left.fileno()), file_name(right.fileno())
+        return _end_of_pair(left, names[1]), _end_of_pair(right, names[0])
 
 
-def _end_of_pair(end: socket.socket) -> PacketStream:
+def _end_of_pair(end: socket.socket, other: str) -> PacketStream:
     end.setblocking(False)
-    return packet_stream(end, peer_credentials(end.fileno()), "unix+seqpacket:pair")
+    stream = packet_stream(end, peer_credentials(end.fileno()), "unix+seqpacket:pair")
+    stream.counterpart = other
+    return stream

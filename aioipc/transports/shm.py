@@ -17,6 +17,7 @@ from aioipc.address import Address
 from aioipc.errors import AddressError, ConnectError, HandshakeError, from_os_error
 from aioipc.kernel.ancillary import receive_with_fds, send_with_fds
 from aioipc.kernel.credentials import peer_credentials, same_user_or_root
+from aioipc.kernel.descriptors import file_name
 from aioipc.kernel.owned import OwnedFd, OwnedSocket, socket_above_stdio
 from aioipc.limits import Limits
 from aioipc.loop.waiting import wait_fd
@@ -100,7 +101,8 @@ def pair(*, limits: Limits) -> tuple[RingTransport, RingTransport]:
             copies = [OwnedFd(os.dup(number)) for number in numbers]
             theirs = take_rings(offer, copies)
             undo.pop_all()
-        ends = ((left, ours), (right, theirs))
+        names = file_name(left.fileno()), file_name(right.fileno())
+        ends = ((left, names[1], ours), (right, names[0], theirs))
         first, second = (
             RingTransport(
                 end,
@@ -108,8 +110,9 @@ def pair(*, limits: Limits) -> tuple[RingTransport, RingTransport]:
                 peer=peer_credentials(end.fileno()),
                 rings=rings,
                 detachable=True,
+                counterpart=other,
             )
-            for end, rings in ends
+            for end, other, rings in ends
         )
     return first, second
 

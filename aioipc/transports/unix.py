@@ -7,6 +7,7 @@ import socket
 from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.kernel.credentials import peer_credentials
+from aioipc.kernel.descriptors import file_name
 from aioipc.limits import Limits
 from aioipc.native._fd import FdStream
 from aioipc.transports._meeting import UNIX, connect_unix, listen_unix, unix_stream
@@ -47,9 +48,12 @@ def pair(*, limits: Limits) -> tuple[FdStream, FdStream]:
     """Two connected ends: socketpair(2)."""
     left, right = socket.socketpair()
     with left, right:
-        return _end_of_pair(left), _end_of_pair(right)
+        names = file_name(left.fileno()), file_name(right.fileno())
+        return _end_of_pair(left, names[1]), _end_of_pair(right, names[0])
 
 
-def _end_of_pair(end: socket.socket) -> FdStream:
+def _end_of_pair(end: socket.socket, other: str) -> FdStream:
     end.setblocking(False)
-    return unix_stream(end, peer_credentials(end.fileno()), "unix:pair")
+    stream = unix_stream(end, peer_credentials(end.fileno()), "unix:pair")
+    stream.counterpart = other
+    return stream

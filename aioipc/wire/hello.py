@@ -77,7 +77,8 @@ class Hello:
         codec: The name of the codec of its messages.
         max_message_bytes: The longest message that it accepts.
         capabilities: The optional behaviour that it understands.
-        pid: Its process id, for people to read; it never authorises anything.
+        pid: Its process id, for people to read and to notice its end; it never authorises
+            anything.
         nonce: 16 random bytes, by which a connection to oneself is noticed.
         version: Major and minor version of its protocol.
     """

@@ -19,6 +19,7 @@ from aioipc.kernel.credentials import (
     same_user,
     same_user_or_root,
 )
+from aioipc.kernel.pidfd import is_alive
 from aioipc.kernel.rendezvous import bind_unix
 from tests.children import Peer, Peers
 from tests.kernel.strangers import BECOME_NOBODY, NOBODY, as_root
@@ -133,10 +134,17 @@ def test_the_pidfd_tells_when_the_peer_is_dead(listener: socket.socket, peers: P
         os.close(pidfd)
 
 
-def test_no_pidfd_from_an_old_kernel(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+def test_an_old_kernel_tells_the_pid(
+    listener: socket.socket, peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(credentials, "_SO_PEERPIDFD", 9999)  # ENOPROTOOPT, as before 6.5
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(listener.getsockname())
-        assert peer_pidfd(client.fileno()) is None
+    peer, connection = _connect(peers, listener)
+    with connection:
+        pidfd = peer_pidfd(connection.fileno())
+        assert pidfd is not None
+        assert not os.get_inheritable(pidfd)
+        assert is_alive(pidfd)
+        peer.kill()
+        assert not is_alive(pidfd)
+        os.close(pidfd)
+        assert peer_pidfd(connection.fileno()) is None, "it was reaped"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from aioipc.kernel import pidfd as module
-from aioipc.kernel.pidfd import exit_status, is_alive, open_pidfd, send_signal
+from aioipc.kernel.descriptors import file_name
+from aioipc.kernel.pidfd import exit_status, holder_pidfd, is_alive, open_pidfd, send_signal
 from aioipc.kernel.spawn import Child, spawn
 from tests.children import Peers
 
@@ -47,6 +49,40 @@ def test_a_killing_signal(number: int) -> None:
         _wait(child.pidfd)
         assert not is_alive(child.pidfd)
         assert child.status() == -number
+
+
+def test_a_status_without_reaping() -> None:
+    with spawn(["false"]) as child:
+        _wait(child.pidfd)
+        assert exit_status(child.pidfd, reap=False) == 1
+        assert os.waitpid(child.pid, os.WNOHANG) == (child.pid, 1 << 8)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[int, int]]:
+    """An anonymous pipe: to read, and to write."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_only_who_can_write_holds_a_pipe(side: int, ends: tuple[int, int], peers: Peers) -> None:
+    assert file_name(ends[0]) == file_name(ends[1])
+    peer = peers.script("input()", pass_fds=[ends[side]])
+    pidfd = holder_pidfd(peer.pid, file_name(ends[0]))
+    assert (pidfd is not None) == (side == 1)
+    if pidfd is not None:
+        assert not os.get_inheritable(pidfd)
+        os.close(pidfd)
+    peer.kill()
+    assert holder_pidfd(peer.pid, file_name(ends[0])) is None
+
+
+@pytest.mark.parametrize("pid", [0, 1, 2**31, 2**32 - 1])
+def test_a_pid_of_nobody_who_could_be_meant(pid: int, ends: tuple[int, int]) -> None:
+    assert holder_pidfd(pid, file_name(ends[0])) is None
 
 
 def test_the_first_status_reaps_and_stays() -> None:

@@ -70,9 +70,9 @@ async def test_the_child_is_killed(peers: Peers) -> None:
         assert await peer.next_line() == "sent"
         peer.kill()
         assert await left.receive() == "the last word"
-        with pytest.raises(PeerCrashed, match="without a goodbye") as caught:
+        with pytest.raises(PeerCrashed, match=r"without a goodbye|has ended") as caught:
             await left.receive()
-        assert caught.value.status is None, "nobody holds the child's pidfd"
+        assert caught.value.status in (None, -9), "its pipe ends shortly before itself"
         with pytest.raises(PeerCrashed):
             await left.send("too late")
 
@@ -101,8 +101,8 @@ async def test_the_child_is_killed_inside_a_message(peers: Peers) -> None:
             await left.receive()
 
 
-async def test_a_grandchild_that_holds_the_end_hides_the_death(peers: Peers) -> None:
-    """Without a pidfd the end comes with the last copy of the descriptor, and not before."""
+async def test_a_grandchild_hides_the_death_of_one_that_never_spoke(peers: Peers) -> None:
+    """Without its HELLO the end comes with the last copy of the descriptor, and not before."""
     left, right = aioipc.pair("pipe")
     async with left:
         address, fds = right.detach()
