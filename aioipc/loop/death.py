@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from aioipc.kernel.credentials import peer_pidfd
 from aioipc.kernel.owned import OwnedFd, abandon_in_child
+from aioipc.kernel.pidfd import exit_status, holder_pidfd
 from aioipc.loop.fd import FdWatch
 
 __all__ = ["DeathWatch", "watch_holder", "watch_peer"]
@@ -34,9 +35,6 @@ class _Mortal:
 
     def find_status(self) -> int | None:
         """How it ended, where that can be known by now."""
-        # Few processes die.
-        from aioipc.kernel.pidfd import exit_status  # noqa: PLC0415
-
         if self.status is None and not self.is_over:
             self.status = exit_status(self._pidfd.fileno(), reap=False)
         return self.status
@@ -119,9 +117,6 @@ def watch_holder(pid: int, file: str, died: _Died) -> DeathWatch | None:
     Returns:
         What ends this, or None where it cannot be seen that the process has the file.
     """
-    # Most peers are known to the kernel.
-    from aioipc.kernel.pidfd import holder_pidfd  # noqa: PLC0415
-
     pidfd = holder_pidfd(pid, file)
     if pidfd is None:
         return None

@@ -18,6 +18,7 @@ from aioipc.errors import (
 )
 from aioipc.kernel.ancillary import let_fds_pass
 from aioipc.limits import MIB
+from aioipc.loop.patience import Patience
 from aioipc.native._fd import FdStream
 from aioipc.native._stream import StreamPort
 from aioipc.transports._session import Session, passing
@@ -26,7 +27,6 @@ from aioipc.wire.hello import Hello, WireCapability
 
 if TYPE_CHECKING:
     from aioipc.limits import Limits
-    from aioipc.loop.patience import Patience
 
 __all__ = ["FramedTransport", "PeerPort", "message_limit"]
 
@@ -109,15 +109,9 @@ class PeerPort(Session, StreamPort):
         if self._message_s == math.inf:
             return
         if self._patience is None:
-            self._patience = self._open_patience()
+            self._patience = Patience(self._rest_overdue)
         message, _, announced = self.part()
         self._patience.wait(message, self._allowed_s(announced))
-
-    def _open_patience(self) -> Patience:
-        # Short messages come whole.
-        from aioipc.loop.patience import Patience  # noqa: PLC0415
-
-        return Patience(self._rest_overdue)
 
     def _rest_looked_for(self) -> None:
         if self._patience is not None:

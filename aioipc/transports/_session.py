@@ -17,6 +17,7 @@ from aioipc.errors import (
     ResourceExhausted,
     TruncatedFrame,
 )
+from aioipc.kernel.pidfd import describe
 from aioipc.loop.death import DeathWatch, watch_holder, watch_peer
 from aioipc.wire.framing import Kind
 from aioipc.wire.hello import (
@@ -256,9 +257,6 @@ class Session:
         status = None if self._death is None else self._death.status
         if status is None or crash.status is not None:
             return crash
-        # Few processes die.
-        from aioipc.kernel.pidfd import describe  # noqa: PLC0415
-
         return type(crash)(f"{crash} (the peer {describe(status)})", status=status)
 
     def _refused(self, error: IPCError) -> None:
