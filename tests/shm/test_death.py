@@ -6,6 +6,7 @@ transport as over all others, is in tests/test_peer_death.py.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import os
@@ -20,6 +21,7 @@ import pytest
 import aioipc
 from aioipc import Channel, EndOfStream, Limits, PeerCrashed, WouldBlock
 from tests.children import PATIENCE_S, Peers
+from tests.links import until
 from tests.peers.nursery import Counter, Nursery, message
 from tests.programs import program
 from tests.scale import patience_s, scaled
@@ -29,6 +31,8 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(patience_s(60))]
 
 KILLS = scaled(10, full=500)  # on each of two loops
 LONGEST_LIFE_S = 0.02
+MOST_IN_HAND = 8
+"""Messages that a receiver of these tests looks at and has not given back."""
 
 
 @pytest.fixture
@@ -110,6 +114,71 @@ async def send_all(channel: Channel[bytes], accepted: list[bytes]) -> PeerCrashe
                     accepted.append(one)
     except PeerCrashed as crash:
         return crash
+
+
+@kinds
+async def test_what_was_not_taken_is_sent_again(
+    kind: str, nursery: Nursery, tmp_path: Path, chance: random.Random
+) -> None:
+    """Case 40: each message is worked on once at least, and its number tells who had it before."""
+    journal = tmp_path / "journal"
+    journal.touch()
+    limits = Limits(ring_bytes=CAPACITY)
+    ledger = Ledger()
+    for _ in range(KILLS):
+        async with peer_process(kind, nursery, "journal", limits, journal=str(journal)) as (
+            channel,
+            pid,
+        ):
+            before = journal.stat().st_size
+            sending = asyncio.create_task(ledger.send_all(channel))
+            await until(lambda: journal.stat().st_size > before)  # noqa: B023 - called here
+            await asyncio.sleep(chance.random() * LONGEST_LIFE_S)  # the instant of the kill
+            nursery.kill(pid)
+            async with asyncio.timeout(PATIENCE_S):
+                crash = await sending
+            left = channel.unconsumed()
+            assert crash.unconsumed == len(left)
+            ledger.due = left + ledger.due
+    async with peer_process(kind, nursery, "journal", limits, journal=str(journal)) as (
+        channel,
+        pid,
+    ):
+        await channel.send_many(ledger.due)
+        await channel.send_eof()
+        assert await asyncio.to_thread(nursery.wait, pid) == 0
+    numbers = array.array("Q", journal.read_bytes())
+    assert sorted(set(numbers)) == list(range(ledger.count))
+    assert len(numbers) - ledger.count <= KILLS * MOST_IN_HAND
+
+
+class Ledger:
+    """What one sender sends to one receiver after the other."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.due: list[bytes] = []
+
+    async def send_all(self, channel: Channel[bytes]) -> PeerCrashed:
+        """Send what others did not take, and then what is new, until it fails."""
+        try:
+            while self.due:
+                await channel.send(self.due[0])
+                self.due.pop(0)
+            while True:
+                await self.send_next(channel)
+        except PeerCrashed as crash:
+            return crash
+
+    async def send_next(self, channel: Channel[bytes]) -> None:
+        """Send the next message, every third one written in place."""
+        one = message(self.count, large=False)
+        if self.count % 3:
+            await channel.send(one)
+        else:
+            async with channel.reserve(len(one)) as slot:
+                slot.view[:] = one
+        self.count += 1
 
 
 @kinds
