@@ -184,7 +184,8 @@ class BareEnd:
         with watched(fd) as rung:
             while True:
                 rung.clear()
-                with contextlib.suppress(BlockingIOError):
+                # A socket that was closed before all bells were read is reset: unix(7).
+                with contextlib.suppress(BlockingIOError, ConnectionResetError):
                     self.sock.recv(4096) if self.own_bell < 0 else os.eventfd_read(self.own_bell)
                 self.reads.set_word(C_WAIT, 1)
                 for came, payload in self.reads.take():

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,10 +52,15 @@ MAXREC = CAPACITY // 4
 
 
 @contextlib.asynccontextmanager
-async def attacked(directory: Path) -> AsyncIterator[tuple[Channel[bytes], BareEnd]]:
+async def attacked(
+    directory: Path, *, socket_bells: bool = False, **options: Any
+) -> AsyncIterator[tuple[Channel[Any], BareEnd]]:
     """A channel, and the server that it has connected to."""
-    async with asyncio.timeout(patience_s(PATIENCE_S)), played_server(directory) as (opening, sock):
-        with BareEnd.offering(sock.dup()) as end:
+    async with (
+        asyncio.timeout(patience_s(PATIENCE_S)),
+        played_server(directory, **options) as (opening, sock),
+    ):
+        with BareEnd.offering(sock.dup(), socket_bells=socket_bells) as end:
             sock.close()
             async with await opening as channel:
                 yield channel, end
@@ -316,26 +322,6 @@ async def test_the_end_that_was_taken_back(runtime_dir: Path) -> None:
         assert await channel.receive() == b"last"
         with pytest.raises(aioipc.EndOfStream):
             await channel.receive()
-
-
-async def test_holes_in_the_memory(runtime_dir: Path) -> None:
-    """Case 45: punched out pages are zeros, which are no record."""
-    async with serving(runtime_dir) as victim:
-        with await greeted(victim) as end:
-            punch(end)
-            end.writes.set_word(TAIL, 4096)
-            end.ring()
-            assert isinstance(await victim.endings.get(), RingCorrupted)
-        await victim.assert_serves()
-
-
-def punch(end: BareEnd) -> None:
-    import ctypes
-
-    keep_size_punch_hole = 1 | 2
-    libc = ctypes.CDLL(None, use_errno=True)
-    size = ctypes.c_long(end.map.size())
-    assert libc.fallocate(end.memory_fd, keep_size_punch_hole, ctypes.c_long(0), size) == 0
 
 
 # Floods: cases 43, 46, 47
