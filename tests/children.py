@@ -176,7 +176,7 @@ class Peers:
         return peer
 
 
-def _switches(pid: int) -> int:
+def switches(pid: int) -> int:
     """How often a process was switched to, in all of its threads: proc_pid_status(5)."""
     count = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
@@ -189,6 +189,6 @@ async def come_to_rest(*peers: Peer) -> None:
     """Wait until, for a while, none of them has run at all."""
     deadline = time.monotonic() + PATIENCE_S
     counts = None
-    while counts != (counts := [_switches(peer.pid) for peer in peers]):
+    while counts != (counts := [switches(peer.pid) for peer in peers]):
         assert time.monotonic() < deadline, "they never come to rest"
         await asyncio.sleep(0.25)  # a while in which nothing happens is what is measured

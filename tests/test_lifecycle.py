@@ -16,6 +16,7 @@ import pytest
 
 import aioipc
 from tests.children import Peers
+from tests.links import SMALL_RING
 from tests.programs import loop_name, program
 from tests.scale import patience_s, scaled
 
@@ -75,7 +76,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("kind", ["unix", "pipe"])
+@pytest.mark.parametrize("kind", ["unix", "pipe", "shm"])
 def test_a_loop_that_closes_under_open_channels(peers: Peers, kind: str, loop: str) -> None:
     peer = peers.script(LEFT_OPEN, kind, loop)
     warned, left = peer.line(), peer.line()
@@ -85,7 +86,7 @@ def test_a_loop_that_closes_under_open_channels(peers: Peers, kind: str, loop: s
 
 @pytest.mark.parametrize("doing", ["send", "receive", "both"])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("kind", ["unix", "pipe"])
+@pytest.mark.parametrize("kind", ["unix", "pipe", "shm"])
 def test_ctrl_c_in_the_middle(peers: Peers, kind: str, loop: str, doing: str) -> None:
     peer = peers.script(INTERRUPTED, kind, loop, doing)
     assert peer.line() == "ready"
@@ -105,10 +106,11 @@ def resident_bytes() -> int:
 
 @pytest.mark.asyncio
 @pytest.mark.timeout(patience_s(60))
-async def test_descriptors_used_again_carry_nothing_over() -> None:
+@pytest.mark.parametrize("address", ["unix:", "shm:"])
+async def test_descriptors_used_again_carry_nothing_over(address: str) -> None:
     """Each connection says who it is; no word of another one ever arrives."""
-    async with aioipc.listen("unix:") as listener:
-        for number in range(scaled(1_000, full=100_000)):
+    async with aioipc.listen(address) as listener:
+        for number in range(scaled(500, full=100_000)):
             async with aioipc.connect(listener.address) as client:
                 await client.send(number)
                 async with await listener.accept() as server:
@@ -119,11 +121,13 @@ async def test_descriptors_used_again_carry_nothing_over() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.timeout(patience_s(60))
-@pytest.mark.parametrize("kind", ["unix", "pipe", "memory"])
+@pytest.mark.parametrize("kind", ["unix", "pipe", "memory", "shm"])
 async def test_opening_and_closing_for_ever_costs_nothing(kind: str) -> None:
+    limits = aioipc.Limits(ring_bytes=SMALL_RING)
+
     async def cycle(times: int) -> None:
         for _ in range(times):
-            left, right = aioipc.pair(kind)
+            left, right = aioipc.pair(kind, limits=limits)
             async with left, right:
                 await left.send("x")
                 assert await right.receive() == "x"
@@ -252,7 +256,8 @@ def children() -> set[str]:
 @pytest.mark.asyncio
 @pytest.mark.timeout(patience_s(60))
 @pytest.mark.parametrize(
-    "address", ["unix:name", "unix:@{}", "tcp://127.0.0.1:0", "fifo:{}/fifo", "exec:cat"]
+    "address",
+    ["unix:name", "unix:@{}", "shm:name", "tcp://127.0.0.1:0", "fifo:{}/fifo", "exec:cat"],
 )
 async def test_connecting_and_closing_for_ever_costs_nothing(
     address: str, runtime_dir: Path
@@ -292,9 +297,10 @@ async def _through_listener(address: str, number: int) -> None:
 @pytest.mark.asyncio
 @pytest.mark.slow
 @pytest.mark.timeout(patience_s(60))
-async def test_traffic_for_ever_costs_nothing() -> None:
+@pytest.mark.parametrize("address", ["unix:", "shm:"])
+async def test_traffic_for_ever_costs_nothing(address: str) -> None:
     """The full run takes 3 minutes, after 30 s to warm up."""
-    async with aioipc.listen("unix:", codec="raw") as listener:
+    async with aioipc.listen(address, codec="raw") as listener:
         serving = asyncio.create_task(listener.serve(_echo))
         async with aioipc.connect(listener.address, codec="raw") as channel:
 
@@ -308,7 +314,7 @@ async def test_traffic_for_ever_costs_nothing() -> None:
             await talk(scaled(1, full=30))
             gc.collect()
             fds, resident = fds_open(), resident_bytes()
-            await talk(scaled(2, full=180))
+            await talk(scaled(1, full=180))
             gc.collect()
             assert fds_open() == fds
             assert resident_bytes() - resident < 1024 * 1024
