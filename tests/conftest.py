@@ -65,7 +65,7 @@ ON_ONE_LOOP = frozenset(
         *("shm", "sync", "transports"),
         *("test_backpressure", "test_cancellation", "test_contracts", "test_dropped"),
         *("test_fifo_faults", "test_hostile_peer", "test_lifecycle", "test_peer_death"),
-        *("test_segments", "test_silence", "test_unix_faults"),
+        *("test_polling", "test_segments", "test_silence", "test_unix_faults"),
     }
 )
 """Directories and files of tests that take long together: each test runs on one loop."""

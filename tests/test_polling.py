@@ -1,0 +1,135 @@
+"""Polls before a sleep: what they look at, what they find, and that they are counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import aioipc
+from aioipc import Channel, Limits
+from aioipc.loop.waiting import pacer_of
+from tests.children import PATIENCE_S, Peers
+from tests.links import SMALL_RING, until
+from tests.programs import program
+
+pytestmark = pytest.mark.asyncio
+
+FULL_NS = 50_000
+SHORT_NS = 1_000
+LIMITS = Limits(ring_bytes=SMALL_RING)
+KINDS = ["shm", "shm", "unix", "shm", "pipe"]
+MOST_POLLED = 8
+
+
+def grant_a_budget() -> None:
+    """Let the next wait poll: short sleeps, and no misses."""
+    budget = pacer_of(asyncio.get_running_loop()).budget
+    budget.hit()
+    while budget.next_ns() < FULL_NS:
+        budget.blocked(SHORT_NS)
+
+
+# One poll for all who wait in a loop
+
+
+class Sleeper:
+    """A channel whose receiver is asleep, and the other end."""
+
+    def __init__(self, kind: str) -> None:
+        self.near, self.far = aioipc.pair(kind, codec="raw", limits=LIMITS)
+        self.receiving = asyncio.create_task(self.near.receive())
+
+    async def asleep(self) -> None:
+        waits = self.near.statistics().receive_waits
+        await until(lambda: self.near.statistics().receive_waits > waits)
+
+    async def close(self) -> None:
+        self.receiving.cancel()
+        await asyncio.wait([self.receiving])
+        self.near.abort()
+        self.far.abort()
+
+
+@contextlib.asynccontextmanager
+async def sleepers(*kinds: str) -> AsyncIterator[list[Sleeper]]:
+    """Several in one loop, of which the last was asleep and woke just now."""
+    async with contextlib.AsyncExitStack() as stack:
+        every = []
+        for kind in kinds:
+            every.append(Sleeper(kind))
+            stack.push_async_callback(every[-1].close)
+            await every[-1].asleep()
+        # A loop that lately took long for others does not poll; a wake-up lets it forget that.
+        every[-1].far.send_nowait(b"wake up")
+        await every[-1].receiving
+        yield every
+
+
+def poll(channel: Channel[bytes]) -> tuple[int, bool]:
+    """Begin to receive and give up: how often that polled, and whether the budget paid for a miss.
+
+    It does for a poll that found nothing for anybody.
+    """
+    pacer = pacer_of(asyncio.get_running_loop())
+    pacer.end_turn()  # so that this turn has only begun
+    grant_a_budget()
+    before = channel.statistics().polls
+    receiving = channel.receive()
+    receiving.send(None)
+    receiving.close()
+    return channel.statistics().polls - before, pacer.budget.next_ns() < FULL_NS
+
+
+@pytest.mark.parametrize("polling", ["shm", "unix", "pipe"])
+@pytest.mark.parametrize("chosen", range(len(KINDS)))
+async def test_a_poll_looks_at_everybody(polling: str, chosen: int) -> None:
+    """Whoever has something goes on; the poll of another channel finds it at once."""
+    async with sleepers(*KINDS, polling) as (*others, last):
+        assert poll(last.near) == (1, True)
+        others[chosen].far.send_nowait(b"for the chosen one")
+        assert poll(last.near) == (1, False)
+        assert await others[chosen].receiving == b"for the chosen one"
+        assert not any(one.receiving.done() for one in others if one is not others[chosen])
+        assert last.near.statistics().poll_hits == 0
+
+
+@pytest.mark.parametrize("polling", ["shm", "unix"])
+async def test_where_many_wait_the_loop_is_the_better_poller(polling: str) -> None:
+    async with sleepers(*["unix"] * (MOST_POLLED + 1), polling) as (*_, last):
+        assert poll(last.near) == (0, False)
+    async with sleepers(*["unix"] * MOST_POLLED, polling) as (*_, last):
+        assert poll(last.near) == (1, True)
+
+
+# Between two processes
+
+ECHO = """
+async with await aioipc.connect(sys.argv[1], polling=sys.argv[2]) as channel:
+    await echo(channel)
+"""
+
+
+@pytest.mark.parametrize("kind", ["shm", "unix", "pipe"])
+@pytest.mark.parametrize("polling", ["adaptive", "busy"])
+async def test_polls_find_answers(kind: str, polling: Any, peers: Peers) -> None:
+    """Who is found awake needs no bell."""
+    ours, theirs = aioipc.pair(kind, polling=polling)
+    address, fds = theirs.detach()
+    program(peers, ECHO, address, polling, pass_fds=fds)
+    for fd in fds:
+        os.close(fd)
+    async with ours, asyncio.timeout(PATIENCE_S):
+        counts = ours.statistics()
+        while not counts.poll_hits or (kind == "shm" and not counts.bells_saved):
+            grant_a_budget()
+            await ours.send("ping")
+            assert await ours.receive() == "ping"
+            counts = ours.statistics()
+        assert counts.poll_hits <= counts.polls
+        if polling == "busy":
+            assert (counts.send_waits, counts.receive_waits) == (0, 0)
