@@ -38,6 +38,9 @@ MESSAGE_BYTES = 4096 * MESSAGE_PAGES - 8
 RING_PAGES = (HEAD_BYTES + CAPACITY) // 4096
 DATA_PAGES = [page for page in range(2 * RING_PAGES) if page % RING_PAGES]
 
+Journey = tuple[int, type[BaseException] | None]
+"""How many messages arrived with holes, and what ended the connection, if anything did."""
+
 
 def punch(fd: int, at: int, size: int) -> None:
     """Take pages away: fallocate(2)."""
@@ -123,10 +126,8 @@ async def test_holes_anywhere_in_the_data(peers: Peers) -> None:
     assert endings <= {None, RingCorrupted, ProtocolError, PeerCrashed}
 
 
-async def punched(
-    pages: Iterable[int], peers: Peers
-) -> list[tuple[int, type[BaseException] | None]]:
-    """Let messages travel both ways while pages are taken away: `travel` of each direction."""
+async def punched(pages: Iterable[int], peers: Peers) -> tuple[Journey, Journey]:
+    """Let messages travel both ways while pages are taken away."""
     memory = memory_file()
     async with both_over(memory) as (left, right):
         puncher = peers.script(PUNCHER, memory, *pages, pass_fds=[memory])
@@ -138,13 +139,8 @@ async def punched(
             puncher.kill()
 
 
-async def travel(
-    sender: Channel[bytes], receiver: Channel[bytes]
-) -> tuple[int, type[BaseException] | None]:
-    """Send until enough arrived with holes in it: how many, and what ended the connection if not.
-
-    What arrives is what was sent, or zeros.
-    """
+async def travel(sender: Channel[bytes], receiver: Channel[bytes]) -> Journey:
+    """Send until enough arrived with holes; whatever arrives is what was sent, or zeros."""
     damaged = 0
     try:
         for letter in itertools.cycle(range(1, 256)):
