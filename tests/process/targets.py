@@ -65,7 +65,8 @@ async def tell_events(channel: aioipc.Channel[Event], names: list[str]) -> None:
 
 
 async def report(channel: Channel) -> None:
-    """Say what this process was given."""
+    """Say what this process was given, once it knows its parent: that takes a descriptor."""
+    await channel.receive()
     await channel.send(
         {
             "fds": open_fds(),

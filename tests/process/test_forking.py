@@ -52,6 +52,7 @@ class TestWorkers:
     async def test_are_given_what_others_are(self, monkeypatch: Any, tmp_path: Path) -> None:
         async def report(start: Any) -> dict[str, Any]:
             async with spawn(targets.report, start=start) as worker:
+                await worker.channel.send("report")
                 found: dict[str, Any] = await worker.channel.receive()
             assert found.pop("group") == worker.pid
             del found["parent"]

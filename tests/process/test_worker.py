@@ -132,6 +132,7 @@ class TestWhatItIsGiven:
             aioipc.connect(listener.address),
             spawn(targets.report, transport=transport, setup=Setup(env=env(MARK="5"))) as worker,
         ):
+            await worker.channel.send("report")
             report = await worker.channel.receive()
             own = closed_in_children()
             shared = set(report["fds"]) & own
