@@ -576,6 +576,51 @@ async def test_many_wait_in_a_ring_that_nobody_reads(files: list[int]) -> None:
 
 
 @pytest.mark.asyncio
+async def test_more_behind_an_open_slot_than_the_receiver_takes(files: list[int]) -> None:
+    """The others wait until it has ended, and what they go with can be seen."""
+    async with link_over("shm")(codec="raw") as (left, right):
+        slot = await left.reserve(1).__aenter__()
+        sending = [asyncio.create_task(left.send(b"x", fds=files * 10)) for _ in range(6)]
+        await steps(20)
+        with pytest.raises(WouldBlock):
+            right.receive_nowait()
+        await slot.__aexit__(None, None, None)
+        assert await right.receive() == bytes(1)
+        for _ in sending:
+            assert await right.receive() == b"x"
+            assert closed(right.take_fds()) == inodes(files * 10)
+        await asyncio.gather(*sending)
+
+
+@pytest.mark.asyncio
+async def test_many_wait_behind_those_that_were_not_taken(files: list[int]) -> None:
+    async with link_over("shm")(codec="raw") as (left, right):
+        many = (files * 26)[:MOST]
+        sending = [asyncio.create_task(left.send(b"x", fds=many)) for _ in range(4)]
+        for _ in sending:
+            assert await right.receive() == b"x"
+            await steps(20)  # what comes next is read meanwhile
+            assert closed(right.take_fds()) == inodes(many)
+        await asyncio.gather(*sending)
+
+
+@pytest.mark.asyncio
+async def test_descriptors_for_a_peer_that_is_gone_count_nothing(files: list[int]) -> None:
+    """Before the loop has heard of its end."""
+    left, right = aioipc.pair("shm", codec="raw")
+    async with left:
+        await right.send(b"greeted")
+        await left.receive()
+        await left.send(b"one")
+        await left.flush()
+        right.abort()
+        with pytest.raises(PeerCrashed) as caught:
+            await left.send(b"two", fds=files[:1])
+        assert caught.value.unconsumed == 1
+        assert left.unconsumed() == [b"one"]
+
+
+@pytest.mark.asyncio
 async def test_while_many_wait_the_end_of_the_peer_is_heard(files: list[int]) -> None:
     """Also by a side that only waits for room to send."""
     async with link_over("shm")(codec="raw") as (left, right):

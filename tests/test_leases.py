@@ -35,6 +35,16 @@ async def take(channel: Channel[Any]) -> bytes:
         return bytes(view)
 
 
+def fill_by(channel: Channel[Any], length: int) -> list[bytes]:
+    """Send messages of one length until there is no room."""
+    sent = []
+    with contextlib.suppress(aioipc.WouldBlock):
+        while True:
+            channel.send_nowait(bytes(length))
+            sent.append(bytes(length))
+    return sent
+
+
 async def until_refused(channel: Channel[Any]) -> None:
     """Wait until the end of the peer is noticed, and send nothing more for that."""
     with contextlib.suppress(aioipc.WouldBlock):
@@ -297,6 +307,76 @@ async def test_more_slots_than_there_may_be_wait_for_one_to_end(link: Link) -> N
         for slot in [*slots[1:], await waiting]:
             await slot.__aexit__(None, None, None)
         assert len([await right.receive() for _ in range(MOST_SLOTS + 1)]) == MOST_SLOTS + 1
+
+
+@shm
+async def test_the_end_of_the_peer_wakes_who_waits_for_a_slot(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        slot = await left.reserve(8).__aenter__()
+        await left.send(b"behind")
+        flushing = asyncio.create_task(left.flush())
+        await steps(5)
+        right.abort()
+        with pytest.raises(PeerCrashed):
+            await flushing
+        with pytest.raises(PeerCrashed):
+            await slot.__aexit__(None, None, None)
+
+
+@shm
+async def test_slots_that_are_taken_back_make_room(link: Link) -> None:
+    """The peer, which has taken everything, sees no change."""
+    quarter = SMALL_RING // 4 - 8
+    async with link(codec="raw") as (left, _):
+        slots = [await left.reserve(quarter).__aenter__() for _ in range(3)]
+        waiting = asyncio.create_task(left.reserve(quarter).__aenter__())
+        await steps(10)
+        waits = waiting.done()
+        for slot in reversed(slots):
+            await slot.__aexit__(ValueError, ValueError(), None)
+        await (await waiting).__aexit__(None, None, None)
+        assert not waits
+
+
+@shm
+async def test_a_flush_that_is_given_up_leaves_the_others_their_room(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await left.send(b"first")
+        slot = await left.reserve(8).__aenter__()
+        fill(left)
+        flushing = asyncio.create_task(left.flush())
+        await steps(5)
+        sending = asyncio.create_task(left.send(bytes(3_000)))
+        await steps(5)
+        flushing.cancel()
+        await steps(5)
+        await slot.__aexit__(None, None, None)
+        got = [await right.receive() for _ in range(4)]
+        assert got[:2] == [b"first", bytes(8)]
+        while not sending.done():
+            await right.receive()
+
+
+@shm
+async def test_a_close_with_a_waiting_sender_and_an_open_slot(link: Link) -> None:
+    """The ring is full to the last byte behind the slot, and not even GOODBYE fits."""
+    length = SMALL_RING // 16 - 8
+    async with link(codec="raw") as (left, right):
+        await left.send(b"greeted")
+        await right.receive()
+        await right.send(b"greeted")
+        await left.receive()
+        slot = await left.reserve(length).__aenter__()
+        sent = len(fill_by(left, length)) + len(fill_by(left, 0))
+        waiting = asyncio.create_task(left.send(b"no room"))
+        await steps(10)
+        closing = asyncio.create_task(left.aclose())
+        assert len([message async for message in right]) == sent
+        await closing
+        with pytest.raises(ClosedError):
+            await waiting
+        with pytest.raises(ClosedError):
+            await slot.__aexit__(None, None, None)
 
 
 @shm

@@ -24,6 +24,7 @@ __all__ = [
     "file_name",
     "find_facts",
     "find_socket_facts",
+    "is_hung_up",
     "is_listening",
     "keep_from_children",
     "open_null",
@@ -122,6 +123,13 @@ def file_name(fd: int) -> str:
         return os.readlink(f"/proc/self/fd/{fd}")
     except FileNotFoundError:
         return ""
+
+
+def is_hung_up(fd: int) -> bool:
+    """Whether the other end of a socket is gone, whatever lies unread in it: poll(2), POLLRDHUP."""
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def adopt(fd: int, *, keep: bool = False) -> Descriptor:

@@ -673,8 +673,8 @@ cdef class ChannelCore:
             Others: As `send`.
 
         Cancellation:
-            All or nothing, as `send`. A view that is kept beyond the block stays valid memory,
-            but is not the caller's to write to any more.
+            All or nothing, as `send`. A view that is kept beyond the block, or used after the
+            channel was closed, stays valid memory, but is not the caller's to write to any more.
         """
         if nbytes < 0:
             raise ValueError(f"nbytes must be at least 0, not {nbytes}")

@@ -164,6 +164,7 @@ cdef class RingPort(FramePort):
     cdef list controls           # (tag, payload) that did not fit yet
     cdef bint said_closed
     cdef uint64_t behind         # end of the last message that was put behind an open slot
+    cdef int fds_behind          # descriptors of such messages, which the peer takes first
     cdef list rest_fds           # what leaves with the first part of the message
     cdef bint deaf               # so many descriptors wait that no more are taken
     cdef bint in_place           # a message can be read where it lies: the peer is trusted
@@ -199,7 +200,8 @@ cdef class RingPort(FramePort):
     cdef int c_fill(self, unsigned char* payload, Py_ssize_t size) except -1
     cdef int c_push_controls(self) except -1
     cdef int c_send_with_fds(self, object parts, object fds) except -1
-    cdef int c_pass_fds(self, object fds) except -1
+    cdef int c_pass_fds(self, object fds, uint64_t before) except -1
+    cdef bint c_may_pass(self, int fd_count) noexcept
     cdef int c_allow_fds(self, int most) except -1
     cdef int c_collect_fds(self, int count) except -1
     cdef Py_ssize_t c_hear(self) except -2

@@ -627,6 +627,8 @@ cdef class RingPort(FramePort):
         if self.stall == UNTIL_SLOT_ENDS:
             self.stall = NOT_STALLED
             self.c_call_writer()
+        elif self.armed and ring_writable(&self.producer):
+            self.c_call_back(self._drain)  # it was the last in the ring: the peer sees no change
         return 0
 
     @cython.final
@@ -733,6 +735,8 @@ cdef class RingPort(FramePort):
             return NO_ROOM
         if (self.rest is not None or self.controls) and not self.c_flush():
             return NO_ROOM
+        if not self.c_may_pass(fd_count):
+            return NO_ROOM
         self.rest_fds = [numbers[i] for i in range(fd_count)]
         try:
             return self.c_send_large(pieces, size)
@@ -743,8 +747,11 @@ cdef class RingPort(FramePort):
         finally:
             self.rest_fds = None
 
-    cdef int c_pass_fds(self, object fds) except -1:
-        """Send the descriptors of a message whose place in the ring is claimed: 1 if they left."""
+    cdef int c_pass_fds(self, object fds, uint64_t before) except -1:
+        """Send the descriptors of a message whose place in the ring is claimed: 1 if they left.
+
+        It was claimed at ``before``; a failure counts what the peer did not take, without it.
+        """
         cdef int numbers[MOST_FDS]
         cdef int fd_count = read_numbers(fds, numbers)
         cdef iovec one
@@ -754,12 +761,26 @@ cdef class RingPort(FramePort):
         n = send_with_fds(self.transport.socket_fd, &one, 1, numbers, fd_count)
         if n > 0:
             self.backoff_s = 0
+            if ring_any_lease(&self.producer.leases):
+                self.fds_behind += fd_count
             return 1
         if n == -EAGAIN:
             self.stall = UNTIL_SOCKET
         else:
+            self.producer.cursor = before
+            if self.rest_is_new:
+                self.rest = None
             self.c_fds_failed(-n)
         return 0
+
+    cdef bint c_may_pass(self, int fd_count) noexcept:
+        """Whether the peer takes so many more descriptors before it sees their messages."""
+        if <int64_t>(self.behind - self.producer.published) <= 0:
+            self.fds_behind = 0
+        if self.fds_behind + fd_count <= MOST_FDS:
+            return True
+        self.stall = UNTIL_SLOT_ENDS
+        return False
 
     cdef object c_write_error(self, int number):
         self.dead = True
@@ -773,13 +794,15 @@ cdef class RingPort(FramePort):
         self.c_check_sending()
         if (self.rest is not None or self.controls) and not self.c_flush():
             return NO_ROOM
+        if not self.c_may_pass(len(fds)):
+            return NO_ROOM
         before = self.producer.cursor
         answer = ring_claim(&self.producer, tag, len(told), &payload)
         if answer != RING_QUEUED:
             return self.c_no_room(answer)
         memcpy(payload, PyBytes_AS_STRING(told), len(told))
         try:
-            if fds and not self.c_pass_fds(fds):
+            if fds and not self.c_pass_fds(fds, before):
                 self.producer.cursor = before
                 return NO_ROOM
         except BaseException:
@@ -839,6 +862,7 @@ cdef class RingPort(FramePort):
             self._refused(error)
             self.c_fail_sending(error)
             raise error
+        self.stall = NOT_STALLED
         return NO_ROOM
 
     @cython.final
@@ -872,7 +896,7 @@ cdef class RingPort(FramePort):
                 self.c_no_room(answer)
                 return 0
             try:
-                if fd_count and not self.c_pass_fds(self.rest_fds):
+                if fd_count and not self.c_pass_fds(self.rest_fds, before):
                     self.producer.cursor = before
                     return 0
                 self.c_fill(payload, size)
@@ -939,6 +963,7 @@ cdef class RingPort(FramePort):
             raise self.send_failure
         if self.write_ended:
             ring_drop_leases(&self.producer)  # they would hold back what was accepted
+            self.c_publish()
         if (self.rest is not None and not self.c_push_rest()) or not self.c_push_controls():
             return self.c_block()
         self.c_publish()
@@ -1157,10 +1182,10 @@ cdef class RingPort(FramePort):
         cdef Py_ssize_t n
         if not self.is_open:
             return
-        if self.queue is not None and self.queue.c_unclaimed() > MOST_FDS:
+        if self.queue is not None and self.queue.arrivals.count > MOST_FDS:
             # As many as one message has, and more: they stay where they are until it was received.
-            self.transport.pause_lifeline(self)
             self.deaf = True
+            self.transport.pause_lifeline(self)
             return
         n = self.c_hear()
         if n > 0:
@@ -1171,13 +1196,13 @@ cdef class RingPort(FramePort):
         if n != -EAGAIN:
             self.peer_died()
 
-    def _unread(self):
-        """More lies in the socket, from which nothing is read for now."""
+    def look_while_deaf(self):
+        """Find out by looking what the socket cannot tell while nothing is read from it."""
         if not self.is_open:
             return
         if self.transport.is_cut():
             self.peer_died()
-        elif self.bells_are_sockets:
+        else:
             self.c_look()
 
     def peer_died(self):
@@ -1186,7 +1211,7 @@ cdef class RingPort(FramePort):
             return
         self.dead = True
         self.transport.stop_lifeline()
-        if self.stall == UNTIL_RETURNED:
+        if self.stall != NOT_STALLED:
             self._stall_ended()
         self.c_look()
 
@@ -1219,7 +1244,7 @@ cdef class RingPort(FramePort):
         if rung:
             self.c_call_back(self._rung_meanwhile)
         self.c_check_fds(count)
-        if self.deaf:
+        if self.deaf and self.queue.arrivals.count <= MOST_FDS:
             self.deaf = False
             if not self.dead:
                 self.transport.resume_lifeline(self)

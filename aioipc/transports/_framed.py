@@ -127,6 +127,9 @@ class PeerPort(Session, StreamPort):
 
     def _rest_overdue(self) -> None:
         _, came, announced = self.part()
+        if not came:  # taken in passing, by a send that wanted the HELLO
+            self._rest_came()
+            return
         self.give_up(
             ProtocolError(
                 f"{self.stream.address}: the peer did not finish a message within "

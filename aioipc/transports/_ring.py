@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from aioipc.abc import Capability, PeerCredentials
 from aioipc.errors import ClosedError, HandshakeError, from_os_error
 from aioipc.kernel.ancillary import send_with_fds
-from aioipc.kernel.arrivals import Arrivals
+from aioipc.kernel.descriptors import is_hung_up
 from aioipc.kernel.eventfd import create_eventfd, is_eventfd
 from aioipc.kernel.memory import create_memory, what_is_wrong
 from aioipc.kernel.owned import OwnedFd, abandon_in_child, above_stdio
@@ -130,25 +130,24 @@ def take_rings(offer: Offer, fds: list[OwnedFd]) -> Rings:
     return Rings(memory, offer, tuple(bells))
 
 
-class _Tripwire:
-    """Looks now and then at a ring whose users sleep, for `ChannelStatistics.lost_wakeups`.
+_TRIPWIRE_S = 1.0
+_DEAF_S = 0.05
 
-    Args:
-        port: The port over the ring; not kept alive.
-    """
 
-    interval_s = 1.0
+class _Regularly:
+    """Calls a method of an object, which it does not keep alive, every so often."""
 
-    def __init__(self, port: _Listening) -> None:
-        self._port = weakref.ref(port)
+    def __init__(self, look: Callable[[], object], interval_s: float) -> None:
+        self._method = weakref.WeakMethod(look)
+        self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(self.interval_s, self._look)
+        self._timer = self._loop.call_later(interval_s, self._look)
 
     def _look(self) -> None:
-        port = self._port()
-        if port is not None:
-            port.look_for_lost_wakeup()
-            self._timer = self._loop.call_later(self.interval_s, self._look)
+        look = self._method()
+        if look is not None:
+            self._timer = self._loop.call_later(self._interval_s, self._look)
+            look()
 
     def close(self) -> None:
         self._timer.cancel()
@@ -158,7 +157,7 @@ class _Listening(Protocol):
     def look_for_lost_wakeup(self) -> None: ...
     def _rung(self) -> None: ...
     def _lifeline(self) -> None: ...
-    def _unread(self) -> None: ...
+    def look_while_deaf(self) -> None: ...
 
 
 class RingTransport:
@@ -198,9 +197,8 @@ class RingTransport:
         self._socket = OwnedFd(above_stdio(sock.detach()))
         self._bell = FdWatch()
         self._lifeline = FdWatch()
-        self._news = FdWatch()
-        self._arrivals: Arrivals | None = None
-        self._tripwire: _Tripwire | None = None
+        self._deafness: _Regularly | None = None
+        self._tripwire: _Regularly | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         abandon_in_child(self)
 
@@ -303,7 +301,7 @@ class RingTransport:
         if self._rings is not None and self._rings.bells:
             self._bell.watch_reading(self._rings.bells[0].fileno(), port._rung)
         if os.environ.get("AIOIPC_DEBUG") == "1":
-            self._tripwire = _Tripwire(port)
+            self._tripwire = _Regularly(port.look_for_lost_wakeup, _TRIPWIRE_S)
 
     def _drop_offer(self) -> None:
         """Forget the offer that nobody took; the kernel closes the descriptors in it."""
@@ -315,26 +313,23 @@ class RingTransport:
             view.detach()
 
     def pause_lifeline(self, port: _Listening) -> None:
-        """Leave unread for a while what waits in the socket, and tell only that there is more."""
+        """Leave unread for a while what waits in the socket, and look now and then instead."""
         self._lifeline.unwatch_reading()
-        self._arrivals = Arrivals(self.socket_fd)
-        self._news.watch_reading(self._arrivals.fileno(), port._unread)
+        self._deafness = _Regularly(port.look_while_deaf, _DEAF_S)
 
     def is_cut(self) -> bool:
-        """Whether that was the end of the peer."""
-        return self._arrivals is not None and self._arrivals.take()
+        """Whether the peer is gone, whatever lies unread in the socket."""
+        return is_hung_up(self.socket_fd)
 
     def resume_lifeline(self, port: _Listening) -> None:
         """Read again what comes over the socket."""
-        self._end_news()
+        self._end_deafness()
         self._lifeline.watch_reading(self.socket_fd, port._lifeline)
 
-    def _end_news(self) -> None:
-        self._news.close()
-        self._news = FdWatch()
-        if self._arrivals is not None:
-            self._arrivals.close()
-            self._arrivals = None
+    def _end_deafness(self) -> None:
+        if self._deafness is not None:
+            self._deafness.close()
+            self._deafness = None
 
     def when_room(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` once when the socket has room."""
@@ -347,7 +342,7 @@ class RingTransport:
 
     def stop_lifeline(self) -> None:
         """The peer is gone: what can be read for ever must not be watched."""
-        self._end_news()
+        self._end_deafness()
         self._lifeline.close()
 
     # The transport
@@ -396,7 +391,6 @@ class RingTransport:
         """Leave loop and memory to the parent process, in a forked child."""
         self._bell.abandon()
         self._lifeline.abandon()
-        self._news.abandon()
         if self._port is not None:
             self._port.abandon()
 

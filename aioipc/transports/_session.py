@@ -257,7 +257,9 @@ class Session:
         status = None if self._death is None else self._death.status
         if status is None or crash.status is not None:
             return crash
-        return type(crash)(f"{crash} (the peer {describe(status)})", status=status)
+        told = type(crash)(f"{crash} (the peer {describe(status)})", status=status)
+        told.__cause__ = crash.__cause__
+        return told
 
     def _refused(self, error: IPCError) -> None:
         # Two peers that refuse each other would answer a GOODBYE with another for ever.

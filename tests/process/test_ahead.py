@@ -51,10 +51,10 @@ async def begin(model: Model, step: int, *, behind: int) -> list[asyncio.Task[in
 
 
 async def test_many_calls_go_ahead(model: Model) -> None:
-    calls = [asyncio.create_task(model.add(number)) for number in range(4)]
-    await asyncio.sleep(0)
+    calls = await begin(model, Steps.waits, behind=3)
     assert pool_of(model).statistics().open > 1
-    assert await asyncio.gather(*calls) == [*range(4)]
+    Path("gate").touch()
+    assert await asyncio.gather(*calls) == [Steps.waits, *range(3)]
 
 
 async def test_they_come_back_from_one_that_computes(tmp_path: Path, monkeypatch: Any) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 import aioipc
 from aioipc import Limits
-from aioipc.transports._ring import _Tripwire
 from aioipc.wire.framing import Kind
 from tests.children import PATIENCE_S, Peers
 from tests.peers.load import payload
@@ -101,7 +100,7 @@ async def test_nobody_is_forgotten(
 @pytest.fixture
 def quick_tripwire(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIOIPC_DEBUG", "1")
-    monkeypatch.setattr(_Tripwire, "interval_s", 0.01)
+    monkeypatch.setattr("aioipc.transports._ring._TRIPWIRE_S", 0.01)
 
 
 async def test_the_tripwire_finds_a_message_without_a_bell(
