@@ -9,7 +9,7 @@ import itertools
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -170,10 +170,10 @@ def link_over(kind: str) -> Link:
     return link
 
 
-def fill(channel: Channel[Any]) -> list[bytes]:
-    """Send until there is no room, not even for nothing."""
+def fill(channel: Channel[Any], sizes: Sequence[int] = (4000, 8, 0)) -> list[bytes]:
+    """Send until there is no room, by default not even for nothing."""
     sent = []
-    for size in (4000, 8, 0):
+    for size in sizes:
         for number in itertools.count():
             message = (b"%*d" % (size, number))[:size]
             try:

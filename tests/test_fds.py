@@ -579,6 +579,8 @@ async def test_many_wait_in_a_ring_that_nobody_reads(files: list[int]) -> None:
 async def test_more_behind_an_open_slot_than_the_receiver_takes(files: list[int]) -> None:
     """The others wait until it has ended, and what they go with can be seen."""
     async with link_over("shm")(codec="raw") as (left, right):
+        await right.send(b"greeted")
+        await left.receive()
         slot = await left.reserve(1).__aenter__()
         sending = [asyncio.create_task(left.send(b"x", fds=files * 10)) for _ in range(6)]
         await steps(20)

@@ -89,15 +89,21 @@ async def test_what_a_killed_receiver_left_is_known(
             sending = asyncio.create_task(send_all(channel, accepted))
             await asyncio.sleep(chance.random() * LONGEST_LIFE_S)  # the instant of the kill
             nursery.kill(pid)
-            async with asyncio.timeout(PATIENCE_S):
-                crash = await sending
-            left = channel.unconsumed()
-            assert crash.unconsumed == len(left)
+            left = await unconsumed(channel, sending)
             retired = len(accepted) - len(left)
             assert left == accepted[retired:]
             assert retired <= taken.value + 1, "taken, but not counted yet"
             kept = sum(8 + (len(m) + 7 & ~7) for m in accepted[retired : taken.value])
             assert kept <= ring_bytes // 4 + 4096, "taken, and given back a little later"
+
+
+async def unconsumed(channel: Channel[bytes], sending: asyncio.Task[PeerCrashed]) -> list[bytes]:
+    """What the peer that was killed had not taken; the error counts the same."""
+    async with asyncio.timeout(PATIENCE_S):
+        crash = await sending
+    left = channel.unconsumed()
+    assert crash.unconsumed == len(left)
+    return left
 
 
 async def send_all(channel: Channel[bytes], accepted: list[bytes]) -> PeerCrashed:
@@ -135,11 +141,7 @@ async def test_what_was_not_taken_is_sent_again(
             await until(lambda: journal.stat().st_size > before)  # noqa: B023 - called here
             await asyncio.sleep(chance.random() * LONGEST_LIFE_S)  # the instant of the kill
             nursery.kill(pid)
-            async with asyncio.timeout(PATIENCE_S):
-                crash = await sending
-            left = channel.unconsumed()
-            assert crash.unconsumed == len(left)
-            ledger.due = left + ledger.due
+            ledger.due = await unconsumed(channel, sending) + ledger.due
     async with peer_process(kind, nursery, "journal", limits, journal=str(journal)) as (
         channel,
         pid,
