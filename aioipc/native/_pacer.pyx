@@ -18,12 +18,14 @@ cdef extern from "<poll.h>" nogil:
         POLLOUT
     int poll(pollfd*, unsigned long, int)
 
-# Fairness: one checkpoint per so many operations or nanoseconds, whichever is first.
+# Fairness: one checkpoint per so many operations or nanoseconds, whichever is first. asyncio runs
+# what is ready before what a descriptor has become ready for, and that before the task which it
+# wakes, so somebody else may wait for three turns.
 cdef enum:
     OPS_PER_TURN = 512
     OPS_PER_CLOCK = 32
     MOST_POLLED = 8              # more sleepers than this: the loop is the better poller
-cdef int64_t TURN_NS = 60_000
+cdef int64_t TURN_NS = 48_000
 
 # Adaptive polling (measured by benchmarks/round_trip.py; see docs/architecture.md).
 cdef int64_t FULL_BUDGET_NS = 50_000

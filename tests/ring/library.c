@@ -11,6 +11,8 @@ typedef struct {
     uint64_t capacity;
 } Pair;
 
+void copy(void *to, const void *from, size_t length) { ring_copy(to, from, length); }
+
 Pair *pair_open(uint64_t capacity, uint64_t start)
 {
     Pair *pair = calloc(1, sizeof *pair);

@@ -89,6 +89,7 @@ _PLAIN = {
 
 def _load() -> ctypes.CDLL:
     functions = ctypes.CDLL(str(program("library.c", shared=True)))
+    functions.copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     functions.pair_open.restype = functions.pair_data.restype = ctypes.c_void_p
     for name in ("needed", "count_unconsumed", "head", "tail"):
         getattr(functions, f"pair_{name}").restype = ctypes.c_uint64
@@ -501,6 +502,25 @@ def test_closing_wakes_a_sleeper() -> None:
     assert pair("close_stream") == "RING_WAKE"
     assert pair("arm") == "RING_END"
     pair("close")
+
+
+LENGTHS = (*range(300), 511, 512, 2047, 2048, 2049, 5_000)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 7, 8, 30, 31])
+def test_a_copy_is_exact(offset: int) -> None:
+    """Whatever its length and wherever it lies in its page; and nothing beside it changes."""
+    source = bytes(1 + number % 255 for number in range(max(LENGTHS)))
+    taken = ctypes.create_string_buffer(source, len(source))
+    memory = ctypes.create_string_buffer(16_384)
+    distance = (ctypes.addressof(taken) - ctypes.addressof(memory) + offset) % 4096
+    for length in LENGTHS:
+        place = ctypes.addressof(memory) + 64 + distance
+        ctypes.memset(memory, 0, len(memory))
+        RingMachine.functions.copy(place, taken, length)
+        expected = bytes(64 + distance) + source[:length]
+        assert memory.raw == expected.ljust(len(memory), b"\0")
+    RingMachine.functions.copy(place, None, 0)
 
 
 # --- docs/ring.md --------------------------------------------------------------------------------
