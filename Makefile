@@ -124,9 +124,10 @@ $(VENV)/.installed: pyproject.toml
 	@$(PIP) install --no-build-isolation --editable '.[cli,uvloop]'
 	@touch $@ $(VENV)/.native
 
+# What is shared by several modules changes all of them, which setuptools does not know.
 .PHONY: unbuilt
 $(VENV)/.native: $(VENV)/.installed $(NATIVE) $(UNBUILT)
-	@$(SETUP) --quiet build_ext --inplace
+	@$(SETUP) --quiet build_ext --inplace $(if $(filter %.h %.pxd,$?),--force)
 	@touch $@
 
 $(VENV)/.test $(VENV)/.bench $(VENV)/.bench-native $(VENV)/.docs: $(VENV)/.%: $(VENV)/.installed
