@@ -23,7 +23,7 @@ from aioipc.address import Address
 from aioipc.channel import Channel, Port
 from aioipc.errors import AccessDenied, AddressError
 from aioipc.limits import Limits
-from aioipc.native._core import AdaptedPort
+from aioipc.native._adapted import AdaptedPort
 from aioipc.transports._framed import FramedTransport, PeerPort, message_limit
 from aioipc.wire.framing import FRAMERS
 

@@ -26,7 +26,8 @@ from aioipc.errors import AddressError, ClosedError, EndOfStream, ForkError, IPC
 from aioipc.kernel.statistics import Kind, open_row
 from aioipc.limits import Limits
 from aioipc.loop.waiting import pacer_of, wait_writable
-from aioipc.native._core import AdaptedPort, ChannelCore, called_natively
+from aioipc.native._adapted import AdaptedPort
+from aioipc.native._core import ChannelCore, called_natively
 from aioipc.native._pacer import Pacer
 from aioipc.transports._framed import PeerPort
 from aioipc.transports._ring import RingPeerPort, RingTransport

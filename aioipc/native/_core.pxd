@@ -175,11 +175,3 @@ cdef class Borrow(Receive):
 
 cdef class Flush(SendOperation):
     pass
-
-
-cdef class AdaptedPort(MessagePort):
-    cdef readonly object transport
-    cdef object gather
-    cdef object calls
-
-    cdef int c_count_calls(self) except -1

@@ -4,7 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from aioipc.abc import Codec, HasFileno, MessageTransport
+from aioipc.abc import Codec, HasFileno
 from aioipc.native._pacer import MessagePort, Pacer
 
 _T = TypeVar("_T")
@@ -72,9 +72,3 @@ class Slot:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
-
-class AdaptedPort(MessagePort):
-    @property
-    def transport(self) -> MessageTransport: ...
-    def __init__(self, transport: MessageTransport) -> None: ...
-    def close(self) -> None: ...

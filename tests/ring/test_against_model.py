@@ -513,12 +513,12 @@ def test_a_copy_is_exact(offset: int) -> None:
     source = bytes(1 + number % 255 for number in range(max(LENGTHS)))
     taken = ctypes.create_string_buffer(source, len(source))
     memory = ctypes.create_string_buffer(16_384)
-    distance = (ctypes.addressof(taken) - ctypes.addressof(memory) + offset) % 4096
+    distance = 4096 + (ctypes.addressof(taken) - ctypes.addressof(memory) + offset) % 4096
+    place = ctypes.addressof(memory) + distance
     for length in LENGTHS:
-        place = ctypes.addressof(memory) + 64 + distance
         ctypes.memset(memory, 0, len(memory))
         RingMachine.functions.copy(place, taken, length)
-        expected = bytes(64 + distance) + source[:length]
+        expected = bytes(distance) + source[:length]
         assert memory.raw == expected.ljust(len(memory), b"\0")
     RingMachine.functions.copy(place, None, 0)
 
