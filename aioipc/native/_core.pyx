@@ -27,6 +27,7 @@ from aioipc.native._pacer cimport (
     NO_ROOM,
     Pacer,
     clock_ns,
+    is_cut_short,
     must_yield,
 )
 from aioipc.native._scan cimport scanner_of
@@ -908,7 +909,7 @@ cdef class Operation:
                 if for_room:
                     port.c_flush()
                 return RETRY
-            if core.polling == BUSY or (found == 0 and budget_ns > left_ns):
+            if core.polling == BUSY or (found == 0 and is_cut_short(budget_ns, left_ns)):
                 return self.c_yield(result)  # and poll on in the next turn
             if found == 0:
                 pacer.budget.c_miss()

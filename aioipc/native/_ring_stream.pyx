@@ -11,7 +11,7 @@ from cpython.buffer cimport (
 from libc.stdint cimport int64_t, uint64_t
 
 from aioipc.native._frames cimport get_buffer
-from aioipc.native._pacer cimport Pacer, clock_ns
+from aioipc.native._pacer cimport Pacer, clock_ns, is_cut_short
 from aioipc.native._ring cimport (
     FRAGMENT,
     GATHER,
@@ -217,7 +217,7 @@ cdef class RingStream:
         found = pacer.c_poll(self.port, min(budget_ns, left_ns), False)
         if found == 1:
             pacer.budget.c_hit()
-        elif found == 0 and budget_ns <= left_ns:
+        elif found == 0 and not is_cut_short(budget_ns, left_ns):
             pacer.budget.c_miss()
         return found == 1
 
