@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 import aioipc
 from aioipc import Channel, Limits
 from aioipc.loop.waiting import pacer_of
+from aioipc.transports._framed import FramedTransport
 from tests.children import PATIENCE_S, Peers
 from tests.links import SMALL_RING, until
 from tests.programs import program
@@ -24,6 +26,7 @@ SHORT_NS = 1_000
 LIMITS = Limits(ring_bytes=SMALL_RING)
 KINDS = ["shm", "shm", "unix", "shm", "pipe"]
 MOST_POLLED = 8
+LONGER_THAN_A_TURN_S = 0.000_2
 
 
 def grant_a_budget() -> None:
@@ -70,8 +73,19 @@ async def sleepers(*kinds: str) -> AsyncIterator[list[Sleeper]]:
         yield every
 
 
-def poll(channel: Channel[bytes]) -> tuple[int, bool]:
-    """Begin to receive and give up: how often that polled, and whether the budget paid for a miss.
+def asleep_after(channel: Channel[Any]) -> int:
+    """Receive until that sleeps, and give up: how often the loop would have turned before."""
+    receiving = channel.receive()
+    turns = 0
+    while receiving.send(None) is None:
+        turns += 1
+        assert turns < 10, "it never sleeps"
+    receiving.close()
+    return turns
+
+
+def poll(channel: Channel[bytes]) -> tuple[bool, bool]:
+    """Receive until that sleeps: whether it polled, and whether the budget paid for a miss.
 
     It does for a poll that found nothing for anybody.
     """
@@ -79,10 +93,8 @@ def poll(channel: Channel[bytes]) -> tuple[int, bool]:
     pacer.end_turn()  # so that this turn has only begun
     grant_a_budget()
     before = channel.statistics().polls
-    receiving = channel.receive()
-    receiving.send(None)
-    receiving.close()
-    return channel.statistics().polls - before, pacer.budget.next_ns() < FULL_NS
+    assert asleep_after(channel) <= 1
+    return channel.statistics().polls > before, pacer.budget.next_ns() < FULL_NS
 
 
 @pytest.mark.parametrize("polling", ["shm", "unix", "pipe"])
@@ -90,9 +102,9 @@ def poll(channel: Channel[bytes]) -> tuple[int, bool]:
 async def test_a_poll_looks_at_everybody(polling: str, chosen: int) -> None:
     """Whoever has something goes on; the poll of another channel finds it at once."""
     async with sleepers(*KINDS, polling) as (*others, last):
-        assert poll(last.near) == (1, True)
+        assert poll(last.near) == (True, True)
         others[chosen].far.send_nowait(b"for the chosen one")
-        assert poll(last.near) == (1, False)
+        assert poll(last.near) == (True, False)
         assert await others[chosen].receiving == b"for the chosen one"
         assert not any(one.receiving.done() for one in others if one is not others[chosen])
         assert last.near.statistics().poll_hits == 0
@@ -101,9 +113,31 @@ async def test_a_poll_looks_at_everybody(polling: str, chosen: int) -> None:
 @pytest.mark.parametrize("polling", ["shm", "unix"])
 async def test_where_many_wait_the_loop_is_the_better_poller(polling: str) -> None:
     async with sleepers(*["unix"] * (MOST_POLLED + 1), polling) as (*_, last):
-        assert poll(last.near) == (0, False)
+        assert poll(last.near) == (False, False)
     async with sleepers(*["unix"] * MOST_POLLED, polling) as (*_, last):
-        assert poll(last.near) == (1, True)
+        assert poll(last.near) == (True, True)
+
+
+@pytest.mark.parametrize("polling", ["adaptive", "block"])
+async def test_looks_that_take_longer_than_a_turn_end_in_a_sleep(
+    polling: Literal["adaptive", "block"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where each system call is traced: an idle channel lets the loop sleep."""
+    quick = FramedTransport.try_receive
+
+    def slow(transport: FramedTransport) -> bytes | None:
+        until_s = time.perf_counter() + LONGER_THAN_A_TURN_S
+        while time.perf_counter() < until_s:
+            pass
+        return quick(transport)
+
+    near, far = aioipc.pair("unix", codec="raw", framing="lines", polling=polling)
+    async with near, far:
+        await far.send(b"first")
+        assert await near.receive() == b"first"
+        monkeypatch.setattr(FramedTransport, "try_receive", slow)
+        grant_a_budget()
+        assert asleep_after(near) == 1
 
 
 # Between two processes

@@ -27,7 +27,6 @@ from aioipc.native._pacer cimport (
     NO_ROOM,
     Pacer,
     clock_ns,
-    is_cut_short,
     must_yield,
 )
 from aioipc.native._scan cimport scanner_of
@@ -790,6 +789,7 @@ cdef class Operation:
             if state == NEW:
                 core.c_enter()
                 self.state = RUNNING
+                self.c_begin_wait()
                 self.c_claim()
                 if must_yield(core.pacer):
                     if not self.queued:
@@ -821,6 +821,7 @@ cdef class Operation:
         cdef Pacer pacer = core.pacer
         self.state = RUNNING
         self.waiter = None
+        self.c_begin_wait()
         if core.receiver is self:
             pacer.waiting.discard(core.port)
         pacer.c_resume()
@@ -884,6 +885,17 @@ cdef class Operation:
         result[0] = <PyObject*>self.waiter
         return NEXT
 
+    cdef inline void c_begin_wait(self) noexcept:
+        """What this operation waits for from here on is another thing."""
+        self.has_turned = False
+        self.unpolled_ns = 0
+
+    cdef int c_turn(self, int64_t unpolled_ns, PyObject** result) except -1:
+        """Let the loop turn within a wait, and poll for the rest after it."""
+        self.has_turned = True
+        self.unpolled_ns = unpolled_ns
+        return self.c_yield(result)
+
     cdef int c_wait(self, bint for_room, PyObject** result) except -1:
         """Poll if that is worth while (RETRY), else suspend the task (NEXT)."""
         cdef ChannelCore core = self.core
@@ -895,23 +907,28 @@ cdef class Operation:
         if not for_room and not core.has_waited:
             core.has_waited = True
             core.c_speak()
+        # Polling goes on over the end of a turn, but over one only: an attempt that takes as long
+        # as a turn must not keep an idle channel awake.
         if left_ns <= 0:
-            return self.c_yield(result)
-        if core.polling == ADAPTIVE:
-            if not pacer.crowded:
-                budget_ns = pacer.budget.c_next_ns()
+            if core.polling == BUSY or not self.has_turned:
+                return self.c_turn(0, result)
         elif core.polling == BUSY:
             budget_ns = BUSY_SLICE_NS
+        elif core.polling == ADAPTIVE and not pacer.crowded:
+            budget_ns = self.unpolled_ns if self.unpolled_ns > 0 else pacer.budget.c_next_ns()
         if budget_ns > 0:
             found = pacer.c_poll(port, min(budget_ns, left_ns), for_room)
             if found == 1:
                 pacer.budget.c_hit()
                 if for_room:
                     port.c_flush()
+                self.c_begin_wait()
                 return RETRY
-            if core.polling == BUSY or (found == 0 and is_cut_short(budget_ns, left_ns)):
-                return self.c_yield(result)  # and poll on in the next turn
+            if core.polling == BUSY:
+                return self.c_turn(0, result)
             if found == 0:
+                if budget_ns > left_ns and not self.has_turned:
+                    return self.c_turn(budget_ns - left_ns, result)
                 pacer.budget.c_miss()
         if for_room:
             port.counters.send_waits += 1
@@ -1020,6 +1037,7 @@ cdef class Receive(Operation):
         """`c_step` after a first try that found nothing."""
         cdef int status
         self.state = RUNNING
+        self.c_begin_wait()
         self.core.receiver = self
         try:
             status = self.c_wait(False, result)

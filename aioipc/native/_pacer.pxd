@@ -25,11 +25,6 @@ cdef enum:
 cdef object NO_FDS               # what a message without descriptors is sent with
 
 
-cdef inline bint is_cut_short(int64_t budget_ns, int64_t left_ns) noexcept:
-    """Whether the turn ends so soon that a poll which finds nothing until then says nothing."""
-    return 2 * left_ns < budget_ns
-
-
 cdef class PollBudget:
     cdef readonly bint enabled
     cdef int64_t budget_ns

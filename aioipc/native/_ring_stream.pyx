@@ -11,7 +11,7 @@ from cpython.buffer cimport (
 from libc.stdint cimport int64_t, uint64_t
 
 from aioipc.native._frames cimport get_buffer
-from aioipc.native._pacer cimport Pacer, clock_ns, is_cut_short
+from aioipc.native._pacer cimport Pacer, clock_ns
 from aioipc.native._ring cimport (
     FRAGMENT,
     GATHER,
@@ -27,6 +27,12 @@ from aioipc.native._ring cimport (
 )
 
 from aioipc.errors import AddressError, ClosedError, EndOfStream, IPCError
+
+cdef enum Poll:
+    POLL_FAILED = -1
+    POLL_MISSED
+    POLL_HIT
+    POLL_OPEN                    # it was not polled, or not for as long as the budget allows
 
 
 cdef class RingStream:
@@ -51,6 +57,7 @@ cdef class RingStream:
     cdef bint is_due             # a poll comes in the next turn of the loop
     cdef bint is_asleep          # the port calls when there are bytes
     cdef int64_t asleep_since_ns
+    cdef int64_t unpolled_ns     # of a poll that the end of the turn cut short
 
     def __init__(self, RingPort port, capabilities, pace):
         self.port = port
@@ -174,6 +181,7 @@ cdef class RingStream:
             if self.c_may_poll():
                 # After a turn: who was given the last bytes may be about to answer them.
                 self.is_due = True
+                self.unpolled_ns = 0
                 self.port.c_call_back(self._poll)
             else:
                 self.c_sleep()
@@ -188,7 +196,7 @@ cdef class RingStream:
         if self.reader is None or self.is_asleep:
             return
         self.pacer.c_resume()
-        if self.c_poll():
+        if self.c_poll() == POLL_HIT:
             self.c_serve()
         else:
             self.c_sleep()
@@ -204,32 +212,44 @@ cdef class RingStream:
         cdef Pacer pacer = self.pacer
         return self.port.is_open and pacer.budget.budget_ns > 0 and not pacer.crowded
 
-    cdef bint c_poll(self) except -1:
-        """Look for bytes as long as that is worth while: whether they came."""
+    cdef Poll c_poll(self) except POLL_FAILED:
+        """Look for bytes as long as that is worth while, over the end of a turn if `_poll` follows."""
         cdef Pacer pacer = self.pacer
         cdef int64_t left_ns = pacer.c_left_ns()
         cdef int64_t budget_ns = 0
         cdef int found
         if left_ns > 0 and self.c_may_poll():
-            budget_ns = pacer.budget.c_next_ns()
+            budget_ns = self.unpolled_ns if self.unpolled_ns > 0 else pacer.budget.c_next_ns()
+        self.unpolled_ns = 0
         if budget_ns == 0:
-            return False
+            return POLL_OPEN
         found = pacer.c_poll(self.port, min(budget_ns, left_ns), False)
         if found == 1:
             pacer.budget.c_hit()
-        elif found == 0 and not is_cut_short(budget_ns, left_ns):
-            pacer.budget.c_miss()
-        return found == 1
+            return POLL_HIT
+        if found == 2:
+            return POLL_OPEN
+        if self.is_due and budget_ns > left_ns:
+            self.unpolled_ns = budget_ns - left_ns
+            return POLL_OPEN
+        pacer.budget.c_miss()
+        return POLL_MISSED
 
     cdef int c_serve(self) except -1:
         """Call who reads: again at once where it answers, and the next bytes come soon."""
         cdef uint64_t sent
+        cdef Poll poll
         while self.reader is not None:
             sent = self.port.counters.bytes_sent
             self._read_on()
             if self.port.counters.bytes_sent == sent or self.record is not None:
                 break  # others have to turn what was read into an answer
-            if not self.is_due or not self.c_poll():
+            if not self.is_due:
+                break
+            poll = self.c_poll()
+            if poll == POLL_MISSED:
+                self.c_sleep()  # which `_poll` leaves alone
+            if poll != POLL_HIT:
                 break
         return 0
 
