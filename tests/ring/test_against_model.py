@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -507,7 +508,7 @@ def test_closing_wakes_a_sleeper() -> None:
 LENGTHS = (*range(300), 511, 512, 2047, 2048, 2049, 5_000)
 
 
-@pytest.mark.parametrize("offset", [0, 1, 7, 8, 30, 31])
+@pytest.mark.parametrize("offset", [0, 1, 7, 8, 30, 31, 32])
 def test_a_copy_is_exact(offset: int) -> None:
     """Whatever its length and wherever it lies in its page; and nothing beside it changes."""
     source = bytes(1 + number % 255 for number in range(max(LENGTHS)))
@@ -521,6 +522,22 @@ def test_a_copy_is_exact(offset: int) -> None:
         expected = bytes(distance) + source[:length]
         assert memory.raw == expected.ljust(len(memory), b"\0")
     RingMachine.functions.copy(place, None, 0)
+
+
+def test_a_copy_reads_nothing_beyond() -> None:
+    """Behind its source lies a page that nobody may touch: mprotect(2)."""
+    page, to = mmap.PAGESIZE, ctypes.create_string_buffer(mmap.PAGESIZE)
+    with mmap.mmap(-1, 2 * page) as memory:
+        memory[:page] = bytes(number % 251 for number in range(page))
+        first = ctypes.c_char.from_buffer(memory)
+        begin = ctypes.addressof(first)
+        forbidden = (ctypes.c_void_p(begin + page), ctypes.c_size_t(page))
+        assert ctypes.CDLL(None).mprotect(*forbidden, 0) == 0
+        for length in range(200):
+            RingMachine.functions.copy(to, begin + page - length, length)
+            assert to.raw[:length] == memory[page - length : page]
+        assert ctypes.CDLL(None).mprotect(*forbidden, mmap.PROT_READ | mmap.PROT_WRITE) == 0
+        del first
 
 
 # --- docs/ring.md --------------------------------------------------------------------------------
