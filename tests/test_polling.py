@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 import aioipc
 from aioipc import Channel, Limits
 from aioipc.loop.waiting import pacer_of
-from aioipc.transports._framed import FramedTransport
 from tests.children import PATIENCE_S, Peers
 from tests.links import SMALL_RING, until
 from tests.programs import program
@@ -26,7 +24,6 @@ SHORT_NS = 1_000
 LIMITS = Limits(ring_bytes=SMALL_RING)
 KINDS = ["shm", "shm", "unix", "shm", "pipe"]
 MOST_POLLED = 8
-LONGER_THAN_A_TURN_S = 0.000_2
 
 
 def grant_a_budget() -> None:
@@ -116,28 +113,6 @@ async def test_where_many_wait_the_loop_is_the_better_poller(polling: str) -> No
         assert poll(last.near) == (False, False)
     async with sleepers(*["unix"] * MOST_POLLED, polling) as (*_, last):
         assert poll(last.near) == (True, True)
-
-
-@pytest.mark.parametrize("polling", ["adaptive", "block"])
-async def test_looks_that_take_longer_than_a_turn_end_in_a_sleep(
-    polling: Literal["adaptive", "block"], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where each system call is traced: an idle channel lets the loop sleep."""
-    quick = FramedTransport.try_receive
-
-    def slow(transport: FramedTransport) -> bytes | None:
-        until_s = time.perf_counter() + LONGER_THAN_A_TURN_S
-        while time.perf_counter() < until_s:
-            pass
-        return quick(transport)
-
-    near, far = aioipc.pair("unix", codec="raw", framing="lines", polling=polling)
-    async with near, far:
-        await far.send(b"first")
-        assert await near.receive() == b"first"
-        monkeypatch.setattr(FramedTransport, "try_receive", slow)
-        grant_a_budget()
-        assert asleep_after(near) == 1
 
 
 # Between two processes

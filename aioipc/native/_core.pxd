@@ -93,8 +93,8 @@ cdef class Operation:
     cdef Waiter waiter
     cdef int state
     cdef int64_t slept_ns
-    cdef int64_t unpolled_ns     # of a poll that the end of the turn cut short
-    cdef bint has_turned         # the loop has turned within this wait
+    cdef bint was_cut            # the end of a turn cut the poll of this wait short,
+    cdef int64_t unpolled_ns     # and left so much of it
     cdef object parts            # Send: the message
     cdef object fds              # Send: the descriptors that go with it
     cdef list objects            # SendMany: the messages. Send: what was encoded with descriptors
@@ -116,7 +116,6 @@ cdef class Operation:
     cdef int c_yield(self, PyObject** result) except -1
     cdef int c_sleep(self, PyObject** result) except -1
     cdef void c_begin_wait(self) noexcept
-    cdef int c_turn(self, int64_t unpolled_ns, PyObject** result) except -1
     cdef int c_wait(self, bint for_room, PyObject** result) except -1
 
 

@@ -887,14 +887,8 @@ cdef class Operation:
 
     cdef inline void c_begin_wait(self) noexcept:
         """What this operation waits for from here on is another thing."""
-        self.has_turned = False
+        self.was_cut = False
         self.unpolled_ns = 0
-
-    cdef int c_turn(self, int64_t unpolled_ns, PyObject** result) except -1:
-        """Let the loop turn within a wait, and poll for the rest after it."""
-        self.has_turned = True
-        self.unpolled_ns = unpolled_ns
-        return self.c_yield(result)
 
     cdef int c_wait(self, bint for_room, PyObject** result) except -1:
         """Poll if that is worth while (RETRY), else suspend the task (NEXT)."""
@@ -907,15 +901,12 @@ cdef class Operation:
         if not for_room and not core.has_waited:
             core.has_waited = True
             core.c_speak()
-        # Polling goes on over the end of a turn, but over one only: an attempt that takes as long
-        # as a turn must not keep an idle channel awake.
         if left_ns <= 0:
-            if core.polling == BUSY or not self.has_turned:
-                return self.c_turn(0, result)
-        elif core.polling == BUSY:
+            return self.c_yield(result)  # it may have stopped for that, with more to do
+        if core.polling == BUSY:
             budget_ns = BUSY_SLICE_NS
         elif core.polling == ADAPTIVE and not pacer.crowded:
-            budget_ns = self.unpolled_ns if self.unpolled_ns > 0 else pacer.budget.c_next_ns()
+            budget_ns = self.unpolled_ns if self.was_cut else pacer.budget.c_next_ns()
         if budget_ns > 0:
             found = pacer.c_poll(port, min(budget_ns, left_ns), for_room)
             if found == 1:
@@ -925,10 +916,12 @@ cdef class Operation:
                 self.c_begin_wait()
                 return RETRY
             if core.polling == BUSY:
-                return self.c_turn(0, result)
+                return self.c_yield(result)  # and poll on in the next turn
             if found == 0:
-                if budget_ns > left_ns and not self.has_turned:
-                    return self.c_turn(budget_ns - left_ns, result)
+                if budget_ns > left_ns and not self.was_cut:
+                    self.was_cut = True
+                    self.unpolled_ns = budget_ns - left_ns
+                    return self.c_yield(result)
                 pacer.budget.c_miss()
         if for_room:
             port.counters.send_waits += 1
