@@ -244,7 +244,7 @@ cdef class RingStream:
             self._read_on()
             if self.port.counters.bytes_sent == sent or self.record is not None:
                 break  # others have to turn what was read into an answer
-            if not self.is_due:
+            if self.reader is None or not self.is_due:
                 break
             poll = self.c_poll()
             if poll == POLL_MISSED:
