@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 
 import pytest
 
 import aioipc
 from aioipc.testing._turns import Turns
+from tests.children import PATIENCE_S
+from tests.links import until
 
 pytestmark = pytest.mark.asyncio
+
+LONGER_THAN_A_TURN_NS = 150_000
 
 
 async def test_a_long_message_does_not_keep_the_loop() -> None:
@@ -24,3 +30,43 @@ async def test_a_long_message_does_not_keep_the_loop() -> None:
         # counts is that neither side does more than a few reads or writes per turn.
         calls = left.statistics().write_calls + right.statistics().read_calls
         assert turns.count - before >= calls / 64
+
+
+def work() -> None:
+    """Keep the loop for longer than is fair."""
+    end_ns = time.monotonic_ns() + LONGER_THAN_A_TURN_NS
+    while time.monotonic_ns() < end_ns:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["unix", "shm"])
+async def test_after_a_long_turn_the_others_come_first(kind: str) -> None:
+    """Even who has to be told by a callback that its descriptor became ready."""
+    messages = 20
+    loop = asyncio.get_running_loop()
+    left, right = aioipc.pair(kind, codec="json")
+    readable, writable = os.pipe()
+    bells = asyncio.Queue[bytes]()
+    loop.add_reader(readable, lambda: bells.put_nowait(os.read(readable, 1)))
+    done = 0
+    heard: list[int] = []
+
+    async def other() -> None:
+        while True:
+            await bells.get()
+            heard.append(done)
+
+    async with asyncio.timeout(PATIENCE_S), left, right:
+        listening = asyncio.create_task(other())
+        await left.send_many(["so long that the clock is looked at" * 20] * messages)
+        for _ in range(messages):
+            await right.receive()
+            work()
+            done += 1
+            os.write(writable, b"!")
+        await until(lambda: len(heard) == messages)
+        listening.cancel()
+        loop.remove_reader(readable)
+    os.close(readable)
+    os.close(writable)
+    assert heard == list(range(1, messages + 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import aioipc
 from aioipc import Channel, Limits
 from aioipc.loop.waiting import pacer_of
+from aioipc.transports._framed import FramedTransport
 from tests.children import PATIENCE_S, Peers
 from tests.links import SMALL_RING, until
 from tests.programs import program
@@ -24,6 +26,7 @@ SHORT_NS = 1_000
 LIMITS = Limits(ring_bytes=SMALL_RING)
 KINDS = ["shm", "shm", "unix", "shm", "pipe"]
 MOST_POLLED = 8
+LONGER_THAN_A_TURN_NS = 150_000
 
 
 def grant_a_budget() -> None:
@@ -121,6 +124,33 @@ async def test_a_poll_for_longer_than_a_turn_ends(kind: str) -> None:
             assert turns < 100, "it never sleeps"
         receiving.close()
         assert near.statistics().polls > 0
+
+
+@pytest.mark.parametrize("polling", ["adaptive", "block"])
+@pytest.mark.parametrize("budget", [True, False])
+async def test_who_looks_for_longer_than_a_turn_sleeps(
+    polling: Any, budget: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under strace, or where a transport is written in Python and traced."""
+    look = FramedTransport.try_receive
+
+    def look_long(transport: FramedTransport) -> object:
+        end_ns = time.monotonic_ns() + LONGER_THAN_A_TURN_NS
+        while time.monotonic_ns() < end_ns:
+            pass
+        return look(transport)
+
+    monkeypatch.setattr(FramedTransport, "try_receive", look_long)
+    near, far = aioipc.pair("unix", codec="raw", framing="lines", polling=polling)
+    async with near, far:
+        if budget:
+            grant_a_budget()
+        receiving = near.receive()
+        turns = 0
+        while receiving.send(None) is None:
+            turns += 1
+            assert turns < 100, "it never sleeps"
+        receiving.close()
 
 
 # Between two processes

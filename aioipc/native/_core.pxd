@@ -93,6 +93,7 @@ cdef class Operation:
     cdef Waiter waiter
     cdef int state
     cdef int64_t slept_ns
+    cdef int turns               # of the loop, until it goes on after it yielded
     cdef bint was_cut            # the end of a turn cut the poll of this wait short,
     cdef int64_t unpolled_ns     # and left so much of it
     cdef object parts            # Send: the message
@@ -113,7 +114,9 @@ cdef class Operation:
     cdef int c_attempt(self, PyObject** result) except -1
     cdef int c_abandon(self) except -1
     cdef int c_return(self, object value, PyObject** result) except -1
-    cdef int c_yield(self, PyObject** result) except -1
+    cdef int c_yield(self, Pacer pacer, PyObject** result) except -1
+    cdef int c_let_turn(self, Pacer pacer, PyObject** result) except -1
+    cdef bint c_has_turned(self, Pacer pacer) except -1
     cdef int c_sleep(self, PyObject** result) except -1
     cdef void c_begin_wait(self) noexcept
     cdef int c_wait(self, bint for_room, PyObject** result) except -1

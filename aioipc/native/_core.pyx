@@ -794,14 +794,15 @@ cdef class Operation:
                 if must_yield(core.pacer):
                     if not self.queued:
                         self.c_join()
-                    return self.c_yield(result)
+                    return self.c_yield(core.pacer, result)
             elif state == SLEEPING:
                 if not self.waiter.is_done:
                     raise RuntimeError("another task is already awaiting this operation")
                 self.c_awake(core)
                 core.c_enter()
             elif state == YIELDED:
-                core.pacer.c_resume()
+                if not self.c_has_turned(core.pacer):
+                    return self.c_let_turn(core.pacer, result)
                 core.c_enter()
             else:
                 raise RuntimeError("an operation can be awaited only once")
@@ -868,10 +869,20 @@ cdef class Operation:
         result[0] = <PyObject*>value
         return RETURN
 
-    cdef int c_yield(self, PyObject** result) except -1:
-        """Let the loop turn once."""
+    cdef int c_yield(self, Pacer pacer, PyObject** result) except -1:
+        """Let the loop turn, as often as is fair."""
+        self.turns = pacer.c_turns()
+        return self.c_let_turn(pacer, result)
+
+    cdef bint c_has_turned(self, Pacer pacer) except -1:
+        """Whether the loop, which has turned once more, did so often enough."""
+        pacer.c_resume()
+        self.turns -= 1
+        return self.turns == 0
+
+    cdef int c_let_turn(self, Pacer pacer, PyObject** result) except -1:
         self.state = YIELDED
-        self.core.pacer.c_yielding()
+        pacer.c_yielding()
         Py_INCREF(None)
         result[0] = <PyObject*>None
         return NEXT
@@ -896,19 +907,21 @@ cdef class Operation:
         cdef Pacer pacer = core.pacer
         cdef MessagePort port = core.port
         cdef int64_t budget_ns = 0
-        cdef int64_t left_ns = pacer.c_left_ns()
-        cdef int found
+        cdef int64_t left_ns = max(pacer.c_left_ns(), 0)
+        cdef int found = 0
         if not for_room and not core.has_waited:
             core.has_waited = True
             core.c_speak()
-        if left_ns <= 0:
-            return self.c_yield(result)  # it may have stopped for that, with more to do
+        if port.has_stopped:
+            port.has_stopped = False
+            return self.c_yield(pacer, result)
         if core.polling == BUSY:
             budget_ns = BUSY_SLICE_NS
         elif core.polling == ADAPTIVE and not pacer.crowded:
             budget_ns = self.unpolled_ns if self.was_cut else pacer.budget.c_next_ns()
         if budget_ns > 0:
-            found = pacer.c_poll(port, min(budget_ns, left_ns), for_room)
+            if left_ns > 0:
+                found = pacer.c_poll(port, min(budget_ns, left_ns), for_room)
             if found == 1:
                 pacer.budget.c_hit()
                 if for_room:
@@ -916,12 +929,12 @@ cdef class Operation:
                 self.c_begin_wait()
                 return RETRY
             if core.polling == BUSY:
-                return self.c_yield(result)  # and poll on in the next turn
+                return self.c_yield(pacer, result)  # and poll on in the next turn
             if found == 0:
                 if budget_ns > left_ns and not self.was_cut:
                     self.was_cut = True
                     self.unpolled_ns = budget_ns - left_ns
-                    return self.c_yield(result)
+                    return self.c_yield(pacer, result)
                 pacer.budget.c_miss()
         if for_room:
             port.counters.send_waits += 1

@@ -2,7 +2,6 @@
 """Operations that are native as long as nothing is in the way, and coroutines from there on."""
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
 
 from aioipc.native._core cimport DONE, NEW, NEXT, RETURN, RUNNING, SLEEPING, YIELDED, Operation
 from aioipc.native._pacer cimport must_yield
@@ -59,13 +58,10 @@ cdef class Straight(Detour):
             return self.c_go_on(result)
         if state == NEW:
             if must_yield(self.pacer):
-                self.state = YIELDED
-                self.pacer.c_yielding()
-                Py_INCREF(None)
-                result[0] = <PyObject*>None
-                return NEXT
+                return self.c_yield(self.pacer, result)
         elif state == YIELDED:
-            self.pacer.c_resume()
+            if not self.c_has_turned(self.pacer):
+                return self.c_let_turn(self.pacer, result)
         else:
             raise RuntimeError("an operation can be awaited only once")
         self.state = DONE  # also where this raises

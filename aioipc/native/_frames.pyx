@@ -450,7 +450,7 @@ cdef class FramePort(MessagePort):
                 step,
             )
             self.copied += step
-            if self.copied < size and self.pacer is not None and self.pacer.c_overdue():
+            if self.copied < size and self.c_must_stop():
                 return None
         return self.copy
 

@@ -60,6 +60,7 @@ cdef class MessagePort:
     cdef bint in_memory          # looking is one load, and changes nothing
     cdef bint may_lend           # `c_receive` may answer with something `c_borrow` would
     cdef bint called_by_loop     # callbacks come from the loop, never from inside a task
+    cdef bint has_stopped        # with more to do, because the turn is over
     cdef int own_fds             # how many descriptors came with the last message
 
     cdef object c_receive(self)
@@ -68,6 +69,7 @@ cdef class MessagePort:
     cdef Py_ssize_t c_send_more(self, list messages, Py_ssize_t begin, Py_ssize_t end) except -1
     cdef int c_flush(self) except -1
     cdef bint c_settled(self) noexcept
+    cdef bint c_must_stop(self) noexcept
     cdef bint c_rest(self) noexcept
     cdef int c_own_rest(self) except -1
     cdef int c_begin_batch(self) except -1
@@ -105,6 +107,7 @@ cdef class Pacer:
     cdef bint c_overdue(self) noexcept
     cdef bint c_tired(self, bint regular) noexcept
     cdef int64_t c_left_ns(self) noexcept
+    cdef int c_turns(self) noexcept
     cdef void c_yielding(self) noexcept
     cdef void c_resume(self) noexcept
     cdef int c_wrote(self) except -1

@@ -20,12 +20,14 @@ cdef extern from "<poll.h>" nogil:
 
 # Fairness: one checkpoint per so many operations or nanoseconds, whichever is first. asyncio runs
 # what is ready before what a descriptor has become ready for, and that before the task which it
-# wakes, so somebody else may wait for three turns.
+# wakes: others would wait for three turns. So the loop turns as often after one that took long.
 cdef enum:
     OPS_PER_TURN = 512
     OPS_PER_CLOCK = 32
+    TURNS_AFTER_A_LONG_ONE = 3
     MOST_POLLED = 8              # more sleepers than this: the loop is the better poller
-cdef int64_t TURN_NS = 48_000
+cdef int64_t TURN_NS = 100_000
+cdef int64_t LONG_TURN_NS = 50_000
 
 # Adaptive polling (measured by benchmarks/round_trip.py; see docs/architecture.md).
 cdef int64_t FULL_BUDGET_NS = 50_000
@@ -179,6 +181,16 @@ cdef class MessagePort:
         """Whether what was pushed out can be seen by the peer, and is not behind an open slot."""
         return True
 
+    cdef bint c_must_stop(self) noexcept:
+        """Whether to say that there is nothing, though there is more to do: the turn is over.
+
+        Who waits for this port then does not poll, nor sleep.
+        """
+        if self.pacer is None or not self.pacer.c_overdue():
+            return False
+        self.has_stopped = True
+        return True
+
     cdef bint c_rest(self) noexcept:
         """Whether an accepted message is still read from the caller's memory."""
         return False
@@ -307,6 +319,12 @@ cdef class Pacer:
         if self.resumed_ns == 0:
             self.resumed_ns = now
         return self.resumed_ns + TURN_NS - now
+
+    cdef int c_turns(self) noexcept:
+        """How often the loop should turn before who yields now goes on."""
+        if self.resumed_ns != 0 and clock_ns() - self.resumed_ns > LONG_TURN_NS:
+            return TURNS_AFTER_A_LONG_ONE
+        return 1
 
     cdef void c_yielding(self) noexcept:
         self.yielded_ns = clock_ns()

@@ -263,7 +263,7 @@ cdef class RingPort(FramePort):
                     return message
                 # Records without a message for the caller must not keep the loop, either.
                 records += 1
-                if records >= MOST_RECORDS and self.pacer is not None and self.pacer.c_overdue():
+                if records >= MOST_RECORDS and self.c_must_stop():
                     return None
                 continue
             if answer == RING_POISONED:
@@ -907,7 +907,7 @@ cdef class RingPort(FramePort):
                 self.rest_is_new = False
                 self.c_note_large(self.producer.cursor - RING_HEADER - ((size + 7) & ~7))
             self.c_publish()
-            if self.rest_bytes and self.pacer is not None and self.pacer.c_overdue():
+            if self.rest_bytes and self.c_must_stop():
                 return 0
         self.larges[len(self.larges) - 1][1] = self.producer.cursor  # wraparound is off
         self.rest = None

@@ -58,6 +58,7 @@ cdef class RingStream:
     cdef bint is_asleep          # the port calls when there are bytes
     cdef int64_t asleep_since_ns
     cdef int64_t unpolled_ns     # of a poll that the end of the turn cut short
+    cdef int turns               # of the loop, until the poll that is due
 
     def __init__(self, RingPort port, capabilities, pace):
         self.port = port
@@ -182,6 +183,7 @@ cdef class RingStream:
                 # After a turn: who was given the last bytes may be about to answer them.
                 self.is_due = True
                 self.unpolled_ns = 0
+                self.turns = 1
                 self.port.c_call_back(self._poll)
             else:
                 self.c_sleep()
@@ -196,7 +198,11 @@ cdef class RingStream:
         if self.reader is None or self.is_asleep:
             return
         self.pacer.c_resume()
-        if self.c_poll() == POLL_HIT:
+        self.turns -= 1
+        if self.turns > 0:
+            self.is_due = True
+            self.port.c_call_back(self._poll)
+        elif self.c_poll() == POLL_HIT:
             self.c_serve()
         else:
             self.c_sleep()
@@ -249,6 +255,8 @@ cdef class RingStream:
             poll = self.c_poll()
             if poll == POLL_MISSED:
                 self.c_sleep()  # which `_poll` leaves alone
+            elif poll == POLL_OPEN:
+                self.turns = self.pacer.c_turns()
             if poll != POLL_HIT:
                 break
         return 0

@@ -224,16 +224,19 @@ cdef class StreamPort(FramePort):
                 if self.end - self.start != unread:
                     # Frames without a message for the caller must not keep the loop, either.
                     frames += 1
-                    if frames >= MOST_FRAMES and self.pacer is not None and self.pacer.c_overdue():
+                    if frames >= MOST_FRAMES and self.c_must_stop():
                         return None
                     continue
             if self.ending is not None:
                 raise self.ending.with_traceback(None)
             if not self.c_fill():
                 return None
-            if self.large is not NULL and self.c_overdue():
-                return None
-            if self.large is not NULL and self.large_filled == self.large_length:
+            if self.large is NULL:
+                continue
+            if self.large_filled < self.large_length:
+                if self.c_must_stop():
+                    return None
+            else:
                 payload = <object>self.large
                 self.c_drop_large()
                 self.last_large = self.large_length
@@ -461,14 +464,6 @@ cdef class StreamPort(FramePort):
             again_clear(&self.again)
         self.start = self.end = 0
         return 0
-
-    cdef bint c_overdue(self) noexcept:
-        """Whether a long message has kept the loop for long enough."""
-        return (
-            self.large_filled < self.large_length
-            and self.pacer is not None
-            and self.pacer.c_overdue()
-        )
 
     cdef int c_begin_large(self, uint32_t word, Py_ssize_t length) except -1:
         """Gather a frame that no block can hold in a bytes object that grows as it comes."""
@@ -833,7 +828,7 @@ cdef class StreamPort(FramePort):
             if n == <Py_ssize_t>iov.iov_len:
                 self.rest.pop(0)
                 self.rest_offset = 0
-            if self.rest and self.pacer is not None and self.pacer.c_overdue():
+            if self.rest and self.c_must_stop():
                 return 0  # the next part leaves when the loop has turned
         self.rest = None
         return 1
