@@ -1274,6 +1274,7 @@ cdef class SendMany(SendOperation):
         port.c_begin_batch()
         while self.index < count:
             if core.pacer.c_tired(sent == BATCH or self.index % BATCH == BATCH - 1):
+                port.has_stopped = True
                 return 0
             sent = 0
             if core.encode is None and not self.begun:
