@@ -75,6 +75,8 @@ Wiring = tuple[Any, Any]
 
 BATCH_MESSAGES = 256
 BATCH_BYTES = 64 * 1024
+SMALL = 256
+"""CPython keeps the integers up to this: to count in them makes no object per message."""
 
 _STAMP = struct.Struct("<Q")
 _FILLER = b"\x5a"

@@ -388,6 +388,8 @@ cdef class StreamPort(FramePort):
             if self.packets and isinstance(error, ProtocolError):
                 self.c_refuse(error)
             self.c_end(self._ended(self.c_is_inside(), error))
+            if isinstance(error, PeerCrashed):
+                self.c_lose_peer(error)
             return AT_END
         if n == AT_END:
             self.c_end(self._ended(self.c_is_inside(), None))
@@ -396,14 +398,19 @@ cdef class StreamPort(FramePort):
             return AT_END
         return n
 
+    cdef int c_lose_peer(self, object error) except -1:
+        """Nobody will read what is sent: say so now, not when the next write fails."""
+        if self.send_failure is None and not self.write_ended:
+            self.c_fail_sending(error)
+        return 0
+
     cdef object c_bereavement(self):
         return PeerCrashed(f"{self.stream.address}: the peer's process has ended")
 
     def peer_died(self):
         """The process of the peer has ended, although the stream may not."""
         self.bereaved = True
-        if self.send_failure is None and not self.write_ended:
-            self.c_fail_sending(self.c_bereavement())
+        self.c_lose_peer(self.c_bereavement())
         self.c_call_writer()
         self._readable()
 

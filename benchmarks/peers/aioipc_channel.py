@@ -17,6 +17,7 @@ from typing import Any
 import aioipc
 from benchmarks.contender import (
     BATCH_MESSAGES,
+    SMALL,
     Contender,
     Flow,
     Gauge,
@@ -162,11 +163,16 @@ class AioipcChannel(Contender):
 
     async def receive(self, channel: Channel, count: int) -> Any:
         """Receive ``count`` messages, one by one; returns the last one."""
+        left = count % SMALL or SMALL
+        count -= left
         async for message in channel:
-            count -= 1
-            if not count:
-                return message
-        raise EOFError(f"the stream ended {count} messages early")
+            left -= 1
+            if not left:
+                if not count:
+                    return message
+                left = SMALL
+                count -= left
+        raise EOFError(f"the stream ended {count + left} messages early")
 
     # --- how both sides meet
 

@@ -18,7 +18,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, cast
 
 from benchmarks.calls import Adder, call_all
-from benchmarks.contender import Buffer, Contender, Family, Flow, Gauge, Loop, Plan, Seat
+from benchmarks.contender import (
+    SMALL,
+    Buffer,
+    Contender,
+    Family,
+    Flow,
+    Gauge,
+    Loop,
+    Plan,
+    Seat,
+)
 from benchmarks.peers._framed_protocol import FramedProtocol
 from benchmarks.peers._handmade_rpc import ProtocolAnswers, ProtocolCalls
 from benchmarks.probe import Ticker
@@ -82,13 +92,25 @@ class _Sink(FramedProtocol):
     def __init__(self, gauge: Gauge) -> None:
         super().__init__()
         self._gauge = gauge
-        self._count = 0
-        self._mark = gauge.seat.plan.warmup
+        self._mark = self._ahead = gauge.seat.plan.warmup
+        self._left = self._next_few()
 
     def received(self, message: Buffer) -> None:
-        self._count = count = self._count + 1
-        if count == self._mark:
-            self._mark = _note(self._gauge, count, message)
+        self._left = left = self._left - 1
+        if not left:
+            self._few_came(message)
+
+    def _next_few(self) -> int:
+        """How many messages to count before the next look at what is ahead."""
+        few = self._ahead % SMALL or SMALL
+        self._ahead -= few
+        return few
+
+    def _few_came(self, message: Buffer) -> None:
+        if not self._ahead:
+            mark = _note(self._gauge, self._mark, message)
+            self._mark, self._ahead = mark, mark - self._mark
+        self._left = self._next_few()
 
 
 class _BatchSink(FramedProtocol):
