@@ -795,7 +795,7 @@ cdef class Ask(Detour):
             call, self.call = self.call, None
             caller.withdraw(call, error)
             raise
-        if sent and not channel.port.c_rest():
+        if sent and channel.port.rest is None:
             return self.c_look(result)
         sending = Send.__new__(Send)
         sending.state = NEW

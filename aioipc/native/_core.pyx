@@ -97,6 +97,16 @@ cdef extern from *:
         type->tp_as_async->am_anext = base->tp_as_async->am_anext;
         PyType_Modified(type);
     }
+    /* PyThread_get_thread_ident, for each operation: the address of what belongs to the thread. */
+    static inline unsigned long aioipc_thread(void) {
+    #if defined(__x86_64__) && defined(__linux__) && defined(__LP64__)
+        unsigned long self;
+        __asm__("mov %%fs:0, %0" : "=r"(self)); /* its first word points to itself */
+        return self;
+    #else
+        return PyThread_get_thread_ident();
+    #endif
+    }
     /* For a `try` around a call that has failed before it. */
     static int aioipc_raise_pending(void) { return -1; }
     """
@@ -111,7 +121,7 @@ cdef extern from *:
     ctypedef struct PyAsyncMethods:
         pass
     void aioipc_set_am_send(PyTypeObject*, PyAsyncMethods*, void*)
-    unsigned long PyThread_get_thread_ident() nogil
+    unsigned long this_thread "aioipc_thread"() nogil
     int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
 
 ctypedef int (*raw_step)(PyObject*, PyObject*, PyObject**) noexcept
@@ -241,7 +251,7 @@ cdef inline bint is_usable(ChannelCore core) noexcept:
     """Whether it is open, and this is its thread, and not a forked child."""
     return (
         core.closed_with is None
-        and core.thread == PyThread_get_thread_ident()
+        and core.thread == this_thread()
         and core.generation == fork_generation
     )
 
@@ -316,7 +326,7 @@ cdef class ChannelCore:
         if self.thread == 0:
             self.pacer = self._bind()
             self.port.pacer = self.pacer
-            self.thread = PyThread_get_thread_ident()
+            self.thread = this_thread()
             return 0
         self._check_thread()
         return 0
@@ -327,7 +337,7 @@ cdef class ChannelCore:
         Raises:
             RuntimeError: It is another.
         """
-        if self.thread != 0 and self.thread != PyThread_get_thread_ident():
+        if self.thread != 0 and self.thread != this_thread():
             raise RuntimeError("this channel belongs to the event loop of another thread")
 
     # Objects and messages
@@ -1166,9 +1176,9 @@ cdef class SendOperation(Operation):
             if port.c_send(self.parts, self.fds) == NO_ROOM:
                 return 0
             self.begun = True
-        elif not port.c_rest():
+        elif port.rest is None:
             port.c_flush()  # raises when the rest is gone because the peer is
-        return not port.c_rest()
+        return port.rest is None
 
     cdef int c_push(self) except -1:
         """Hand over what there is: 1 when all of it is, 0 when more room is needed."""
@@ -1283,7 +1293,7 @@ cdef class SendMany(SendOperation):
                     self.index += sent
                     continue
             if self.begun:
-                if port.c_rest():
+                if port.rest is not None:
                     return 0
                 self.begun = False
                 self.index += 1
@@ -1293,7 +1303,7 @@ cdef class SendMany(SendOperation):
                     return 0
             elif port.c_send(core.c_encode(self.objects[self.index]), NO_FDS) == NO_ROOM:
                 return 0
-            if port.c_rest():
+            if port.rest is not None:
                 self.begun = True
                 return 0
             self.index += 1
@@ -1499,7 +1509,7 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
                 return self.c_step(result)
         if core.port.c_send(self.parts, self.fds) == ACCEPTED:
             self.begun = True
-            if not core.port.c_rest():
+            if core.port.rest is None:
                 self.core = None
                 self.parts = None
                 if self.fds is not NO_FDS:

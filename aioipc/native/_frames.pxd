@@ -32,7 +32,6 @@ cdef class FramePort(MessagePort):
     cdef object read_callback
     cdef public Py_ssize_t max_receive_bytes
     # Sending
-    cdef list rest               # views of a message that did not fit yet, from rest_offset on
     cdef Py_ssize_t rest_offset
     cdef Py_ssize_t join_bytes   # up to here the parts of a message are joined
     cdef bint armed              # somebody tells when there is room

@@ -456,9 +456,6 @@ cdef class FramePort(MessagePort):
 
     # What is left of a message
 
-    cdef bint c_rest(self) noexcept:
-        return self.rest is not None
-
     cdef int c_own_rest(self) except -1:
         if self.rest is None:
             return 0

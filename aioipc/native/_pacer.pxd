@@ -62,6 +62,7 @@ cdef class MessagePort:
     cdef bint called_by_loop     # callbacks come from the loop, never from inside a task
     cdef bint has_stopped        # with more to do, because the turn is over
     cdef int own_fds             # how many descriptors came with the last message
+    cdef list rest               # what an accepted message still reads from the caller's memory
 
     cdef object c_receive(self)
     cdef Py_ssize_t c_receive_more(self, list messages, Py_ssize_t most) except -1
@@ -70,7 +71,6 @@ cdef class MessagePort:
     cdef int c_flush(self) except -1
     cdef bint c_settled(self) noexcept
     cdef bint c_must_stop(self) noexcept
-    cdef bint c_rest(self) noexcept
     cdef int c_own_rest(self) except -1
     cdef int c_begin_batch(self) except -1
     cdef bint c_takes_fds(self) except -1

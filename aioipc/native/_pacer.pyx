@@ -191,10 +191,6 @@ cdef class MessagePort:
         self.has_stopped = True
         return True
 
-    cdef bint c_rest(self) noexcept:
-        """Whether an accepted message is still read from the caller's memory."""
-        return False
-
     cdef int c_own_rest(self) except -1:
         """Copy what is still read from the caller's memory."""
         return 0
