@@ -15,6 +15,7 @@ import pytest
 
 import aioipc
 from aioipc import Channel
+from aioipc.testing._turns import MOST_OPERATIONS, Turns
 from tests.links import STREAMS, Link
 from tests.scale import patience_s
 
@@ -101,6 +102,21 @@ async def test_a_hundred_sends_in_one_turn_are_two_calls(link: Link) -> None:
                 got += await right.receive_many()
             assert got == [b"%d" % number for number in range(100)]
     assert min(written) == (1, 2), "what finds nothing gathered leaves at once, the rest together"
+
+
+@in_loop
+@pairs
+async def test_who_had_to_yield_sends_on_with_one_call_per_turn(link: Link) -> None:
+    """The first message of such a turn does not leave alone."""
+    async with link(codec="raw") as (left, right), Turns() as turned:
+        await settled(left, right)
+        calls = Calls(left)
+        before = turned.count
+        for _ in range(4 * MOST_OPERATIONS):
+            await left.send(b"x")
+        await turns()
+        assert turned.count - before >= 4
+        assert calls.written <= turned.count - before + 1
 
 
 @in_loop

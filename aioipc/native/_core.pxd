@@ -110,6 +110,7 @@ cdef class Operation:
     cdef int c_awake(self, ChannelCore core) except -1
     cdef int c_finish(self) except -1
     cdef int c_claim(self) except -1
+    cdef int c_turned(self) except -1
     cdef int c_join(self) except -1
     cdef int c_attempt(self, PyObject** result) except -1
     cdef int c_abandon(self) except -1

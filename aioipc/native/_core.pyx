@@ -814,6 +814,7 @@ cdef class Operation:
                 if not self.c_has_turned(core.pacer):
                     return self.c_let_turn(core.pacer, result)
                 core.c_enter()
+                self.c_turned()
             else:
                 raise RuntimeError("an operation can be awaited only once")
             return self.c_attempt(result)
@@ -858,6 +859,10 @@ cdef class Operation:
         return 0
 
     cdef int c_claim(self) except -1:
+        return 0
+
+    cdef int c_turned(self) except -1:
+        """The loop has turned, since this operation yielded."""
         return 0
 
     cdef int c_join(self) except -1:
@@ -1243,6 +1248,10 @@ cdef class Send(SendOperation):
                 self.parts = self.core.c_encode(self.parts)
             self.encoded = True
         return 0
+
+    cdef int c_turned(self) except -1:
+        # Who had to yield sends many: what comes next need not leave before the rest of the turn.
+        return self.core.port.c_begin_batch()
 
     cdef int c_encode_sharing(self) except -1:
         cdef list shared = []
