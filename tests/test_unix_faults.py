@@ -606,10 +606,11 @@ async def test_no_descriptors_are_left_to_connect_with(path: Path, peers: Peers)
         assert await peer.ended() == 0
 
 
-async def test_a_reset_comes_after_what_was_sent(path: Path) -> None:
+@pytest.mark.parametrize("framing", ["length", "lines"])
+async def test_a_reset_comes_after_what_was_sent(path: Path, framing: Any) -> None:
     """Closing with something unread resets the connection; what left before is delivered."""
-    async with aioipc.listen(f"unix:{path}", codec="raw") as listener:
-        near = await aioipc.connect(listener.address, codec="raw")
+    async with aioipc.listen(f"unix:{path}", codec="raw", framing=framing) as listener:
+        near = await aioipc.connect(listener.address, codec="raw", framing=framing)
         async with near, await listener.accept() as far:
             await far.send_many([b"%d" % n * 50 for n in range(100)])
             await far.flush()
@@ -620,8 +621,10 @@ async def test_a_reset_comes_after_what_was_sent(path: Path) -> None:
                 assert await near.receive() == b"%d" % number * 50
             with pytest.raises(PeerCrashed):
                 await near.receive()
+            writes = near.statistics().write_calls
             with pytest.raises(PeerCrashed):
                 await near.send(b"too late")
+            assert near.statistics().write_calls == writes, "it is known without another try"
         with pytest.raises(ClosedError):
             await near.receive()
 
