@@ -110,13 +110,21 @@ async def test_who_had_to_yield_sends_on_with_one_call_per_turn(link: Link) -> N
     """The first message of such a turn does not leave alone."""
     async with link(codec="raw") as (left, right), Turns() as turned:
         await settled(left, right)
-        calls = Calls(left)
-        before = turned.count
-        for _ in range(4 * MOST_OPERATIONS):
-            await left.send(b"x")
+        for _ in range(200):
+            calls = Calls(left)
+            before = turned.count
+            for _ in range(4 * MOST_OPERATIONS):
+                await left.send(b"x")
+            assert turned.count - before >= 4
+            if turned.count - before <= 5:  # else the time was over before the operations were
+                break
+            await turns()
+            while left.statistics().messages_sent > right.statistics().messages_received:
+                await right.receive_many()
+        else:
+            pytest.skip("so many operations take longer here than a turn may")
         await turns()
-        assert turned.count - before >= 4
-        assert calls.written <= turned.count - before + 1
+        assert calls.written <= 2 + 4 + 1
 
 
 @in_loop

@@ -94,6 +94,8 @@ cdef class Operation:
     cdef int state
     cdef int64_t slept_ns
     cdef int turns               # of the loop, until it goes on after it yielded
+    cdef bint was_busy           # the turn that it let end
+    cdef bint was_crowded        # a turn since then
     cdef bint was_cut            # the end of a turn cut the poll of this wait short,
     cdef int64_t unpolled_ns     # and left so much of it
     cdef object parts            # Send: the message

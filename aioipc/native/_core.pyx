@@ -887,11 +887,14 @@ cdef class Operation:
     cdef int c_yield(self, Pacer pacer, PyObject** result) except -1:
         """Let the loop turn, as often as is fair."""
         self.turns = pacer.c_turns()
+        self.was_busy = pacer.c_was_busy()
+        self.was_crowded = False
         return self.c_let_turn(pacer, result)
 
     cdef bint c_has_turned(self, Pacer pacer) except -1:
         """Whether the loop, which has turned once more, did so often enough."""
         pacer.c_resume()
+        pacer.crowded = self.was_crowded = self.was_crowded or pacer.crowded
         self.turns -= 1
         return self.turns == 0
 
@@ -1250,8 +1253,8 @@ cdef class Send(SendOperation):
         return 0
 
     cdef int c_turned(self) except -1:
-        # Who had to yield sends many: what comes next need not leave before the rest of the turn.
-        return self.core.port.c_begin_batch()
+        # One of many: it need not leave before those that come in this turn.
+        return self.core.port.c_begin_batch() if self.was_busy else 0
 
     cdef int c_encode_sharing(self) except -1:
         cdef list shared = []

@@ -108,6 +108,7 @@ cdef class Pacer:
     cdef bint c_tired(self, bint regular) noexcept
     cdef int64_t c_left_ns(self) noexcept
     cdef int c_turns(self) noexcept
+    cdef bint c_was_busy(self) noexcept
     cdef void c_yielding(self) noexcept
     cdef void c_resume(self) noexcept
     cdef int c_wrote(self) except -1

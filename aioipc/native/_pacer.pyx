@@ -28,6 +28,7 @@ cdef enum:
     MOST_POLLED = 8              # more sleepers than this: the loop is the better poller
 cdef int64_t TURN_NS = 100_000
 cdef int64_t LONG_TURN_NS = 50_000
+cdef int64_t LONGEST_TURN_NS = 1_000_000  # after more the task has waited for something else, or computed
 
 # Adaptive polling (measured by benchmarks/round_trip.py; see docs/architecture.md).
 cdef int64_t FULL_BUDGET_NS = 50_000
@@ -299,8 +300,7 @@ cdef class Pacer:
         if not regular and self.ops < self.next_look:
             return False
         if self.c_overdue():
-            self.ops = OPS_PER_TURN  # due until the loop has turned, whoever asks again
-            self.next_look = 0
+            self.next_look = 0  # whoever asks again is to look again
             return True
         self.next_look = min(self.ops + OPS_PER_CLOCK, OPS_PER_TURN)
         return False
@@ -318,9 +318,12 @@ cdef class Pacer:
 
     cdef int c_turns(self) noexcept:
         """How often the loop should turn before who yields now goes on."""
-        if self.resumed_ns != 0 and clock_ns() - self.resumed_ns > LONG_TURN_NS:
-            return TURNS_AFTER_A_LONG_ONE
-        return 1
+        cdef int64_t worked_ns = clock_ns() - self.resumed_ns
+        return TURNS_AFTER_A_LONG_ONE if LONG_TURN_NS < worked_ns < LONGEST_TURN_NS else 1
+
+    cdef bint c_was_busy(self) noexcept:
+        """Whether as many operations were made in this turn as may be."""
+        return self.ops >= OPS_PER_TURN
 
     cdef void c_yielding(self) noexcept:
         self.yielded_ns = clock_ns()

@@ -53,6 +53,7 @@ cdef class StreamPort(FramePort):
     cdef int c_fill(self) except -1
     cdef int c_fill_large(self) except -1
     cdef int c_drop_large(self) noexcept
+    cdef bint c_is_socket(self) noexcept
     cdef int c_lose_peer(self, object error) except -1
     cdef Py_ssize_t c_read(self, char* data, Py_ssize_t size) except -2
     cdef Py_ssize_t c_read_adapted(self, char* data, Py_ssize_t size) except -2

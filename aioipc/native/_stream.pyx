@@ -388,7 +388,7 @@ cdef class StreamPort(FramePort):
             if self.packets and isinstance(error, ProtocolError):
                 self.c_refuse(error)
             self.c_end(self._ended(self.c_is_inside(), error))
-            if isinstance(error, PeerCrashed):
+            if isinstance(error, PeerCrashed) and self.c_is_socket():
                 self.c_lose_peer(error)
             return AT_END
         if n == AT_END:
@@ -397,6 +397,10 @@ cdef class StreamPort(FramePort):
             self.c_end(self._ended(self.c_is_inside(), self.c_bereavement()))
             return AT_END
         return n
+
+    cdef bint c_is_socket(self) noexcept:
+        """Whether both directions end with a reset, and who waits for room hears of it."""
+        return isinstance(self.io, FdStream) and (<FdStream>self.io).is_socket
 
     cdef int c_lose_peer(self, object error) except -1:
         """Nobody will read what is sent: say so now, not when the next write fails."""

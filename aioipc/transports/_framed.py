@@ -14,7 +14,6 @@ from aioipc.errors import (
     EndOfStream,
     FrameTooLarge,
     IPCError,
-    PeerCrashed,
     ProtocolError,
 )
 from aioipc.kernel.ancillary import let_fds_pass
@@ -224,8 +223,6 @@ class FramedTransport:
                 self._last = self._framer.finish()
         except IPCError as error:
             self._ending = error
-            if isinstance(error, PeerCrashed) and self._failure is None:
-                self._failure = error  # nobody will read what is sent
             return True
         return count is not None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import time
@@ -73,6 +74,14 @@ class Room:
         self.seats = seats
 
     def __enter__(self) -> None:
+        entrance = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(entrance, fcntl.LOCK_EX)  # else one buries who sat down since
+            self._sit_down()
+        finally:
+            os.close(entrance)
+
+    def _sit_down(self) -> None:
         for _ in range(2):
             for seat in range(self.seats):
                 self._mine = self.path / str(seat)
