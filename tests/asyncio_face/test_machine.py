@@ -102,7 +102,7 @@ class Machine(RuleBasedStateMachine):
         if side.ended:
             return
         # As with asyncio's own, what is written behind a buffer on its way out leaves with it.
-        is_accepted = not side.is_over or side.transport.get_write_buffer_size() > 0
+        is_accepted = not side.transport.is_closing() or side.transport.get_write_buffer_size() > 0
         write()
         if is_accepted:
             side.sent += data
@@ -111,9 +111,9 @@ class Machine(RuleBasedStateMachine):
     @rule(number=SIDES)
     def write_eof(self, number: int) -> None:
         side = self.sides[number]
-        side.transport.write_eof()
-        if not side.is_over:
+        if not side.transport.is_closing():  # as after the end of the peer, before it is lost
             side.ended = True
+        side.transport.write_eof()
 
     @rule(number=SIDES)
     def pause(self, number: int) -> None:
