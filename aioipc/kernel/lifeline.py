@@ -27,7 +27,7 @@ from aioipc.kernel.lockfile import find_lock, try_lock
 from aioipc.kernel.owned import OwnedFd
 from aioipc.native._locks import FOREIGN, GONE, LOCKED, hold_fifo, let_go
 
-__all__ = ["Hold", "Lifeline", "Watch", "watch_all"]
+__all__ = ["Hold", "Lifeline", "Watch", "listen_and_watch", "watch_all"]
 
 T = TypeVar("T")
 
@@ -231,20 +231,37 @@ class _Watches(Watch):
             part.close()
 
 
-def watch_all(lifelines: Iterable[Lifeline], *, bell: Lifeline | None = None) -> Watch:
+def watch_all(lifelines: Iterable[Lifeline]) -> Watch:
     """Watch several at once: readable once one of them was let go of.
 
     Args:
-        lifelines: Those that are gone and are not to be made are left out.
-        bell: One to listen to. Without it, one of the others has to be there.
+        lifelines: One or more. Those that are gone and are not to be made are left out.
     """
-    parts = []
     with contextlib.ExitStack() as undo:
-        if bell is not None:
-            parts.append(undo.enter_context(bell.listen()))
-        for lifeline in lifelines:
-            with contextlib.suppress(FileNotFoundError):
-                parts.append(undo.enter_context(lifeline.watch()))
-        watch = parts[0] if len(parts) == 1 else _Watches(parts)
-        undo.pop_all()
+        return _watch_together([], lifelines, undo)
+
+
+def listen_and_watch(bell: Lifeline, whom: Callable[[], Iterable[Lifeline]]) -> Watch:
+    """Listen to a bell, and watch those whom it may be about.
+
+    Who becomes one of them rings the bell when it is done. So they are asked for once this process
+    listens: whoever is not yet among them is heard.
+
+    Args:
+        bell: What to listen to.
+        whom: Says whom to watch besides, as in `watch_all`; maybe nobody.
+    """
+    with contextlib.ExitStack() as undo:
+        heard = undo.enter_context(bell.listen())
+        return _watch_together([heard], whom(), undo)
+
+
+def _watch_together(
+    parts: list[Watch], lifelines: Iterable[Lifeline], undo: contextlib.ExitStack
+) -> Watch:
+    for lifeline in lifelines:
+        with contextlib.suppress(FileNotFoundError):
+            parts.append(undo.enter_context(lifeline.watch()))
+    watch = parts[0] if len(parts) == 1 else _Watches(parts)
+    undo.pop_all()
     return watch

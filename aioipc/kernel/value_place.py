@@ -11,7 +11,7 @@ import os
 
 from aioipc.kernel.directory import Directory
 from aioipc.kernel.ledger import Ledger, Note, Tenure, open_ledger
-from aioipc.kernel.lifeline import Lifeline, Watch, watch_all
+from aioipc.kernel.lifeline import Lifeline, Watch, listen_and_watch
 from aioipc.kernel.memory import map_memory
 from aioipc.kernel.owned import Closing, OwnedFd
 from aioipc.kernel.runtime_dir import open_runtime_dir
@@ -96,9 +96,8 @@ class ValuePlace:
     def watch(self) -> ValueWatch:
         """Begin to watch the bell, and the writer's life if there is one."""
         is_written = self.is_written()
-        return ValueWatch(
-            watch_all([self._writer] if is_written else [], bell=self._bell), is_written
-        )
+        writer = [self._writer] if is_written else []
+        return ValueWatch(listen_and_watch(self._bell, lambda: writer), is_written)
 
     def close(self, *, keep: bool) -> None:
         """Leave; the last one removes the files, unless somebody has to know what is in them."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from aioipc.errors import BrokenBarrierError
 from aioipc.kernel.ledger import State
-from aioipc.kernel.lifeline import Hold, Lifeline, Watch, watch_all
+from aioipc.kernel.lifeline import Hold, Lifeline, Watch, listen_and_watch
 from aioipc.sync._guard import Holder, kernel_errors
 from aioipc.sync._named import Named, Place
 
@@ -136,7 +136,7 @@ class Barrier(Named):
         return place.lines[first : first + self._count]
 
     def _seats_of_now(self, place: Place) -> Watch:
-        return watch_all(self._row(place, _generation(place)), bell=place.lines[_BELL])
+        return listen_and_watch(place.lines[_BELL], lambda: self._row(place, _generation(place)))
 
 
 class _Seat:
@@ -190,9 +190,11 @@ class _Seat:
 
     def watch(self) -> Watch:
         """Watch what ends the wait: the bell, or somebody who leaves."""
+        return listen_and_watch(self._place.lines[_BELL], self._others)
+
+    def _others(self) -> list[Lifeline]:
         others = (line for seat, line in enumerate(self._row) if seat != self.number)
-        held = [line for line in others if line.is_held()]
-        return watch_all(held, bell=self._place.lines[_BELL])
+        return [line for line in others if line.is_held()]
 
     @contextlib.contextmanager
     def giving_up(self) -> Iterator[None]:

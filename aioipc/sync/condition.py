@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from aioipc.kernel.ledger import State
-from aioipc.kernel.lifeline import Hold, Watch, watch_all
+from aioipc.kernel.lifeline import Hold, Lifeline, Watch, listen_and_watch
 from aioipc.sync._guard import Guard, kernel_errors
 from aioipc.sync._named import Place
 from aioipc.sync.lock import Lock
@@ -207,7 +207,10 @@ def _pass_on(place: Place) -> None:
 
 def _in_the_way(place: Place) -> Watch:
     """What a waiter watches: the bell, and those who are notified and have not come back."""
+    return listen_and_watch(place.lines[_BELL], lambda: _notified(place))
+
+
+def _notified(place: Place) -> list[Lifeline]:
     granted = _granted(place)
     notified = [each for each in _tickets(place) if each <= granted]
-    lifelines = [place.line(_part(each), make=False) for each in notified]
-    return watch_all(lifelines, bell=place.lines[_BELL])
+    return [place.line(_part(each), make=False) for each in notified]

@@ -8,12 +8,14 @@ import random
 import signal
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from aioipc import BrokenBarrierError, sync
-from tests.children import Peers
+from aioipc.kernel.lifeline import Lifeline, Watch
+from tests.children import PATIENCE_S, Peers
 from tests.links import steps
 from tests.programs import Nursery, program
 from tests.scale import patience_s, scaled
@@ -209,6 +211,50 @@ async def test_killed_between_notify_and_wake(peers: Peers) -> None:
     condition.close()
 
 
+def before_listening(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Let something happen at the last moment before somebody here listens to a bell."""
+    listen = Lifeline.listen
+
+    def listen_late(lifeline: Lifeline) -> Watch:
+        monkeypatch.undo()
+        act()
+        return listen(lifeline)
+
+    monkeypatch.setattr(Lifeline, "listen", listen_late)
+
+
+@pytest.mark.leaves_names
+@pytest.mark.asyncio
+async def test_killed_after_a_notification_that_nobody_heard(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first waiter is notified before the second one listens, and killed afterwards."""
+    first = program(peers, WAITS)
+    assert await first.next_line() == "waiting"
+    notifying, condition = sync.Condition("x"), sync.Condition("x")
+    async with notifying:  # so it waits
+        first.signal(signal.SIGSTOP)
+
+    def notify() -> None:
+        guard = notifying.acquire_nowait()
+        notifying.notify()
+        guard.release()
+
+    async def second() -> None:
+        async with condition:
+            await condition.wait()
+
+    before_listening(monkeypatch, notify)
+    waiting = asyncio.create_task(second())
+    await steps(10)
+    assert not waiting.done()
+    first.kill()
+    async with in_time():
+        await waiting
+    condition.close()
+    notifying.close()
+
+
 @pytest.mark.leaves_names
 @pytest.mark.asyncio
 async def test_the_dead_are_not_notified(peers: Peers) -> None:
@@ -264,6 +310,33 @@ async def test_killed_at_the_barrier(party: str, peers: Peers) -> None:
         await barrier.wait()
     for each in parties:
         assert each.rest() == "coming\npassed\n"
+    barrier.close()
+
+
+@pytest.mark.leaves_names
+@pytest.mark.asyncio
+async def test_killed_at_the_barrier_to_which_nobody_heard_him_come(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One comes before the other one listens, and is killed afterwards."""
+    barrier = sync.Barrier("x", 3)
+    other = program(peers, "await hear()" + AT_BARRIER)
+
+    def come() -> None:
+        other.tell()
+        assert other.line() == "coming"
+        deadline = time.monotonic() + PATIENCE_S
+        while barrier.n_waiting() < 2:
+            assert time.monotonic() < deadline
+
+    before_listening(monkeypatch, come)
+    waiting = asyncio.create_task(barrier.wait())
+    await steps(10)
+    assert not waiting.done()
+    other.kill()
+    with pytest.raises(BrokenBarrierError):
+        async with in_time():
+            await waiting
     barrier.close()
 
 
