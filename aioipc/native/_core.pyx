@@ -98,11 +98,14 @@ cdef extern from *:
         PyType_Modified(type);
     }
     /* PyThread_get_thread_ident, for each operation: the address of what belongs to the thread. */
+    #if defined(__has_builtin)
+    #if __has_builtin(__builtin_thread_pointer)
+    #define AIOIPC_THREAD_POINTER
+    #endif
+    #endif
     static inline unsigned long aioipc_thread(void) {
-    #if defined(__x86_64__) && defined(__linux__) && defined(__LP64__)
-        unsigned long self;
-        __asm__("mov %%fs:0, %0" : "=r"(self)); /* its first word points to itself */
-        return self;
+    #ifdef AIOIPC_THREAD_POINTER
+        return (unsigned long)__builtin_thread_pointer();
     #else
         return PyThread_get_thread_ident();
     #endif

@@ -18,6 +18,20 @@ cdef extern from "<poll.h>" nogil:
         POLLOUT
     int poll(pollfd*, unsigned long, int)
 
+cdef extern from *:
+    """
+    /* Between two looks: where both processors are threads of one core, the other one, which may be
+       working on the answer, has the core meanwhile. */
+    static inline void aioipc_relax(void) {
+    #if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+    #elif defined(__aarch64__)
+        __asm__ volatile("isb"); /* `yield` does nothing on most of them */
+    #endif
+    }
+    """
+    void relax "aioipc_relax"() nogil
+
 # Fairness: one checkpoint per so many operations or nanoseconds, whichever is first. asyncio runs
 # what is ready before what a descriptor has become ready for, and that before the task which it
 # wakes: others would wait for three turns. So the loop turns as often after one that took long.
@@ -429,8 +443,9 @@ cdef class Pacer:
                         found = 2
                 if count and poll(fds, count, 0) > 0:
                     found = 1 if not direct and fds[0].revents else 2
-                if clock_ns() >= deadline:
+                if found or clock_ns() >= deadline:
                     break
+                relax()
         self.next_look = 0
         port.counters.polls += 1
         if found == 1:

@@ -74,7 +74,7 @@ cdef extern from "Python.h":
     void Py_XDECREF(PyObject*)
 
 cdef enum:
-    PATIENCE = 100               # looks of 20 to 30 ns each
+    PATIENCE = 50                # looks of 40 to 80 ns each
     IN_PLACE = 16384             # shorter messages are copied before they are decoded
     RETIRE = 32768               # given back at the latest, so that a sender who waits can go on
     LONG = 8192                  # bytes that take a time worth looking at the clock
