@@ -21,7 +21,7 @@ from tests.programs import program
 
 pytestmark = pytest.mark.asyncio
 
-FULL_NS = 50_000
+FULL_NS = 75_000
 SHORT_NS = 1_000
 LIMITS = Limits(ring_bytes=SMALL_RING)
 KINDS = ["shm", "shm", "unix", "shm", "pipe"]

@@ -93,7 +93,7 @@ class Lender:
             ResourceExhausted: There is not so much.
         """
         fitting = [loan for loan in self._here if nbytes <= len(loan.buffer)]
-        best = min(fitting, key=_size, default=None)
+        best = min(reversed(fitting), key=_size, default=None)  # the last one is in the caches
         if best is not None and _size(best) <= _MOST_UNUSED * max(nbytes, _UNIT):
             self._here.remove(best)
         else:

@@ -45,7 +45,7 @@ cdef int64_t LONG_TURN_NS = 50_000
 cdef int64_t LONGEST_TURN_NS = 1_000_000  # after more the task has waited for something else, or computed
 
 # Adaptive polling (measured by benchmarks/round_trip.py; see docs/architecture.md).
-cdef int64_t FULL_BUDGET_NS = 50_000
+cdef int64_t FULL_BUDGET_NS = 75_000
 cdef int64_t LEAST_BUDGET_NS = 10_000
 cdef int64_t SHORT_WAIT_NS = 200_000
 cdef int64_t CROWDED_NS = 20_000
@@ -58,7 +58,7 @@ NO_FDS = ()
 cdef class PollBudget:
     """How long the next wait polls before it sleeps: pure arithmetic, no clock.
 
-    Two sleeps in a row that end within 200 us give a budget of 50 us. A hit keeps it, a
+    Two sleeps in a row that end within 200 us give a budget of 75 us. A hit keeps it, a
     miss halves it, a long sleep takes it away. After three misses in a row 2**n waits
     are not polled at all, so that two processes on one CPU pay next to nothing for
     polling that cannot succeed.

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from aioipc.native._pacer import PollBudget
 
-FULL_NS = 50_000
+FULL_NS = 75_000
 SHORT_NS = 150_000
 LONG_NS = 250_000
 MOST_SKIPPED = 1024
@@ -46,7 +46,7 @@ def test_misses_halve_it_down_to_nothing() -> None:
     for _ in range(3):
         seen.append(budget.next_ns())
         budget.miss()
-    assert seen == [50_000, 25_000, 12_500]
+    assert seen == [75_000, 37_500, 18_750]
     assert budget.next_ns() == 0
 
 
