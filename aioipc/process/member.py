@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from aioipc import rpc
-from aioipc.errors import WorkerDied
+from aioipc.errors import PeerCrashed, WorkerDied
 from aioipc.kernel.usage import resident_bytes
 from aioipc.limits import Limits
 from aioipc.native._calls import Ask, News
@@ -112,7 +112,7 @@ class Member:
         self._taken = 0
         self._most_taken = terms.max_tasks_per_worker or sys.maxsize
         self._looked_at = 0.0
-        self._is_over = False
+        self._takes_calls = True
         self._over = asyncio.Event()
         self._unsettled = 0
         self._settling: set[News] = set()
@@ -123,7 +123,7 @@ class Member:
         self._last_begun = sys.maxsize
         self._recalled: set[int] = set()
         self._stuck_timer: asyncio.TimerHandle | None = None
-        worker.when_ended(self._end)
+        worker.when_ended(self.lost)
 
     @classmethod
     async def start(
@@ -157,8 +157,26 @@ class Member:
         """Wait until it can take no other call, and none is open."""
         await self._over.wait()
 
+    def lost(self) -> None:
+        """It is gone, or nothing can be sent to it; but its answers are still to be read."""
+        if self._takes_calls:
+            self._takes_calls = False
+            if self.connection.ending is None:
+                _ = self.connection.start(self._hear_out())
+            else:
+                self._over.set()
+
+    async def _hear_out(self) -> None:
+        """Let somebody read until nothing more comes."""
+        try:
+            async with asyncio.timeout(_DYING_S):
+                while self.connection.ending is None:
+                    await self._wait_freed()
+        except TimeoutError:
+            self.connection.end(PeerCrashed(f"{self.worker} cannot be reached any more"))
+
     def _end(self) -> None:
-        self._is_over = True
+        self._takes_calls = False
         self._over.set()
 
     @property
@@ -178,7 +196,7 @@ class Member:
         `NO_ROOM` while it has to end one that was cancelled, as it may be about to be killed for
         that, and while it has not refused all that were taken back.
         """
-        if self.is_dismissed or self._unsettled or self._recalled or self._is_over:
+        if self.is_dismissed or self._unsettled or self._recalled or not self._takes_calls:
             return NO_ROOM
         return self._calls_at_once - len(self._calls) - self._caller.packing
 
@@ -241,7 +259,7 @@ class Member:
     def _look(self, ended: int) -> None:
         """Take back what goes ahead where nothing has ended for a while."""
         self._stuck_timer = None
-        if len(self._calls) <= self._calls_at_once or self._is_over:
+        if len(self._calls) <= self._calls_at_once or not self._takes_calls:
             return
         if self._ended == ended:
             self._stop_ahead()
@@ -271,11 +289,6 @@ class Member:
     def may_have_run(self, call: OwnCall) -> bool:
         """Whether a call that was lost had begun, as far as can be known."""
         return call.id <= self._last_begun
-
-    def lost(self, error: BaseException) -> None:
-        """Nothing can be sent to it any more."""
-        self.connection.end(error)
-        self._end()
 
     async def death(self) -> WorkerDied | None:
         """How it died, after a moment in which it may still do so."""

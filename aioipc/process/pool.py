@@ -223,8 +223,8 @@ class Pool:
         """
         try:
             call = await member.open(EACH, (method.name, arguments), count=len(arguments))
-        except PeerCrashed as error:  # so none of them ran
-            member.lost(error)
+        except PeerCrashed:  # so none of them ran
+            member.lost()
             return 0, 0.0
         except (BadArguments, FrameTooLarge):  # fewer may go, and each on its own tells why not
             half = arguments[: len(arguments) // 2]
@@ -269,8 +269,8 @@ class Pool:
             member = await self._crew.take()
             try:
                 return await member.connection.caller.notify(method, args)
-            except PeerCrashed as error:
-                member.lost(error)
+            except PeerCrashed:
+                member.lost()
 
     def stream(self, method: Method, args: tuple[Any, ...]) -> ResultStream[Any]:
         """Call a method that gives a stream, once its first item is asked for."""
@@ -286,8 +286,8 @@ class Pool:
         while True:
             try:
                 call = await member.open(method, args)
-            except PeerCrashed as error:  # so it did not run
-                member.lost(error)
+            except PeerCrashed:  # so it did not run
+                member.lost()
                 member = await self._crew.take()
             else:
                 self._calls += 1
@@ -322,7 +322,7 @@ def _did_not_run(member: Member, asked: Ask, error: IPCError) -> bool:
     """Whether a call that failed did not run, so that it can be made elsewhere."""
     if asked.call is None:
         if isinstance(error, PeerCrashed):
-            member.lost(error)
+            member.lost()
             return True
         return False
     if asked.call.last is not None:

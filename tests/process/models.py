@@ -57,6 +57,8 @@ class Model(Protocol):
 
     async def grow(self, count: int) -> int: ...
 
+    async def fill(self, count: int) -> bytes: ...
+
 
 class Steps:
     """Numbers with which `Model.step` does more than to return them."""
@@ -188,6 +190,9 @@ class Worker:
     def grow(self, count: int) -> int:
         self.kept = b"x" * count
         return os.getpid()
+
+    def fill(self, count: int) -> bytes:
+        return bytes(count)
 
 
 class Broken(Worker):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,15 @@ import pytest_asyncio
 from aioipc import PeerCrashed, process
 from aioipc.process import Setup, pool, pool_of
 from aioipc.process.member import Member
+from tests.children import PATIENCE_S
+from tests.links import steps
 from tests.process import models
 from tests.process.ends import until
 from tests.process.models import Model, Steps
 
 QUIET = Setup(stdout="null", stderr="null", grace_s=0.5)
 MANY = 300
+LARGE = 100_000
 
 pytestmark = pytest.mark.asyncio
 
@@ -86,6 +92,28 @@ async def test_answers_do_not_die_with_a_later_call(model: Model) -> None:
     results = await asyncio.gather(*map(model.step, calls), return_exceptions=True)
     assert isinstance(results[10], PeerCrashed)
     assert [*results[:10], *results[11:]] == [*range(10), *range(10)]
+
+
+async def test_answers_do_not_die_with_their_worker() -> None:
+    """They take longer to read than the news of its death."""
+    async with pool(models.Worker, Model, size=1, calls_per_worker=64, setup=QUIET) as model:
+        (pid,) = pool_of(model).pids
+        death = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGSTOP)
+        calls: list[asyncio.Task[Any]] = []
+        calls += [asyncio.create_task(model.fill(LARGE)) for _ in range(8)]
+        calls += [asyncio.create_task(model.step(Steps.dies))]
+        await steps(10)  # they leave
+        os.kill(pid, signal.SIGCONT)
+        assert select.select([death], [], [], PATIENCE_S)[0]  # and nothing is read meanwhile
+        os.close(death)
+        for number in range(10):  # in each turn of the loop one that finds out, or does not
+            calls.append(asyncio.create_task(model.step(number)))
+            await asyncio.sleep(0)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(results.pop(8), PeerCrashed)
+        assert results == [bytes(LARGE)] * 8 + [*range(10)]
+        assert pool_of(model).statistics().deaths == 1
 
 
 async def test_answers_do_not_wait_for_a_later_call(model: Model) -> None:

@@ -345,12 +345,13 @@ class TestClosing:
                 pids.extend(pool_of(model).pids)
                 calls.append(asyncio.create_task(model.compute_for_ever(str(tmp_path / "began"))))
                 await until((tmp_path / "began").exists)
+                leaving.set()  # and wait, without a pause, for the call
 
         pids: list[int] = []
         calls: list[asyncio.Task[None]] = []
+        leaving = asyncio.Event()
         task = asyncio.create_task(hold())
-        await until((tmp_path / "began").exists)
-        await asyncio.sleep(0.05)
+        await leaving.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
