@@ -139,11 +139,17 @@ class Ledger(OwnedFd):
         """Whether the file still has its name: somebody else may have removed or renamed it."""
         return self._fd >= 0 and is_at(self._fd, self._directory.fileno(), self._path)
 
-    def leave(self, remove_rest: Callable[[], object]) -> bool:
+    def leave(
+        self,
+        remove_rest: Callable[[], object],
+        *,
+        is_to_be_kept: Callable[[], bool] | None = None,
+    ) -> bool:
         """Remove the file if nobody else is here, and before it what else belongs to the name.
 
         Args:
             remove_rest: Does that. Whoever comes meanwhile waits until the file is gone.
+            is_to_be_kept: Whether all is to stay; asked when nobody else can note anything.
 
         Returns:
             Whether nobody else was here.
@@ -154,6 +160,8 @@ class Ledger(OwnedFd):
             unlock(self._fd, start=_PRESENCE, length=1)
             if not try_lock(self._fd, start=_PRESENCE, length=1):
                 return False
+        if is_to_be_kept is not None and is_to_be_kept():
+            return True
         ours = identity_of(os.fstat(self._fd))
         if self._directory.identity(self._name) == ours:  # else the rest is of another one
             remove_rest()

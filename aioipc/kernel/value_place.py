@@ -89,9 +89,9 @@ class ValuePlace:
         """Become the one writer; None if there is one."""
         return self._ledger.own(self._writer, _WRITER, tears=False)
 
-    def ring(self) -> None:
-        """Wake who sleeps."""
-        self._bell.pull().close()
+    def pull(self) -> OwnedFd:
+        """Wake who sleeps, when this is closed, however that happens."""
+        return self._bell.pull()
 
     def watch(self) -> ValueWatch:
         """Begin to watch the bell, and the writer's life if there is one."""
@@ -99,10 +99,10 @@ class ValuePlace:
         writer = [self._writer] if is_written else []
         return ValueWatch(listen_and_watch(self._bell, lambda: writer), is_written)
 
-    def close(self, *, keep: bool) -> None:
-        """Leave; the last one removes the files, unless somebody has to know what is in them."""
+    def close(self) -> None:
+        """Leave; the last one removes the files."""
         try:
-            if not keep and self.is_current():
+            if self.is_current():
                 self._ledger.leave(self._remove_rest)
         finally:
             self._ledger.close()

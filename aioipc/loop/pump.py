@@ -48,13 +48,13 @@ class _Pump:
     def watch(self, watched: Watched) -> None:
         """Look until it is ready."""
         with self._changed:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="aioipc-pump", daemon=True)
+                thread.start()  # or raise, and leave nothing behind
+                self._thread = thread
             self._watched.add(watched)
             self._pause_s = _SHORTEST_S
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="aioipc-pump", daemon=True)
-                self._thread.start()
-            else:
-                self._changed.notify()
+            self._changed.notify()
 
     def forget(self, watched: Watched) -> None:
         """Look no more. Idempotent."""

@@ -59,6 +59,7 @@ class SharedValue(Closing, Generic[T]):
         self._place: ValuePlace | None = None
         self._cell: ValueCell | None = None
         self._hold: Tenure | None = None
+        self._owes_bell = False  # somebody sleeps who could not be woken
         self._waits = Waits()
         self._seen = 0
         self._ended = 0
@@ -81,8 +82,10 @@ class SharedValue(Closing, Generic[T]):
             place, cell = self._open()
             if self._hold is None:
                 self._become_writer(place, cell)
-            if cell.store(data):
-                place.ring()
+            self._owes_bell = cell.store(data) or self._owes_bell
+            if self._owes_bell:
+                place.pull().close()
+                self._owes_bell = False
 
     def get(self) -> T:
         """The latest value, also of a writer that is gone.
@@ -159,11 +162,11 @@ class SharedValue(Closing, Generic[T]):
         return self._place, self._cell
 
     def _become_writer(self, place: ValuePlace, cell: ValueCell) -> None:
-        self._hold = place.try_write()
-        if self._hold is None:
-            raise BusyError(f"process {place.note().pid} is the writer of {self._what}")
-        cell.claim()
-        place.ring()  # who waits has to watch this writer's life from now on
+        with place.pull():  # who waits has to watch this writer's life from now on
+            self._hold = place.try_write()
+            if self._hold is None:
+                raise BusyError(f"process {place.note().pid} is the writer of {self._what}")
+            cell.claim()
 
     def _load(self, cell: ValueCell) -> bytes | None:
         try:
@@ -248,7 +251,7 @@ class SharedValue(Closing, Generic[T]):
             with contextlib.suppress(OSError):
                 if hold is not None:
                     hold.let_go()
-                place.close(keep=False)
+                place.close()
 
     async def aclose(self) -> None:
         """As `close`."""

@@ -42,7 +42,7 @@ class Crew:
         self._members: list[Member] = []
         self._line = Line()
         self._opening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._broken: IPCError | None = None
+        self._broken: Exception | None = None
         self._is_open = True
         # Their owner is this object: `aclose` ends them and waits for them.
         self._keepers = [
@@ -132,6 +132,9 @@ class Crew:
                 failure = await self._have_one(number)
             except IPCError as error:  # it could not even be started
                 failure = error
+            except Exception as error:  # noqa: BLE001 - who waits for a worker raises it
+                self._break(error)  # nor could any other: what it is made of cannot be sent
+                return
             if failure is None:
                 false_starts = 0
                 continue
@@ -172,7 +175,7 @@ class Crew:
             self._opening.set_result(None)
         self._line.wake()
 
-    def _break(self, failure: IPCError) -> None:
+    def _break(self, failure: Exception) -> None:
         """No worker can be started: nobody is to wait for one."""
         self._broken = failure
         if self._is_starting:
@@ -222,8 +225,10 @@ class _DiedServing(IPCError):
     """A worker died that had been ready."""
 
 
-def _again(error: IPCError) -> IPCError:
+def _again(error: Exception) -> Exception:
     """The same error for another caller, whose traceback is its own."""
+    if not isinstance(error, IPCError):
+        return error.with_traceback(None)
     if isinstance(error, WorkerDied):
         return WorkerDied(
             str(error),

@@ -117,8 +117,11 @@ class Program:
         return self._child.pidfd
 
     def when_ended(self, callback: Callable[[], object]) -> None:
-        """Call ``callback`` at once when it has ended."""
-        self._when_ended.append(callback)
+        """Call ``callback`` at once when it has ended; soon, if it has."""
+        if self.status is None:
+            self._when_ended.append(callback)
+        else:
+            asyncio.get_running_loop().call_soon(callback)
 
     async def wait(self) -> int:
         """Wait for its end and return its status.

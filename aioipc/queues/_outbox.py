@@ -55,10 +55,14 @@ class Outbox:
 
     async def run(self) -> None:
         """Send what is kept, until the channel ends."""
-        while True:
-            await self._filled.wait()
-            while self._kept:
-                await self._channel.send(self._kept[0])
-                self._kept.popleft()
-            self._filled.clear()
+        try:
+            while True:
+                await self._filled.wait()
+                while self._kept:
+                    await self._channel.send(self._kept[0])
+                    self._kept.popleft()
+                self._filled.clear()
+                self._emptied.set()
+        finally:  # who waits for room is to read on, and hear of the end
+            self._kept.clear()
             self._emptied.set()

@@ -324,8 +324,7 @@ class WorkQueue(Queue[T]):
         try:
             while True:
                 for message in await self._channel.receive_many():
-                    self._take_in(message)
-                await self._outbox.room()
+                    self._take_in(message)  # without a pause: one of the two has to read always
         except IPCError as error:
             self._end(error)
 

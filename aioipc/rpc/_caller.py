@@ -357,6 +357,7 @@ class Caller:
             await self._wait_for_slot()
         left_s = remaining_s(self._loop)
         if left_s <= 0:
+            self._freed()  # the turn was this one's; let it be the next one's
             self._check_open(method)
             await self._reach_deadline()
             raise DeadlineExceeded(f"the deadline passed before {method} was called")

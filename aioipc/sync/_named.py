@@ -45,11 +45,11 @@ class Place:
         parts = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         return [part for part in parts if "~" not in part]
 
-    def close(self, *, keep: bool) -> None:
+    def close(self, *, is_to_be_kept: Callable[[], bool]) -> None:
         """Leave; the last one turns off the light, unless something has to be kept."""
         try:
-            if not keep and self.ledger.is_current():
-                self.ledger.leave(self._remove_lines)
+            if self.ledger.is_current():
+                self.ledger.leave(self._remove_lines, is_to_be_kept=is_to_be_kept)
         finally:
             self.ledger.close()
             self.directory.close()
@@ -114,7 +114,7 @@ class Named(Guarded):
                 with kernel_errors(f"open {self._what}"):
                     self._place = self._opened()
                 if old is not None:
-                    old.close(keep=True)
+                    old.close(is_to_be_kept=lambda: True)
             assert self._place is not None
             return self._place
 
@@ -177,7 +177,7 @@ class Named(Guarded):
         place, self._place = self._place, None
         if place is not None:
             with contextlib.suppress(OSError):
-                place.close(keep=self._is_to_be_kept(place))
+                place.close(is_to_be_kept=lambda: self._is_to_be_kept(place))
         self._turns.close()
 
     def __del__(self) -> None:

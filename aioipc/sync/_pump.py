@@ -58,10 +58,11 @@ class Pump:
         """
         waiter = _Waiter(asyncio.get_running_loop())
         with self._mutex:
-            self._waiters.append(waiter)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()  # or raise, and leave nothing behind
+                self._thread = thread
+            self._waiters.append(waiter)
         try:
             await waiter.future
         except asyncio.CancelledError:

@@ -174,14 +174,16 @@ class _Seat:
         _refuse_broken(place, generation, self._what)
         if _generation(place) != generation:
             return True
-        there = [line.is_held() for line in self._row]
+        # Who comes sits down, then notes it; who leaves takes the note back first. So the notes
+        # are read before the seats: each noted seat was taken then.
+        seats = range(len(self._row))
+        noted = [self._is_noted(seat) for seat in seats]
+        there = [noted[seat] and self._row[seat].is_held() for seat in seats]
         if all(there):
             with place.lines[_BELL].pull():
                 _write_generation(place, generation + 1)
             return True
-        # Who leaves takes back his note first. So a note on an empty seat is a dead man's,
-        # unless all had come meanwhile.
-        if any(self._is_noted(seat) for seat, held in enumerate(there) if not held):
+        if noted != there:  # dead men, unless all had come meanwhile, or somebody gave up
             if _generation(place) != generation:
                 return self.is_over()
             self._break()
@@ -218,8 +220,9 @@ class _Seat:
             self._hold.close()
 
     def _break(self) -> None:
-        with self._place.lines[_BELL].pull():
-            _break(self._place, self._generation)
+        _break(self._place, self._generation)
+        with contextlib.suppress(OSError):  # the end of this seat, which follows, is heard, too
+            self._place.lines[_BELL].pull().close()
 
     def _is_noted(self, seat: int) -> bool:
         return _is_noted(self._place, len(self._row), seat, self._generation)

@@ -110,9 +110,9 @@ class Condition(Lock):
     def _return_ticket(self, number: int, *, unused: bool) -> None:
         with kernel_errors(f"wait for {self._what}"):
             place = self._open()
-            place.line(_part(number)).remove()
             if unused and number <= _granted(place):
-                _grant(place, 1)
+                _grant(place, 1)  # before the ticket goes: if this process dies, others find it
+            place.line(_part(number)).remove()
 
     async def _until_granted(self, number: int) -> None:
         turn = self._turns.here()
@@ -199,10 +199,10 @@ def _pass_on(place: Place) -> None:
     """Give what dead men were notified of to those who live."""
     granted = _granted(place)
     dead = [each for each in _tickets(place) if each <= granted and _is_dead(place, each)]
-    for ticket in dead:
-        place.line(_part(ticket)).remove()
     if dead:
         _grant(place, len(dead))
+    for ticket in dead:  # not before: who is killed here leaves them to the next one
+        place.line(_part(ticket)).remove()
 
 
 def _in_the_way(place: Place) -> Watch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from aioipc.kernel.ledger import State
+from aioipc.kernel.ledger import Ledger, State
 from aioipc.kernel.lifeline import Watch
 from aioipc.sync._guard import Holder, kernel_errors
 from aioipc.sync._named import Named, Place
@@ -56,16 +56,16 @@ class Event(Named):
             place = self._open()
             # The bell rings when the rope is let go: also by the death of this process.
             with place.lines[0].pull():
-                number = max(place.ledger.read(each).number for each in (_SET, _CLEARED)) + 1
-                place.ledger.note(_SET, State.HELD, number=number)
+                _set(place.ledger)
+                while not _is_set(place):  # this was late, and took back what others had noted
+                    _set(place.ledger)
 
     def clear(self) -> None:
         """Clear it; who waits from now on waits for the next `set`."""
         with kernel_errors(f"clear {self._what}"):
-            ledger = self._open().ledger
-            number = ledger.read(_SET).number
-            if ledger.read(_CLEARED).number < number:
-                ledger.note(_CLEARED, State.HELD, number=number)
+            place = self._open()
+            while _is_set(place):
+                place.ledger.note(_CLEARED, State.HELD, number=place.ledger.read(_SET).number)
 
     async def wait(self) -> None:
         """Wait until it is set.
@@ -94,6 +94,11 @@ class Event(Named):
 
 def _bell(place: Place) -> Watch:
     return place.lines[0].listen()
+
+
+def _set(ledger: Ledger) -> None:
+    number = max(ledger.read(each).number for each in (_SET, _CLEARED)) + 1
+    ledger.note(_SET, State.HELD, number=number)
 
 
 def _is_set(place: Place) -> bool:

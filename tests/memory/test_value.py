@@ -269,9 +269,9 @@ def test_a_cell_needs_its_memory() -> None:
 
 def test_closing_one_of_many_keeps_the_files(runtime_dir: Path) -> None:
     first, second = (open_value_place("v", SHARED_BYTES) for _ in range(2))
-    first.close(keep=False)
+    first.close()
     assert "v" in files(runtime_dir)
-    second.close(keep=False)
+    second.close()
     assert files(runtime_dir) == []
 
 
