@@ -331,13 +331,14 @@ def test_a_row_is_read_whole_or_not_at_all(peers: Peers) -> None:
     """
     peer = program(peers, code)
     assert peer.line() == "ready"
-    seen = set()
-    for _ in range(scaled(500, full=50_000)):
+    seen: set[int] = set()
+    looks = 0
+    while looks < scaled(500, full=50_000) or len(seen) < 2:  # it may not have run meanwhile
+        looks += 1
         for row in open_rows(reading_of(peer.pid)):
             assert int(row.name) == row.peer
             assert row.counts["messages_sent"] in (0, row.peer)
             seen.add(row.peer)
-    assert len(seen) > 1
     peer.kill()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -20,12 +21,13 @@ from aioipc import (
     FrameTooLarge,
     PeerCrashed,
     ProtocolError,
+    ResourceExhausted,
     WouldBlock,
 )
 from aioipc.kernel.value_place import open_value_place
 from aioipc.memory import SharedValue
 from aioipc.native._value import SHARED_BYTES, ValueCell
-from tests.children import Peers
+from tests.children import PATIENCE_S, Peers
 from tests.programs import program
 from tests.scale import SCALE, patience_s, scaled
 from tests.verify.build import Unavailable, compiler, require
@@ -273,6 +275,26 @@ def test_closing_one_of_many_keeps_the_files(runtime_dir: Path) -> None:
     assert "v" in files(runtime_dir)
     second.close()
     assert files(runtime_dir) == []
+
+
+@pytest.mark.asyncio
+async def test_a_bell_that_could_not_be_rung_is_rung_with_the_next_value() -> None:
+    with SharedValue[int]("v") as writer, SharedValue[int]("v") as reader:
+        writer.set(1)
+        assert await reader.changed() == 1
+        waiting = asyncio.create_task(reader.changed())
+        await asyncio.sleep(0)
+
+        def pull(_: object) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("aioipc.kernel.lifeline.Lifeline.pull", pull)
+            with pytest.raises(ResourceExhausted):
+                writer.set(2)
+        writer.set(3)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await waiting == 3
 
 
 # The header itself

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import aioipc
 from aioipc import (
     BadArguments,
     ClosedError,
@@ -21,7 +22,7 @@ from aioipc import (
     rpc,
 )
 from aioipc.process import Pool, Setup, pool, pool_of
-from tests.children import is_gone
+from tests.children import PATIENCE_S, is_gone
 from tests.process import models
 from tests.process.ends import gone, until
 from tests.process.models import Model
@@ -101,6 +102,13 @@ class TestCalls:
 
 
 class TestOpening:
+    @pytest.mark.parametrize("start", ["exec", "forkserver"])
+    async def test_with_arguments_that_cannot_be_sent(self, start: Any) -> None:
+        opening = pool(models.Worker, Model, size=2, args=(lambda: 0,), start=start)
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(ValueError, match="cannot be pickled"):
+                await opening.__aenter__()
+
     @pytest.mark.parametrize(
         ("implementation", "words"),
         [
@@ -304,6 +312,16 @@ class TestRecycling:
             assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
             assert pool_of(model).statistics().recycled == 2
             assert pool_of(model).statistics().deaths == 0
+
+    async def test_after_a_last_one_that_was_too_late_to_be_made(self) -> None:
+        async with pool(models.Worker, Model, size=1, max_tasks_per_worker=2) as model:
+            pid = await model.pid()
+            with pytest.raises(TimeoutError):
+                async with aioipc.timeout(0):
+                    await model.pid()
+            async with asyncio.timeout(PATIENCE_S):
+                assert await model.pid() != pid
+            assert pool_of(model).statistics().recycled == 1
 
     async def test_by_memory(self) -> None:
         async with pool(models.Worker, Model, size=1, max_memory_bytes=150_000_000) as model:

@@ -21,7 +21,7 @@ import aioipc
 from aioipc import PeerCrashed, WorkerDied, signals
 from aioipc.kernel.statistics import LINK
 from aioipc.process import Setup, Worker, spawn
-from tests.children import Peers, has_ended, is_gone
+from tests.children import PATIENCE_S, Peers, has_ended, is_gone
 from tests.process import targets
 from tests.process.ends import gone, until_death
 from tests.programs import loop_name
@@ -381,6 +381,14 @@ class TestOutput:
 
 class TestDeath:
     """Fault case 66."""
+
+    async def test_who_asks_afterwards_is_told_too(self) -> None:
+        async with spawn(["true"]) as worker:
+            assert await worker.wait() == 0
+            told = asyncio.Event()
+            worker.when_ended(told.set)
+            async with asyncio.timeout(PATIENCE_S):
+                await told.wait()
 
     @pytest.mark.parametrize(
         ("how", "status", "words"),

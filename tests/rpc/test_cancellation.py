@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ import pytest
 import aioipc
 from aioipc import rpc
 from aioipc.rpc._caller import OwnCall
+from tests.children import PATIENCE_S
 from tests.links import Link, steps
 from tests.rpc.store import MemoryStore, connected
 
@@ -178,6 +180,27 @@ async def test_more_calls_than_may_be_open_wait_their_turn(link: Link) -> None:
         for blocker in blockers[1:]:
             blocker.cancel()
         await asyncio.wait(blockers)
+        await is_settled(store)
+
+
+async def test_who_gets_his_turn_too_late_passes_it_on(link: Link) -> None:
+    """He is woken after his deadline, and before the loop has looked at its timers."""
+    async with connected(link, limits=aioipc.Limits(max_calls=1)) as (store, _):
+
+        async def computes() -> None:
+            await store.get("a")
+            time.sleep(0.1)  # noqa: ASYNC251 - the next one's turn comes meanwhile
+
+        async def hurries() -> None:
+            async with aioipc.timeout(0.05):
+                await store.get("a")
+
+        calls = [asyncio.ensure_future(each()) for each in (computes, hurries)]
+        last = asyncio.ensure_future(store.get("a"))
+        async with asyncio.timeout(PATIENCE_S):
+            assert await last == 1
+        with pytest.raises(TimeoutError):
+            await asyncio.gather(*calls)
         await is_settled(store)
 
 
