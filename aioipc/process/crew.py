@@ -226,7 +226,7 @@ class _DiedServing(IPCError):
 
 
 def _again(error: Exception) -> Exception:
-    """The same error for another caller, whose traceback is its own."""
+    """The same error for another caller, without the traceback of the one before."""
     if not isinstance(error, IPCError):
         return error.with_traceback(None)
     if isinstance(error, WorkerDied):

@@ -1,4 +1,8 @@
-"""Sending without waiting, in order: what the peer does not take yet is kept, and bounded."""
+"""Sending without waiting, in order: what the peer does not take yet is kept.
+
+The server bounds that: it waits for `Outbox.room` before it reads what it would have to answer. A
+client must not, for one of the two has to read always; it keeps no more than it was asked to do.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import threading
 from pathlib import Path
@@ -74,12 +76,12 @@ async def test_who_has_not_left_yet_is_no_party_of_a_later_round() -> None:
 async def test_who_gives_up_without_a_descriptor_breaks_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    barriers_of_two = [sync.Barrier("x", 3) for _ in range(2)]
-    parties = [asyncio.create_task(each.wait()) for each in barriers_of_two]
+    of_each = [sync.Barrier("x", 3) for _ in range(2)]
+    parties = [asyncio.create_task(each.wait()) for each in of_each]
     await steps(10)
 
     def pull(_: object) -> None:
-        raise OSError(24, "Too many open files")
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patch:
         patch.setattr("aioipc.kernel.lifeline.Lifeline.pull", pull)
@@ -88,7 +90,7 @@ async def test_who_gives_up_without_a_descriptor_breaks_it(
     async with in_time():
         with pytest.raises(BrokenBarrierError):
             await parties[1]
-    for each in barriers_of_two:
+    for each in of_each:
         each.close()
 
 
