@@ -94,7 +94,7 @@ class TruncatedFrame(PeerCrashed):
 
 
 class BusyError(IPCError, anyio.BusyResourceError):
-    """Another task is already waiting in the same exclusive operation. Nothing changed."""
+    """Somebody else is in the same exclusive operation already. Nothing changed."""
 
     def __init__(self, message: str) -> None:
         # anyio's own __init__ takes an action and writes a sentence around it.

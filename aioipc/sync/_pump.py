@@ -11,6 +11,7 @@ where they were. Who only looks gets no permit as long as others block in the ke
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -21,11 +22,12 @@ _SLICE_S = 0.05
 
 
 class _Waiter:
-    __slots__ = ("future", "loop")
+    __slots__ = ("future", "has_permit", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.future: asyncio.Future[None] = loop.create_future()
+        self.has_permit = False
 
 
 class Pump:
@@ -43,7 +45,8 @@ class Pump:
         self._take = take
         self._give_back = give_back
         self._name = name
-        self._mutex = threading.Lock()
+        # Reentrant, for a wait may be thrown away by the garbage collector anywhere.
+        self._mutex = threading.RLock()
         self._waiters: deque[_Waiter] = deque()
         self._thread: threading.Thread | None = None
 
@@ -65,14 +68,15 @@ class Pump:
             self._waiters.append(waiter)
         try:
             await waiter.future
-        except asyncio.CancelledError:
-            if not self._withdraw(waiter) and _has_permit(waiter):
+        except BaseException:  # also where the loop ended
+            if self._withdraw(waiter):
                 self._deliver()
             raise
 
     def is_waited_for(self) -> bool:
         """Whether somebody waits already, before whom nobody should be served."""
-        return any(not waiter.future.done() for waiter in self._waiters)
+        with self._mutex:
+            return any(not waiter.future.done() for waiter in self._waiters)
 
     def fail(self, error: Exception) -> None:
         """End all waits."""
@@ -83,7 +87,7 @@ class Pump:
 
     def forget(self) -> None:
         """Know of no waiter and no thread, in a forked child."""
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._waiters = deque()
         self._thread = None
 
@@ -105,33 +109,27 @@ class Pump:
 
     def _deliver(self) -> None:
         """Hand a permit to the loop of the oldest waiter; give it back if there is none."""
-        while True:
-            with self._mutex:
-                if not self._waiters:
-                    break
+        with self._mutex:  # so that whoever withdraws knows whether it is his
+            while self._waiters:
                 waiter = self._waiters.popleft()
-            if _call(waiter, self._grant, waiter):
-                return
+                waiter.has_permit = True
+                if _call(waiter, _grant, waiter.future):
+                    return
+                waiter.has_permit = False
         self._give_back()
 
-    def _grant(self, waiter: _Waiter) -> None:
-        if waiter.future.done():
-            self._deliver()
-        else:
-            waiter.future.set_result(None)
-
     def _withdraw(self, waiter: _Waiter) -> bool:
+        """Wait no more; return whether it has a permit, which nobody uses then."""
         with self._mutex:
-            try:
-                self._waiters.remove(waiter)
-            except ValueError:
-                return False
-        return True
+            if not waiter.has_permit:
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
+            return waiter.has_permit
 
 
-def _has_permit(waiter: _Waiter) -> bool:
-    future = waiter.future
-    return future.done() and not future.cancelled() and future.exception() is None
+def _grant(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _set_exception(future: asyncio.Future[None], error: Exception) -> None:

@@ -1,13 +1,20 @@
-"""A barrier that breaks for all when a party dies at it."""
+"""A barrier that breaks for all when a party dies at it.
+
+A generation is one use of the barrier. It ends by one write of one word, which says how the last
+ones ended, so all who were there read the same. Who writes it has hold of the bell, and rings by
+letting go; who finds it held listens to it and looks again. Each party has a seat, a lifeline, in
+one of two rows, which generations take in turn, so that late leavers and early comers never meet.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import NamedTuple
 
-from aioipc.errors import BrokenBarrierError
-from aioipc.kernel.ledger import State
+from aioipc.errors import BrokenBarrierError, BusyError
+from aioipc.kernel.ledger import Note, State
 from aioipc.kernel.lifeline import Hold, Lifeline, Watch, listen_and_watch
 from aioipc.sync._guard import Holder, kernel_errors
 from aioipc.sync._named import Named, Place
@@ -15,9 +22,41 @@ from aioipc.sync._named import Named, Place
 __all__ = ["Barrier"]
 
 _MOST_PARTIES = 512
-_GENERATION, _BROKEN = 0, 1
-_FIRST_SEAT = 2
+_WORD = 0
+_FIRST_SEAT = 1
 _BELL = 0
+_ATTEMPTS = 1000
+_REMEMBERED = 16
+
+
+class _Word(NamedTuple):
+    """What the ledger says of all generations.
+
+    Attributes:
+        generation: The number of the one of now.
+        broken: A bit for each of the last ones that broke, the one of now first.
+    """
+
+    generation: int
+    broken: int
+
+    @classmethod
+    def read(cls, place: Place) -> _Word:
+        return cls(*divmod(place.ledger.read(_WORD).number, 1 << _REMEMBERED))
+
+    def write(self, place: Place) -> None:
+        place.ledger.note(_WORD, State.NONE, number=self.generation << _REMEMBERED | self.broken)
+
+    def broke(self, generation: int) -> bool:
+        """Whether that one broke; nobody knows any more that one long ago did not."""
+        ago = self.generation - generation
+        return not 0 <= ago < _REMEMBERED or bool(self.broken >> ago & 1)
+
+    def breaking(self) -> _Word:
+        return self._replace(broken=self.broken | 1)
+
+    def next(self) -> _Word:
+        return _Word(self.generation + 1, (self.broken << 1) % (1 << _REMEMBERED))
 
 
 class Barrier(Named):
@@ -36,9 +75,6 @@ class Barrier(Named):
         ValueError: ``parties`` is out of range.
     """
 
-    # A generation is one use of the barrier. Each party has a seat, a lifeline, in one of two
-    # rows, which generations take in turn, so that late leavers and early comers never meet.
-
     kind = "barrier"
 
     def __init__(self, name: str | os.PathLike[str], parties: int) -> None:
@@ -54,8 +90,8 @@ class Barrier(Named):
 
     def broken(self) -> bool:
         """Whether it is broken."""
-        place = self._open()
-        return _is_broken(place, _generation(place))
+        word = _Word.read(self._open())
+        return word.broke(word.generation)
 
     def n_waiting(self) -> int:
         """How many wait at it now: the death of each of them breaks it."""
@@ -64,24 +100,26 @@ class Barrier(Named):
     def waiting(self) -> list[Holder]:
         """Who waits at it now and since when, one entry for each party. Nobody holds a barrier."""
         with kernel_errors(f"look at {self._what}"):
-            place = self._open()
-            generation = _generation(place)
-            seats = [
-                seat
-                for seat, line in enumerate(self._row(place, generation))
-                if line.is_held() and _is_noted(place, self._count, seat, generation)
-            ]
-            notes = (place.ledger.read(_note_of(self._count, seat, generation)) for seat in seats)
-            return [Holder.of(note) for note in notes]
+            now = self._round(self._open())
+            notes = [now.note_at(seat) for seat, line in enumerate(now.row) if line.is_held()]
+            return [Holder.of(note) for note in notes if note is not None]
 
     def reset(self) -> None:
-        """Make it whole again. Who waits now gets `BrokenBarrierError`."""
+        """Make it whole again. Who waits now gets `BrokenBarrierError`.
+
+        Raises:
+            BusyError: A process that is just deciding whether all have come does not go on: it
+                is stopped. Nothing changed.
+        """
         with kernel_errors(f"reset {self._what}"):
             place = self._open()
-            with place.lines[_BELL].pull():
-                generation = _generation(place)
-                _break(place, generation)
-                _write_generation(place, generation + 1)
+            for _ in range(_ATTEMPTS):
+                if (decision := place.lines[_BELL].try_hold()) is not None:
+                    with decision:
+                        _Word.read(place).breaking().next().write(place)
+                    return
+                os.sched_yield()
+        raise BusyError(f"{self._what}: a process that decides about it does not go on")
 
     async def wait(self) -> int:
         """Wait until all parties have come.
@@ -102,11 +140,9 @@ class Barrier(Named):
         """
         turn = self._turns.here()
         seat = await self._wait_until(turn, self._sit_down, self._seats_of_now)
-        with seat, seat.giving_up():
+        with seat, kernel_errors(f"wait for {self._what}"):
             while not seat.is_over():
-                with kernel_errors(f"wait for {self._what}"):
-                    watch = seat.watch()
-                with watch:
+                with seat.watch() as watch:
                     if seat.is_over():  # whoever left while the watch began
                         break
                     await turn.lookout.ready(watch.fileno())
@@ -116,53 +152,61 @@ class Barrier(Named):
     def _sit_down(self) -> _Seat | None:
         """Take a seat and tell the others; None if more have come than there are seats."""
         with kernel_errors(f"wait for {self._what}"):
-            place = self._open()
-            generation = _generation(place)
-            _refuse_broken(place, generation, self._what)
-            # Rung also by the death of this process, so that nobody misses that it was here.
-            with place.lines[_BELL].pull():
-                for number, line in enumerate(row := self._row(place, generation)):
-                    hold = line.try_hold()
-                    if hold is None:
+            while True:
+                current = self._round(self._open())
+                # Rung also by the death of this process, so that nobody misses that it was here.
+                with current.bell.pull():
+                    if current.has_ended():
                         continue
-                    if _generation(place) != generation:  # the last one came just now
-                        hold.close()
-                        return self._sit_down()
-                    return _Seat(place, row, number, hold, generation=generation, what=self._what)
-        return None
-
-    def _row(self, place: Place, generation: int) -> list[Lifeline]:
-        first = 1 + self._count * (generation % 2)
-        return place.lines[first : first + self._count]
+                    seat = current.sit_down()
+                    if seat is not None or not current.is_over():
+                        return seat
 
     def _seats_of_now(self, place: Place) -> Watch:
-        return listen_and_watch(place.lines[_BELL], lambda: self._row(place, _generation(place)))
+        return listen_and_watch(place.lines[_BELL], lambda: self._round(place).row)
+
+    def _round(self, place: Place) -> _Round:
+        return _Round(place, self._count, _Word.read(place).generation, self._what)
 
 
-class _Seat:
-    """One party at the barrier."""
+class _Round:
+    """One generation, and who has come to it."""
 
-    __slots__ = ("_generation", "_hold", "_place", "_row", "_what", "number")
+    __slots__ = ("_first_note", "_generation", "_place", "_what", "bell", "row")
 
-    def __init__(
-        self,
-        place: Place,
-        row: list[Lifeline],
-        number: int,
-        hold: Hold,
-        *,
-        generation: int,
-        what: str,
-    ) -> None:
+    def __init__(self, place: Place, parties: int, generation: int, what: str) -> None:
+        seats_before = generation % 2 * parties
         self._place = place
-        self._row = row
         self._generation = generation
-        self._hold = hold
+        self._first_note = _FIRST_SEAT + seats_before
         self._what = what
-        self.number = number
-        if self._is_noted(number):  # who sat here died, and nobody was there to see it
-            _break(place, generation)
-        self._note(State.HELD)
+        self.bell = place.lines[_BELL]
+        self.row = place.lines[1 + seats_before : 1 + seats_before + parties]
+
+    def sit_down(self) -> _Seat | None:
+        """Take a seat; None if there is none, or this is over."""
+        for number, line in enumerate(self.row):
+            # Nobody sits down where somebody died: that he came is to be seen.
+            if self.note_at(number) is None and (hold := line.try_hold()) is not None:
+                with contextlib.ExitStack() as undo:
+                    undo.enter_context(hold)
+                    if self._is_open(_Word.read(self._place)) and self.note_at(number) is None:
+                        self.note(number, State.HELD)
+                        undo.pop_all()
+                        return _Seat(self, number, hold)
+        return None
+
+    def has_ended(self) -> bool:
+        """Whether all had come when somebody looked last.
+
+        Raises:
+            BrokenBarrierError: It broke, or somebody called `Barrier.reset`.
+        """
+        word = _Word.read(self._place)
+        if word.broke(self._generation):
+            reason = "a party died or gave up, or it was reset"
+            raise BrokenBarrierError(f"{self._what} is broken: {reason}")
+        return word.generation != self._generation
 
     def is_over(self) -> bool:
         """Whether all have come; the last one says so.
@@ -170,96 +214,85 @@ class _Seat:
         Raises:
             BrokenBarrierError: Somebody died, gave up or called `Barrier.reset`.
         """
-        place, generation = self._place, self._generation
-        _refuse_broken(place, generation, self._what)
-        if _generation(place) != generation:
+        if self.has_ended():
             return True
-        # Who comes sits down, then notes it; who leaves takes the note back first. So the notes
-        # are read before the seats: each noted seat was taken then.
-        seats = range(len(self._row))
-        noted = [self._is_noted(seat) for seat in seats]
-        there = [noted[seat] and self._row[seat].is_held() for seat in seats]
-        if all(there):
-            with place.lines[_BELL].pull():
-                _write_generation(place, generation + 1)
-            return True
-        if noted != there:  # dead men, unless all had come meanwhile, or somebody gave up
-            if _generation(place) != generation:
-                return self.is_over()
-            self._break()
-            _refuse_broken(place, generation, self._what)
+        if self._outcome() is None:
+            return False
+        decision = self.bell.try_hold()
+        if decision is None:  # somebody else decides, and rings when he has
+            return False
+        with decision:
+            word = _Word.read(self._place)
+            if self._is_open(word) and (outcome := self._outcome()) is not None:
+                outcome(word).write(self._place)
+        return self.has_ended()
+
+    def give_up(self) -> bool:
+        """Break it, if not all have come; return False if that cannot be decided now."""
+        with contextlib.suppress(OSError):
+            if (decision := self.bell.try_hold()) is not None:
+                with decision:
+                    word = _Word.read(self._place)
+                    if self._is_open(word):
+                        word.breaking().write(self._place)
+                return True
         return False
+
+    def note_at(self, seat: int) -> Note | None:
+        """What the one noted who came to this seat, and has not left, dead or alive."""
+        note = self._place.ledger.read(self._first_note + seat)
+        is_of_now = note.state is State.HELD and note.number == self._generation
+        return note if is_of_now else None
+
+    def note(self, seat: int, state: State) -> None:
+        """Note who has a seat, or that nobody has it any more."""
+        self._place.ledger.note(self._first_note + seat, state, number=self._generation)
+
+    def _is_open(self, word: _Word) -> bool:
+        return word.generation == self._generation and not word.broke(self._generation)
+
+    def _outcome(self) -> Callable[[_Word], _Word] | None:
+        """What becomes of the word: all are there, or somebody died; None for neither."""
+        # Who comes sits down, then notes it; who leaves before the end leaves the note. So the
+        # notes are read before the seats: each noted seat was taken then.
+        seats = range(len(self.row))
+        noted = [self.note_at(seat) is not None for seat in seats]
+        there = [noted[seat] and self.row[seat].is_held() for seat in seats]
+        if all(there):
+            return _Word.next
+        return None if noted == there else _Word.breaking
+
+
+class _Seat:
+    """One party at the barrier, which breaks if an error ends the wait before all have come."""
+
+    __slots__ = ("_hold", "_round", "number")
+
+    def __init__(self, at: _Round, number: int, hold: Hold) -> None:
+        self._round = at
+        self._hold = hold
+        self.number = number
+
+    def is_over(self) -> bool:
+        """As `_Round.is_over`."""
+        return self._round.is_over()
 
     def watch(self) -> Watch:
         """Watch what ends the wait: the bell, or somebody who leaves."""
-        return listen_and_watch(self._place.lines[_BELL], self._others)
+        return listen_and_watch(self._round.bell, self._others)
 
     def _others(self) -> list[Lifeline]:
-        others = (line for seat, line in enumerate(self._row) if seat != self.number)
+        others = (line for seat, line in enumerate(self._round.row) if seat != self.number)
         return [line for line in others if line.is_held()]
-
-    @contextlib.contextmanager
-    def giving_up(self) -> Iterator[None]:
-        """Break the barrier if something ends the wait before all have come."""
-        try:
-            yield
-        except BrokenBarrierError:
-            raise
-        except BaseException:
-            if _generation(self._place) == self._generation:
-                self._break()
-            raise
 
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, *details: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         try:
-            self._note(State.NONE)
+            is_over = kind is None or issubclass(kind, BrokenBarrierError)
+            if is_over or self._round.give_up():
+                self._round.note(self.number, State.NONE)
+            # Else it is as if this process had died: whoever hears the end of the seat decides.
         finally:
             self._hold.close()
-
-    def _break(self) -> None:
-        _break(self._place, self._generation)
-        with contextlib.suppress(OSError):  # the end of this seat, which follows, is heard, too
-            self._place.lines[_BELL].pull().close()
-
-    def _is_noted(self, seat: int) -> bool:
-        return _is_noted(self._place, len(self._row), seat, self._generation)
-
-    def _note(self, state: State) -> None:
-        where = _note_of(len(self._row), self.number, self._generation)
-        self._place.ledger.note(where, state, number=self._generation)
-
-
-def _note_of(parties: int, seat: int, generation: int) -> int:
-    """Where the ledger has the note of a seat; the rows of seats take turns."""
-    return _FIRST_SEAT + (generation % 2) * parties + seat
-
-
-def _is_noted(place: Place, parties: int, seat: int, generation: int) -> bool:
-    """Whether somebody wrote that he came to this seat, and has not left."""
-    note = place.ledger.read(_note_of(parties, seat, generation))
-    return note.state is State.HELD and note.number == generation
-
-
-def _generation(place: Place) -> int:
-    return place.ledger.read(_GENERATION).number
-
-
-def _write_generation(place: Place, generation: int) -> None:
-    place.ledger.note(_GENERATION, State.NONE, number=generation)
-
-
-def _break(place: Place, generation: int) -> None:
-    # One more than the generation, for 0 is what was never written.
-    place.ledger.note(_BROKEN, State.NONE, number=generation + 1)
-
-
-def _is_broken(place: Place, generation: int) -> bool:
-    return place.ledger.read(_BROKEN).number == generation + 1
-
-
-def _refuse_broken(place: Place, generation: int, what: str) -> None:
-    if _is_broken(place, generation):
-        raise BrokenBarrierError(f"{what} is broken: a party died or gave up, or it was reset")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import signal
 import threading
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 
 from aioipc import BrokenBarrierError, sync
-from aioipc.kernel.ledger import Ledger, State
+from aioipc.kernel.ledger import Ledger, Note, State
+from aioipc.sync import _pump as pumps
 from aioipc.sync import barrier as barriers
-from tests.children import Peers
+from tests.children import PATIENCE_S, Peers
 from tests.links import steps
 from tests.programs import program
 from tests.scale import scaled
-from tests.sync.contest import in_time
+from tests.sync.contest import in_time, until
 
 pytestmark = [pytest.mark.leaves_names, pytest.mark.asyncio]
 
@@ -41,14 +43,15 @@ async def test_nobody_breaks_a_barrier_by_coming(peers: Peers) -> None:
 async def test_who_comes_between_two_looks_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = sync.Barrier("x", 3), sync.Barrier("x", 3)
     seats: list[object] = []
-    is_noted = barriers._Seat._is_noted
+    note_at = barriers._Round.note_at
 
-    def is_noted_late(seat: Any, number: int) -> bool:
-        if not seats and number != seat.number:
+    def note_at_late(round_: Any, number: int) -> Note | None:
+        if number > 0:  # ours is the first
+            monkeypatch.undo()
             seats.append(theirs._sit_down())
-        return is_noted(seat, number)
+        return note_at(round_, number)
 
-    monkeypatch.setattr(barriers._Seat, "_is_noted", is_noted_late)
+    monkeypatch.setattr(barriers._Round, "note_at", note_at_late)
     waiting = asyncio.create_task(ours.wait())
     await steps(10)
     assert seats
@@ -70,7 +73,7 @@ async def test_who_has_not_left_yet_is_no_party_of_a_later_round() -> None:
     assert not alone.done()
     alone.cancel()
     await asyncio.wait([alone])
-    seat.__exit__()
+    seat.__exit__(None)
 
 
 async def test_who_gives_up_without_a_descriptor_breaks_it(
@@ -206,4 +209,65 @@ async def test_a_thread_that_does_not_start_is_not_waited_for(
     semaphore._put()  # as another program does
     async with in_time():
         await waiting
+    semaphore.remove()
+
+
+async def test_a_permit_on_its_way_to_who_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """His loop ends right after that, so nobody may leave him something to do there."""
+    semaphore = sync.SysVSemaphore(None, 0)
+    call = pumps._call
+    has_given_up = threading.Event()
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(semaphore.acquire())
+
+    def call_late(waiter: Any, *what: Any) -> bool:
+        loop.call_soon_threadsafe(waiting.cancel)
+        has_given_up.wait(0.2)  # which he can do only when this has returned
+        return call(waiter, *what)
+
+    async def give_up() -> None:
+        await steps(10)
+        monkeypatch.setattr(pumps, "_call", call_late)
+        semaphore._put()  # as another program does
+        await asyncio.wait([waiting])
+
+    def run() -> None:
+        loop.run_until_complete(give_up())
+        has_given_up.set()
+        loop.close()
+
+    await asyncio.to_thread(run)
+    assert waiting.cancelled()
+    async with in_time():
+        await until(lambda: semaphore.value == 1)
+    semaphore.remove()
+
+
+async def test_a_permit_for_a_loop_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    semaphore = sync.SysVSemaphore(None, 0)
+    call = pumps._call
+    was_handed_over = threading.Event()
+
+    def call_and_tell(*what: Any) -> bool:
+        was_called = call(*what)
+        was_handed_over.set()
+        return was_called
+
+    async def begin() -> asyncio.Task[sync.Guard]:
+        waiting = asyncio.create_task(semaphore.acquire())
+        await steps(10)
+        monkeypatch.setattr(pumps, "_call", call_and_tell)
+        return waiting
+
+    def run() -> None:
+        loop = asyncio.new_event_loop()
+        waiting = loop.run_until_complete(begin())
+        semaphore._put()  # as another program does
+        assert was_handed_over.wait(PATIENCE_S)
+        loop.close()
+        del waiting
+        gc.collect()
+
+    await asyncio.to_thread(run)
+    assert semaphore.value == 1
     semaphore.remove()
