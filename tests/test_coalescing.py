@@ -220,11 +220,12 @@ async def test_what_is_gathered_leaves_at_64_kib(link: Link) -> None:
 
 @in_loop
 @pytest.mark.parametrize("link", ["pipe", "fd-pipes"], indirect=True)
-@pytest.mark.parametrize(("size", "together"), [(648, 12), (1_000, 8), (5_000, 1), (647, 90)])
-async def test_long_messages_share_the_shorter_writes_of_a_pipe(
-    link: Link, size: int, together: int
-) -> None:
-    """Two pages at most, of which the kernel has the memory at hand: pipe(7)."""
+@pytest.mark.parametrize(
+    ("size", "together"),
+    [(16, 341), (73, 101), (74, 199), (155, 100), (156, 199), (319, 100), (648, 12), (5_000, 1)],
+)
+async def test_writes_into_a_pipe_are_short(link: Link, size: int, together: int) -> None:
+    """Two pages, of which the kernel has the memory at hand: pipe(7). More where a hundred fit."""
     message = b"x" * size
     async with link(codec="raw") as (left, right):
         await settled(left, right)
@@ -233,13 +234,25 @@ async def test_long_messages_share_the_shorter_writes_of_a_pipe(
         for _ in range(together):
             left.send_nowait(message)
         assert calls.written == 1
-        if size > 647:
-            left.send_nowait(message)
-            assert calls.written == 2
+        left.send_nowait(message)
+        assert calls.written == 2
         await left.flush()
-        assert calls.written == (3 if size > 647 else 2)
-        for _ in range(together + 1 + (size > 647)):
+        assert calls.written == 3
+        for _ in range(together + 2):
             assert await right.receive() == message
+
+
+@in_loop
+@pytest.mark.parametrize("link", ["pipe", "fd-pipes"], indirect=True)
+async def test_a_hundred_that_fill_a_block_go_into_a_pipe_together(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        await settled(left, right)
+        calls = Calls(left)
+        for _ in range(101):  # the first one leaves at once
+            left.send_nowait(b"x" * 647)
+        assert calls.written == 1
+        for _ in range(101):
+            assert await right.receive() == b"x" * 647
 
 
 @in_loop

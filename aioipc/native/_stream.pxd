@@ -39,7 +39,7 @@ cdef class StreamPort(FramePort):
     cdef Py_ssize_t gather_bytes # the most that one write holds
     cdef Py_ssize_t page         # no frame crosses the end of one; 0: there are none
     cdef bint pads               # PADs may come
-    cdef Py_ssize_t pipe_message # from here on messages share the shorter writes of a pipe
+    cdef bint is_pipe            # whose writes are shorter
     cdef bint fragments          # longer messages leave in frames of so many bytes each
     cdef bint packets            # each read is whole frames, as each write is
     cdef int controls_waiting    # control frames behind `rest`

@@ -38,9 +38,6 @@ from aioipc.errors import (
     ProtocolError,
 )
 
-cdef extern from "Python.h":
-    Py_ssize_t PY_SSIZE_T_MAX
-
 cdef extern from "<stdlib.h>":
     void* aligned_alloc(size_t alignment, size_t size)
 
@@ -56,8 +53,8 @@ cdef enum:
     HEADER = 8
     BLOCK = 65536                # one read, and one gathered write
     PAGE = 4096
-    PIPE_BYTES = 2 * PAGE        # a pipe keeps so many empty pages and need not allocate them:
-    PIPE_MESSAGE = 648           # messages of which a hundred fill a block go in such writes
+    PIPE_BYTES = 2 * PAGE        # a pipe keeps so many empty pages and need not allocate them
+    TOGETHER = 100               # messages that leave together where a block can hold them
     CAPACITY = PAGE + BLOCK      # what one read did not use up stands before the next
     SLACK = 8192                 # room that control frames always find behind `out`
     SPARE_BLOCKS = 32
@@ -105,6 +102,14 @@ cdef void give_block(char* block) noexcept:
         free(block)
 
 
+cdef inline Py_ssize_t pipe_room(Py_ssize_t frame) noexcept:
+    """How many bytes of such frames leave in one write to a pipe: few, but whole pages."""
+    cdef Py_ssize_t room = PIPE_BYTES
+    while room < TOGETHER * frame:
+        room *= 2
+    return room if room <= BLOCK else PIPE_BYTES
+
+
 cdef inline bint fits(Py_ssize_t length, Py_ssize_t room) noexcept:
     """Whether a frame fills the room, or leaves enough of it for a PAD."""
     return length == room or length <= room - HEADER
@@ -144,9 +149,7 @@ cdef class StreamPort(FramePort):
         self.max_receive_bytes = max_message_bytes
         self.max_send_bytes = max_message_bytes
         self.gather_bytes = BLOCK
-        self.pipe_message = PY_SSIZE_T_MAX
-        if isinstance(stream, FdStream) and not (<FdStream>stream).is_socket:
-            self.pipe_message = PIPE_MESSAGE
+        self.is_pipe = isinstance(stream, FdStream) and not (<FdStream>stream).is_socket
         self.packets = packets
         self.stream_flush = getattr(stream, "try_flush", None)
         self.pads = pads
@@ -548,8 +551,8 @@ cdef class StreamPort(FramePort):
             raise FrameTooLarge(size, self.max_send_bytes)
         if size > self.join_bytes:
             return self.c_send_large([owner], size)
-        if size >= self.pipe_message:
-            room = min(room, PIPE_BYTES - self.out_end)
+        if self.is_pipe:
+            room = min(room, pipe_room(HEADER + size) - self.out_end)
         if self.page and not self.c_turn_page(HEADER + size):
             room = 0
         if HEADER + size > room and self.out_end:
