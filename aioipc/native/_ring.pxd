@@ -158,6 +158,7 @@ cdef class RingPort(FramePort):
     cdef uint64_t received_before
     cdef bint out_of_leases      # a borrow waits until one is given back
     # Sending
+    cdef uint64_t armed_for      # so many bytes of room the bell was asked for
     cdef Py_ssize_t rest_bytes
     cdef bint rest_is_new        # nothing of it was put yet
     cdef list larges             # [begin, end] of messages in fragments, where they lie

@@ -223,6 +223,7 @@ cdef class RingPort(FramePort):
         cdef RingRecord record
         cdef RingAnswer answer
         cdef int records = 0
+        self.out_of_leases = False  # whoever wanted to borrow does so no more
         if self.own_fds:
             self.c_drop_fds()
         if self.incoming is not None:
@@ -988,7 +989,7 @@ cdef class RingPort(FramePort):
         """Go on when there is room, or when the loop has turned. Always answers 0."""
         cdef RingAnswer answer = RING_WAKE
         self.stall = NOT_STALLED
-        if self.armed or not self.is_open:
+        if not self.is_open or (self.armed and self.armed_for <= self.producer.needed):
             return 0
         if self.pacer is None and not self.started:
             return 0  # not in a loop: who waits for room there arms it
@@ -998,6 +999,7 @@ cdef class RingPort(FramePort):
             if answer == RING_WAKE:
                 self.c_ring_bell()
         self.armed = True
+        self.armed_for = self.producer.needed  # whoever wanted more may have given up
         if answer != RING_SLEEP or self.dead:
             self.c_call_back(self._drain)
         return 0
@@ -1294,7 +1296,7 @@ cdef class RingPort(FramePort):
         if self.stall:
             self.c_wait_out(callback)
             return
-        if callback is None or self.armed:
+        if callback is None:
             return
         if self.is_open and self.send_failure is None:
             self.c_start()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import aioipc
-from aioipc import Limits
+from aioipc import Channel, Limits
 from aioipc.wire.framing import Kind
 from tests.children import PATIENCE_S, Peers
+from tests.links import fill, steps
 from tests.peers.load import payload
 from tests.programs import program
 from tests.scale import patience_s, scaled
@@ -147,3 +150,64 @@ async def test_without_the_variable_nobody_looks(
         await left.send(1)
         assert await right.receive() == 1
         assert left.port.transport._tripwire is None
+
+
+async def gives_up(waiting: asyncio.Task[Any]) -> None:
+    await steps(10)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+
+async def have_greeted(left: Channel[Any], right: Channel[Any]) -> None:
+    for one, other in ((left, right), (right, left)):
+        await one.send(b"hello")
+        await other.receive()
+
+
+@pytest.mark.parametrize("then", ["sends", "closes"])
+async def test_room_for_who_comes_after_one_who_wanted_more(then: str) -> None:
+    """And gave up. The peer makes room for the shorter message, then has other things to do."""
+    limits = Limits(ring_bytes=CAPACITY, linger_s=PATIENCE_S)
+    left, right = aioipc.pair("shm", codec="raw", limits=limits, polling="block")
+    async with left, right:
+        await have_greeted(left, right)
+        sent = fill(left, (1_016, 0))
+        await gives_up(asyncio.create_task(left.send(b"x" * 16_000)))
+        waiting = asyncio.create_task(left.aclose() if then == "closes" else left.send(b"short"))
+        await steps(10)
+        for message in sent[:8]:
+            assert await right.receive() == message
+        async with asyncio.timeout(PATIENCE_S / 2):
+            await waiting
+        for message in sent[8:]:
+            assert await right.receive() == message
+        if then == "closes":
+            with pytest.raises(aioipc.EndOfStream):
+                await right.receive()
+        else:
+            assert await right.receive() == b"short"
+
+
+async def test_who_borrows_no_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message comes when one who receives has found nothing, and does not sleep yet."""
+    left, right = aioipc.pair("shm", codec="raw", polling="block")
+    async with left, right, contextlib.AsyncExitStack() as borrowed:
+        await have_greeted(left, right)
+        await left.send_many([b"borrowed"] * 64 + [b"last"])
+        for _ in range(64):
+            await borrowed.enter_async_context(right.borrow())
+        await gives_up(asyncio.create_task(borrowed.enter_async_context(right.borrow())))
+        assert await right.receive() == b"last"
+        port = type(right.port)
+        on_readable = port.on_readable
+
+        def on_readable_late(port: Any, callback: Any) -> None:
+            monkeypatch.undo()
+            left.send_nowait(b"late")
+            left.port.try_flush()
+            on_readable(port, callback)
+
+        monkeypatch.setattr(port, "on_readable", on_readable_late)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await right.receive() == b"late"
