@@ -100,12 +100,10 @@ class Pump:
             try:
                 # In slices, so that the thread ends soon after the last waiter has gone. A
                 # slice ends early when there is a permit.
-                taken = self._take(_SLICE_S)
+                if self._take(_SLICE_S):
+                    self._deliver()
             except Exception as error:  # noqa: BLE001 - whoever waits is told
                 self.fail(error)
-                continue
-            if taken:
-                self._deliver()
 
     def _deliver(self) -> None:
         """Hand a permit to the loop of the oldest waiter; give it back if there is none."""

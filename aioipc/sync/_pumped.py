@@ -41,6 +41,9 @@ class PumpedSemaphore(Enterable):
         if guard is None:
             with self._tally.waiting():
                 await self._pump.wait()
+            if self._unusable is not None:  # it was closed in the same moment
+                self._give_quietly()
+                self._check()
             guard = self._keep(self._guard())
         return guard
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aioipc import BrokenBarrierError, sync
+from aioipc import BrokenBarrierError, ClosedError, sync
 from aioipc.kernel.ledger import Ledger, Note, State
 from aioipc.sync import _pump as pumps
 from aioipc.sync import barrier as barriers
@@ -270,4 +270,54 @@ async def test_a_permit_for_a_loop_that_has_ended(monkeypatch: pytest.MonkeyPatc
 
     await asyncio.to_thread(run)
     assert semaphore.value == 1
+    semaphore.remove()
+
+
+async def test_a_permit_that_comes_as_it_is_closed_goes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = f"/aioipc-crossing-{os.getpid()}"
+    semaphore, other = (sync.PosixSemaphore(name, 0) for _ in range(2))
+    other.unlink()
+    grant = pumps._grant
+
+    def grant_and_close(future: asyncio.Future[None]) -> None:
+        grant(future)
+        semaphore.close()
+
+    waiting = asyncio.create_task(semaphore.acquire())
+    await steps(10)
+    monkeypatch.setattr(pumps, "_grant", grant_and_close)
+    other._give()  # as another program does
+    async with in_time():
+        with pytest.raises(ClosedError):
+            await waiting
+    assert other.value == 1
+    other.close()
+
+
+async def test_a_permit_that_cannot_be_put_back_ends_the_waits_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread that hands permits over is there for whoever waits next."""
+    semaphore = sync.SysVSemaphore(None, 0)
+
+    def fail(*_: object) -> bool:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pumps, "_call", lambda *_: False)  # as for a loop that was closed
+        patch.setattr(semaphore._pump, "_give_back", fail)
+        given_up = asyncio.create_task(semaphore.acquire())
+        await steps(10)
+        semaphore._put()  # as another program does
+        async with in_time():
+            await until(lambda: semaphore._pump._thread is None)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    waiting = asyncio.create_task(semaphore.acquire())
+    await steps(10)
+    semaphore._put()
+    async with in_time():
+        await waiting
     semaphore.remove()
