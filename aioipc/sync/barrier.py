@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ _MOST_PARTIES = 512
 _WORD = 0
 _FIRST_SEAT = 1
 _BELL = 0
-_ATTEMPTS = 1000
+_PATIENCE_S = 0.05
 _REMEMBERED = 16
 
 
@@ -101,25 +102,25 @@ class Barrier(Named):
         """Who waits at it now and since when, one entry for each party. Nobody holds a barrier."""
         with kernel_errors(f"look at {self._what}"):
             now = self._round(self._open())
-            notes = [now.note_at(seat) for seat, line in enumerate(now.row) if line.is_held()]
+            notes = [now.note_at(seat) for seat in range(self._count) if now.is_there(seat)]
             return [Holder.of(note) for note in notes if note is not None]
 
     def reset(self) -> None:
         """Make it whole again. Who waits now gets `BrokenBarrierError`.
 
         Raises:
-            BusyError: A process that is just deciding whether all have come does not go on: it
-                is stopped. Nothing changed.
+            BusyError: A process that is just deciding whether all have come does not go on, for
+                50 ms: it is stopped, mostly. Nothing changed.
         """
+        deadline_s = time.monotonic() + _PATIENCE_S
         with kernel_errors(f"reset {self._what}"):
             place = self._open()
-            for _ in range(_ATTEMPTS):
-                if (decision := place.lines[_BELL].try_hold()) is not None:
-                    with decision:
-                        _Word.read(place).breaking().next().write(place)
-                    return
+            while (decision := place.lines[_BELL].try_hold()) is None:
+                if time.monotonic() > deadline_s:
+                    raise BusyError(f"{self._what}: a process that decides does not go on")
                 os.sched_yield()
-        raise BusyError(f"{self._what}: a process that decides about it does not go on")
+            with decision:
+                _Word.read(place).breaking().next().write(place)
 
     async def wait(self) -> int:
         """Wait until all parties have come.
@@ -154,13 +155,11 @@ class Barrier(Named):
         with kernel_errors(f"wait for {self._what}"):
             while True:
                 current = self._round(self._open())
-                # Rung also by the death of this process, so that nobody misses that it was here.
-                with current.bell.pull():
-                    if current.has_ended():
-                        continue
-                    seat = current.sit_down()
-                    if seat is not None or not current.is_over():
-                        return seat
+                if current.has_ended():
+                    continue
+                seat = current.sit_down()
+                if seat is not None or not current.is_over():
+                    return seat
 
     def _seats_of_now(self, place: Place) -> Watch:
         return listen_and_watch(place.lines[_BELL], lambda: self._round(place).row)
@@ -190,10 +189,13 @@ class _Round:
             if self.note_at(number) is None and (hold := line.try_hold()) is not None:
                 with contextlib.ExitStack() as undo:
                     undo.enter_context(hold)
-                    if self._is_open(_Word.read(self._place)) and self.note_at(number) is None:
-                        self.note(number, State.HELD)
-                        undo.pop_all()
-                        return _Seat(self, number, hold)
+                    # Rung also by the death of this process, so that nobody misses that it came.
+                    with self.bell.pull():
+                        if self._is_open(_Word.read(self._place)) and self.note_at(number) is None:
+                            hold.take_seat()  # what `is_there` looks at
+                            self._note(number)
+                            undo.pop_all()
+                            return _Seat(self, number, hold)
         return None
 
     def has_ended(self) -> bool:
@@ -227,37 +229,38 @@ class _Round:
                 outcome(word).write(self._place)
         return self.has_ended()
 
-    def give_up(self) -> bool:
-        """Break it, if not all have come; return False if that cannot be decided now."""
+    def give_up(self) -> None:
+        """Break it, if not all have come, and if that can be decided now."""
         with contextlib.suppress(OSError):
             if (decision := self.bell.try_hold()) is not None:
                 with decision:
                     word = _Word.read(self._place)
                     if self._is_open(word):
                         word.breaking().write(self._place)
-                return True
-        return False
 
     def note_at(self, seat: int) -> Note | None:
-        """What the one noted who came to this seat, and has not left, dead or alive."""
+        """What the one noted who came to this seat, dead or alive."""
         note = self._place.ledger.read(self._first_note + seat)
         is_of_now = note.state is State.HELD and note.number == self._generation
         return note if is_of_now else None
 
-    def note(self, seat: int, state: State) -> None:
-        """Note who has a seat, or that nobody has it any more."""
-        self._place.ledger.note(self._first_note + seat, state, number=self._generation)
+    def is_there(self, seat: int) -> bool:
+        """Whether he is there who noted that he came; others only hold a seat to look."""
+        return self.row[seat].is_taken(0)
+
+    def _note(self, seat: int) -> None:
+        self._place.ledger.note(self._first_note + seat, State.HELD, number=self._generation)
 
     def _is_open(self, word: _Word) -> bool:
         return word.generation == self._generation and not word.broke(self._generation)
 
     def _outcome(self) -> Callable[[_Word], _Word] | None:
         """What becomes of the word: all are there, or somebody died; None for neither."""
-        # Who comes sits down, then notes it; who leaves before the end leaves the note. So the
-        # notes are read before the seats: each noted seat was taken then.
+        # Who comes sits down, then notes it, and nobody takes a note back. So the notes are read
+        # before the seats: each noted seat was taken then.
         seats = range(len(self.row))
         noted = [self.note_at(seat) is not None for seat in seats]
-        there = [noted[seat] and self.row[seat].is_held() for seat in seats]
+        there = [noted[seat] and self.is_there(seat) for seat in seats]
         if all(there):
             return _Word.next
         return None if noted == there else _Word.breaking
@@ -290,9 +293,8 @@ class _Seat:
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         try:
-            is_over = kind is None or issubclass(kind, BrokenBarrierError)
-            if is_over or self._round.give_up():
-                self._round.note(self.number, State.NONE)
-            # Else it is as if this process had died: whoever hears the end of the seat decides.
+            if kind is not None and not issubclass(kind, BrokenBarrierError):
+                self._round.give_up()
         finally:
+            # If it is open still, it is as if this process had died: whoever hears this decides.
             self._hold.close()

@@ -189,6 +189,52 @@ async def test_who_comes_does_not_stand_for_who_died(monkeypatch: pytest.MonkeyP
     barrier.close()
 
 
+async def test_who_looks_for_a_seat_does_not_stand_for_who_died_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    barrier = sync.Barrier("x", 2)
+
+    def come_and_die() -> None:
+        seat = barrier._sit_down()
+        assert seat is not None
+        seat._hold.close()  # as the kernel does; what he noted stays
+
+    def come() -> None:
+        seat = barrier._sit_down()
+        assert seat is not None
+        with pytest.raises(BrokenBarrierError), seat:
+            seat.is_over()
+
+    around_hold(monkeypatch, "0.0", before=come_and_die, after=come)
+    with pytest.raises(BrokenBarrierError):
+        barrier._sit_down()
+    barrier.close()
+
+
+async def test_who_finds_no_seat_does_not_wake_himself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A party of an older round still has the seat: its process is stopped."""
+    barrier = sync.Barrier("x", 1)
+    stopped = barrier._sit_down()
+    assert stopped is not None
+    for _ in range(2):
+        barrier.reset()
+    looks = []
+    sit_down = barriers._Round.sit_down
+
+    def count(round_: barriers._Round) -> barriers._Seat | None:
+        looks.append(round_)
+        return sit_down(round_)
+
+    monkeypatch.setattr(barriers._Round, "sit_down", count)
+    waiting = [asyncio.create_task(barrier.wait()) for _ in range(2)]
+    await steps(100)
+    assert len(looks) <= 2 * len(waiting)
+    stopped.__exit__(None)
+    async with in_time():
+        await asyncio.gather(*waiting)
+    barrier.close()
+
+
 @pytest.mark.parametrize("how", ["comes", "resets"])
 @pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
 async def test_who_decides_is_stopped(
