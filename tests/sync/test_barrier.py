@@ -173,22 +173,6 @@ async def test_a_round_that_ends_before_somebody_sits_down(
         assert not late.is_over()
 
 
-async def test_who_comes_does_not_stand_for_who_died(monkeypatch: pytest.MonkeyPatch) -> None:
-    barrier = sync.Barrier("x", 2)
-    died, waits = (barrier._sit_down() for _ in range(2))
-    assert died is not None
-    assert waits is not None
-    died._hold.close()  # as the kernel does; what he noted stays
-    found: list[bool] = []
-    around_hold(monkeypatch, "0.0", after=lambda: found.append(waits.is_over()))
-    with pytest.raises(BrokenBarrierError):
-        barrier._sit_down()
-    with pytest.raises(BrokenBarrierError), waits:
-        waits.is_over()
-    assert not found
-    barrier.close()
-
-
 async def test_who_looks_for_a_seat_does_not_stand_for_who_died_on_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
