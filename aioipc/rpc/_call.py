@@ -83,12 +83,16 @@ class CallInfo(ServedRecord):
         if self.room_waiter is not None:
             self.room_waiter.wake()
 
-    def lose(self, error: BaseException) -> None:
-        """The caller is gone."""
-        if self.upload is not None:
-            self.upload.error = error
-        if self.task is not None:
+    def cancel(self) -> None:
+        """Cancel the method; not again while it cleans up."""
+        if self.task is not None and not self.task.cancelling():
             self.task.cancel()
+
+    def give_up(self, error: BaseException) -> None:
+        """The caller has given it up, or is gone."""
+        if self.upload is not None:
+            self.upload.cut(error)
+        self.cancel()
 
     def client(self, interface: Callable[..., T]) -> T:
         """What the caller serves (``rpc.connect(..., serve=...)``), to call it back.

@@ -57,7 +57,7 @@ class Callee:
         self._session = connection.session
         self._handlers = handlers
         self._running: set[CallInfo] = set()
-        self._idle: asyncio.Future[None] | None = None
+        self._settled: asyncio.Event | None = None
         peer = connection.channel.peer
         remote = Capability.REMOTE in connection.channel.capabilities
         self._is_trusted = not remote and (peer is None or same_user(peer))
@@ -116,8 +116,7 @@ class Callee:
 
     def _late(self, call: CallInfo) -> None:
         call.is_late = True
-        if call.task is not None:
-            call.task.cancel()
+        call.cancel()
 
     async def _run(self, call: CallInfo) -> None:
         """Run the method of a call and send its outcome."""
@@ -254,12 +253,16 @@ class Callee:
             if call.timer is not None:
                 call.timer.cancel()
             call.task = None  # which has the call in its context: a cycle
+        if call.upload is not None:
+            call.upload.cut(ClosedError(f"{call.method} has ended"))
+            call.is_uploading = False
         self._session.finish(call)
-        self._finished()
+        self.settle()
 
-    def _finished(self) -> None:
-        if self._idle is not None and not self._session.served and not self._idle.done():
-            self._idle.set_result(None)
+    def settle(self) -> None:
+        """Let who waits for the end of all calls look again."""
+        if self._settled is not None:
+            self._settled.set()
 
     async def not_sent(
         self, outcome: Return, error: IPCError, method: Method, *, fds: Sequence[HasFileno] = ()
@@ -344,8 +347,7 @@ class Callee:
     def take(self, call: CallInfo, message: Answer) -> None:
         """Take in what the caller says about a call that runs here."""
         if type(message) is Cancel:
-            if call.task is not None:
-                call.task.cancel()
+            call.give_up(RemoteCancelled(f"{call.method} was cancelled by its caller"))
             return
         if isinstance(message, Item):
             assert call.upload is not None, "the session lets no other items through"
@@ -355,28 +357,28 @@ class Callee:
     def end(self, error: BaseException) -> None:
         """The caller is gone, and so is the reason for what runs here."""
         for call in list(self._running):
-            call.lose(error)
+            call.give_up(error)
 
     # Closing
 
     async def finish(self, grace_s: float) -> None:
-        """Refuse further calls, and wait for those that run.
+        """Refuse further calls, and wait for those that run, and until their outcomes were sent.
 
         Args:
             grace_s: How long, in seconds.
         """
         self._connection.is_closing = True
-        if not self._session.served:
-            return
-        self._idle = self._connection.loop.create_future()
-        self._connection.on_finished = self._finished
+        if self._settled is None:
+            self._settled = asyncio.Event()
+            self._connection.on_finished = self.settle
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await self._idle
+                while self._session.served or self._connection.late:
+                    self._settled.clear()
+                    await self._settled.wait()
 
     def cancel_all(self) -> None:
         """Cancel what still runs."""
         self._connection.is_closing = True
         for call in list(self._running):
-            if call.task is not None:
-                call.task.cancel()
+            call.cancel()

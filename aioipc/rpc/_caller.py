@@ -135,10 +135,16 @@ class OwnCall(CallRecord):
         message = self.caller.connection.session.cancel(self)
         if message is not None:
             self.items = None
+            self.stop_feeding()
             end_span(self.span, None)
             self.caller.connection.tell(message)
             if self.caller.observer is not None:
                 self.caller.observer.cancelled(self)
+
+    def stop_feeding(self) -> None:
+        """Nobody wants the rest of the stream among its arguments."""
+        if self.feeding is not None and self.feeding is not asyncio.current_task():
+            self.feeding.cancel()
 
     def take_back(self) -> None:
         """The far side has not begun it, and will not: `CallCore.recall`."""
@@ -216,6 +222,7 @@ class Caller:
     def concluded(self, call: OwnCall) -> None:
         """A call has its outcome, and there is more to it than that."""
         call.is_uploading = False
+        call.stop_feeding()
         end_span(call.span, call.last)
 
     # Calls of any kind
@@ -393,7 +400,7 @@ class Caller:
             call.items.arrived.append(message.value)
         else:
             assert isinstance(message, Credit), "the session lets nothing else through"
-            self._wake_feeder(call)
+            self.connection.wake(call.room_waiter)
             return
         if call.waiter is not None:
             self.connection.wake(call.waiter)
@@ -415,7 +422,7 @@ class Caller:
             call.is_uploading = False
             end_span(call.span, error)
             self.connection.wake(call.waiter)
-            self._wake_feeder(call)
+            call.stop_feeding()
 
     def _check_open(self, method: Method) -> None:
         ending = self.connection.ending
@@ -488,14 +495,14 @@ class Caller:
         else:
             await self._channel.send(Item(call.id, item))
 
-    def _wake_feeder(self, call: OwnCall) -> None:
-        if call.room_waiter is not None:
-            call.room_waiter.wake()
-
     async def _wait_for_room(self, call: OwnCall) -> None:
-        call.room_waiter = News(self._loop)
+        call.room_waiter = room = News(self._loop)
+        self.connection.follow()  # also where nobody asks for the outcome
         try:
-            await call.room_waiter
+            await room
+        except BaseException:
+            self.connection.forget(room)
+            raise
         finally:
             call.room_waiter = None
 

@@ -33,13 +33,14 @@ from aioipc.rpc._parcels import Parcels
 from aioipc.rpc._proxy import proxy_of
 from aioipc.rpc._session import Session
 from aioipc.rpc._tracing import TRACING
-from aioipc.wire.rpc import Answer, Call, Freed, Item, Message, Raise, Return
+from aioipc.wire.rpc import Answer, Call, Credit, Freed, Item, Message, Raise, Return
 
 __all__ = ["Connection"]
 
 T = TypeVar("T")
 AnyCall = Call | PlainCall
 AnyMessage = Message | PlainCall | PlainReturn | Enclosed
+_CLEANUP_S: Final = 5.0
 _NO_HANDLERS: Final[Handlers] = {}
 
 
@@ -88,7 +89,7 @@ class Connection(CallCore, AsyncResource):
                 self.answer_straight(name, method, function)
         self._ended = self.loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._late = 0
+        self.late = 0
         # A peer that keeps to its limit causes at most one outcome and a few credits per call.
         self._most_late = 4 * channel.limits.max_calls
         self.serves = bool(handlers)
@@ -216,11 +217,16 @@ class Connection(CallCore, AsyncResource):
         try:
             self.channel.send_nowait(message)
         except WouldBlock:
+            self.late += 1  # at once, for who waits until nothing is
             _ = self.start(self._tell_late(message))
         except IPCError:
             pass  # the connection is over, as whoever reads or calls is told
 
     async def _tell_late(self, message: Message) -> None:
+        self.late -= 1
+        if isinstance(message, Credit) and not self.session.is_open(message.id):
+            self.callee.settle()  # the outcome of that call may have left since
+            return
         with contextlib.suppress(IPCError):
             await self.send_late(message)
 
@@ -230,13 +236,14 @@ class Connection(CallCore, AsyncResource):
         A peer that calls and does not read gets no more of this side's memory than it has
         a right to: then the connection ends.
         """
-        self._late += 1
+        self.late += 1
         try:
-            if self._late > self._most_late:
-                self.end(ProtocolError(f"{self._late - 1:,} messages wait for the peer to read"))
+            if self.late > self._most_late:
+                self.end(ProtocolError(f"{self.late - 1:,} messages wait for the peer to read"))
             await self.channel.send(message, fds=fds)
         finally:
-            self._late -= 1
+            self.late -= 1
+            self.callee.settle()
 
     # Life cycle
 
@@ -297,7 +304,8 @@ class Connection(CallCore, AsyncResource):
     async def aclose(self) -> None:
         """Close the connection. Idempotent.
 
-        Calls of this side raise ClosedError, methods that still run are cancelled.
+        Calls of this side raise ClosedError, methods that still run are cancelled, and again each
+        time that they have cleaned up for 5 s.
 
         Cancellation:
             Closes at once, abruptly.
@@ -306,10 +314,13 @@ class Connection(CallCore, AsyncResource):
         if self._is_broken:
             self.channel.abort(self.ending)
         try:
+            is_late = False
             while self._tasks:
                 for task in self._tasks:
-                    task.cancel()
-                await asyncio.wait(self._tasks)
+                    if is_late or not task.cancelling():
+                        task.cancel()
+                _, left = await asyncio.wait(self._tasks, timeout=_CLEANUP_S)
+                is_late = bool(left)
         finally:
             await self.channel.aclose()
 

@@ -46,6 +46,8 @@ class Hub(Protocol):
     """Told when a call of the peer's is over, on the straight way."""
     is_closing: bool
     """Whether other calls of the peer are refused."""
+    late: int
+    """How many messages that the peer causes wait for room."""
 
     def ask(self, method: Any, args: tuple[Any, ...]) -> Ask:
         """Call a method of the peer's and wait for its result."""

@@ -23,3 +23,7 @@ class Session(CallTable[Out, In], Rules[Out, In]):
 
     def __init__(self, *, connected: bool, max_calls: int) -> None:
         super().__init__(connected=connected, max_calls=max_calls, window=WINDOW)
+
+    def is_open(self, number: int) -> bool:
+        """Whether a call of either side has no last message yet."""
+        return number in self.calls or number in self.served

@@ -129,7 +129,13 @@ class ResultStream(AsyncIterator[T], Generic[T]):
         return value
 
     async def aclose(self) -> None:
-        """Give the rest of the stream up; the method is closed on the far side. Idempotent."""
+        """Give the rest of the stream up; the method is closed on the far side. Idempotent.
+
+        Raises:
+            BusyError: Another task is waiting for an item. Nothing changed.
+        """
+        if self._is_taken:
+            raise BusyError(f"another task is receiving from this stream of {self._method}")
         self._is_over = True
         if self._call is not None:
             self._call.cancel()
@@ -179,6 +185,8 @@ class Upload(AsyncIterator[Any]):
             StopAsyncIteration: The caller sent all of them.
             BadArguments: The item is not of the declared type.
             BusyError: Another task is waiting for an item.
+            ClosedError: The method has ended before the stream.
+            RemoteCancelled: The caller has given the call up.
             PeerCrashed: The caller is gone.
 
         Cancellation:
@@ -204,6 +212,13 @@ class Upload(AsyncIterator[Any]):
         except BadArguments as error:
             self.refused = error
             raise
+
+    def cut(self, error: BaseException) -> None:
+        """Say why no more items come, unless all of them have come."""
+        is_cut = self._call.is_uploading or self._call.is_cancelled
+        if is_cut and self.error is None:
+            self.error = error
+        self.wake()
 
     def wake(self) -> None:
         """There is news: an item, the end, or an error."""

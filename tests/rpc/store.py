@@ -155,6 +155,18 @@ class MemoryStore:
         return "pong"
 
 
+class Mill:
+    """Makes results of any length."""
+
+    async def make(self, size: int) -> bytes:
+        return bytes(size)
+
+
+def packed(*args: Any) -> msgspec.Raw:
+    """Arguments, as a peer without a library writes them."""
+    return msgspec.Raw(msgspec.msgpack.encode(args))
+
+
 @contextlib.asynccontextmanager
 async def connected(
     link: Link, service: object | None = None, *, serve: object = None, **options: Any

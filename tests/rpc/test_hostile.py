@@ -17,15 +17,11 @@ from aioipc import Channel, rpc
 from aioipc.wire.rpc import Call, Cancel, Credit, End, Item, Raise, Return
 from tests.links import steps, until
 from tests.programs import program
-from tests.rpc.store import MemoryStore, Store
+from tests.rpc.store import MemoryStore, Mill, Store, packed
 
 pytestmark = pytest.mark.asyncio
 
 NIL = msgspec.Raw(b"\xc0")
-
-
-def packed(*args: Any) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.msgpack.encode(args))
 
 
 @contextlib.asynccontextmanager
@@ -196,11 +192,6 @@ async def test_who_calls_and_never_reads_is_thrown_out(caplog: pytest.LogCapture
         assert "messages wait for the peer to read" in caplog.text
 
 
-class Mill:
-    async def make(self, size: int) -> bytes:
-        return bytes(size)
-
-
 async def test_a_result_over_the_limit_behind_a_caller_that_reads_late() -> None:
     small = aioipc.Limits(max_message_bytes=100_000)
     async with (
@@ -211,7 +202,7 @@ async def test_a_result_over_the_limit_behind_a_caller_that_reads_late() -> None
         for number, size in enumerate(sizes):
             await channel.send(Call(2 * number + 1, "make", packed(size)))
         await channel.flush()
-        await until(lambda: any(connection._late for connection in server.connections))
+        await until(lambda: any(connection.late for connection in server.connections))
         outcomes = {each.id: each for each in [await channel.receive() for _ in sizes]}
         assert outcomes.pop(2 * 40 + 1).code == "too_large"
         assert {type(each) for each in outcomes.values()} == {Return}

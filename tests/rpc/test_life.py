@@ -10,10 +10,11 @@ import pytest
 
 import aioipc
 from aioipc import rpc
-from tests.children import Peers, come_to_rest
-from tests.links import Link, steps
+from aioipc.wire.rpc import Call, Return
+from tests.children import PATIENCE_S, Peers, come_to_rest
+from tests.links import Link, steps, until
 from tests.programs import loop_name, program
-from tests.rpc.store import MemoryStore, Store, connected
+from tests.rpc.store import MemoryStore, Mill, Store, connected, packed
 
 pytestmark = pytest.mark.asyncio
 over_memory = pytest.mark.parametrize("link", ["memory"], indirect=True)
@@ -164,6 +165,64 @@ async def test_a_server_that_closes_cancels_what_takes_too_long() -> None:
         await call
     assert await service.events.get() == "cancelled"
     await rpc.connection_of(store).aclose()
+
+
+@pytest.mark.parametrize("closers", [1, 2])
+async def test_a_server_that_closes_sends_what_came_of_calls(closers: int) -> None:
+    """Their methods have ended; there was no room yet for what they returned."""
+    limits = aioipc.Limits(linger_s=2 * PATIENCE_S)
+    server = await rpc.serve("unix:", Mill(), limits=limits)
+    async with aioipc.connect(server.address, codec=rpc.CODEC) as channel:
+        made = range(1, 41, 2)
+        await channel.send_many([Call(number, "make", packed(100_000)) for number in made])
+        await channel.flush()
+        await until(lambda: server.connections)
+        (connection,) = server.connections
+        session = connection.session
+        await until(lambda: session.peer_last_id == made[-1] and not session.served)
+        assert connection.late
+        closing = [asyncio.ensure_future(server.aclose()) for _ in range(closers)]
+        await steps(10)
+        outcomes = [await channel.receive() for _ in made]
+        assert {type(each) for each in outcomes} == {Return}
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*closing)
+
+
+class CleansUp(MemoryStore):
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = asyncio.Event()
+
+    async def ping(self) -> str:
+        self.tell("began")
+        try:
+            return str(await asyncio.Event().wait())
+        finally:
+            self.tell("cleans up")
+            await self.may_end.wait()
+            self.tell("is clean")
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_a_method_that_cleans_up_is_not_cancelled_again(who: str) -> None:
+    service = CleansUp()
+    limits = aioipc.Limits(linger_s=0.05)
+    async with rpc.serve("unix:", service, interface=Store, limits=limits) as server:
+        store = await rpc.connect(server.address, Store)
+        client = rpc.connection_of(store)
+        call = asyncio.ensure_future(store.ping())
+        assert await service.events.get() == "began"
+        closing = asyncio.ensure_future(client.aclose() if who == "client" else server.aclose())
+        assert await service.events.get() == "cleans up"
+        await steps(20)
+        service.may_end.set()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await service.events.get() == "is clean"
+            await asyncio.wait([call, closing])
+        await client.aclose()
+    with pytest.raises(aioipc.IPCError):
+        await call
 
 
 async def test_waiting_for_a_server() -> None:
