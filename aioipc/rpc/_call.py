@@ -35,6 +35,7 @@ class CallInfo(ServedRecord):
     timer: asyncio.TimerHandle | None = None
     deadline_s = math.inf
     is_late = False
+    is_stopping = False
     upload: Upload | None = None
     room_waiter: News | None = None
     span: Span | None = None
@@ -84,8 +85,9 @@ class CallInfo(ServedRecord):
             self.room_waiter.wake()
 
     def cancel(self) -> None:
-        """Cancel the method; not again while it cleans up."""
-        if self.task is not None and not self.task.cancelling():
+        """Cancel the method, once: it may take its time to clean up."""
+        if self.task is not None and not self.is_stopping:
+            self.is_stopping = True
             self.task.cancel()
 
     def give_up(self, error: BaseException) -> None:

@@ -382,3 +382,7 @@ class Callee:
         self._connection.is_closing = True
         for call in list(self._running):
             call.cancel()
+
+    def tasks(self) -> set[asyncio.Task[Any] | None]:
+        """The tasks of methods that still run, or clean up."""
+        return {call.task for call in self._running}

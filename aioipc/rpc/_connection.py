@@ -304,8 +304,8 @@ class Connection(CallCore, AsyncResource):
     async def aclose(self) -> None:
         """Close the connection. Idempotent.
 
-        Calls of this side raise ClosedError, methods that still run are cancelled, and again each
-        time that they have cleaned up for 5 s.
+        Calls of this side raise ClosedError. Methods that still run are cancelled, and again after
+        each 5 s that they take to clean up.
 
         Cancellation:
             Closes at once, abruptly.
@@ -314,13 +314,12 @@ class Connection(CallCore, AsyncResource):
         if self._is_broken:
             self.channel.abort(self.ending)
         try:
-            is_late = False
+            spared = self.callee.tasks()  # they are cancelled by now
             while self._tasks:
-                for task in self._tasks:
-                    if is_late or not task.cancelling():
-                        task.cancel()
-                _, left = await asyncio.wait(self._tasks, timeout=_CLEANUP_S)
-                is_late = bool(left)
+                for task in self._tasks - spared:
+                    task.cancel()
+                await asyncio.wait(self._tasks, timeout=_CLEANUP_S)
+                spared = set()
         finally:
             await self.channel.aclose()
 

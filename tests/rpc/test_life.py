@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import pytest
 
 import aioipc
 from aioipc import rpc
+from aioipc.rpc import _connection as connections
 from aioipc.wire.rpc import Call, Return
 from tests.children import PATIENCE_S, Peers, come_to_rest
 from tests.links import Link, steps, until
@@ -200,8 +202,12 @@ class CleansUp(MemoryStore):
             return str(await asyncio.Event().wait())
         finally:
             self.tell("cleans up")
-            await self.may_end.wait()
-            self.tell("is clean")
+            try:
+                await self.may_end.wait()
+                self.tell("is clean")
+            except asyncio.CancelledError:
+                self.tell("is cancelled again")
+                raise
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
@@ -223,6 +229,47 @@ async def test_a_method_that_cleans_up_is_not_cancelled_again(who: str) -> None:
         await client.aclose()
     with pytest.raises(aioipc.IPCError):
         await call
+
+
+async def test_a_method_that_cleans_up_for_ever_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "_CLEANUP_S", 0.01)
+    service = CleansUp()
+    async with rpc.serve("unix:", service, interface=Store) as server:
+        store = await rpc.connect(server.address, Store)
+        call = asyncio.ensure_future(store.ping())
+        assert await service.events.get() == "began"
+        await rpc.connection_of(store).aclose()
+        assert await service.events.get() == "cleans up"
+        async with asyncio.timeout(PATIENCE_S):
+            assert await service.events.get() == "is cancelled again"
+    with pytest.raises(aioipc.IPCError):
+        await call
+
+
+class TimesOut(CleansUp):
+    async def ping(self) -> str:
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0):
+                    await super().ping()
+            return str(await asyncio.Event().wait())
+        finally:
+            self.tell("has ended")
+
+
+@over_memory
+async def test_a_method_that_its_own_deadline_cancels_is_cancelled_all_the_same(link: Link) -> None:
+    service = TimesOut()
+    async with connected(link, service) as (store, _):
+        call = asyncio.ensure_future(store.ping())
+        assert [await service.events.get() for _ in range(2)] == ["began", "cleans up"]
+        call.cancel()
+        await asyncio.wait([call])
+        async with asyncio.timeout(PATIENCE_S):
+            assert await service.events.get() == "is cancelled again"
+            assert await service.events.get() == "has ended"
 
 
 async def test_waiting_for_a_server() -> None:
