@@ -246,6 +246,29 @@ class TestLifeCycle:
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
 
+    async def test_what_another_thread_was_given_goes_there_too(self, peers: Peers) -> None:
+        """However late it comes to it."""
+        peer = program(
+            peers,
+            """
+            import threading
+            arrived = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, arrived.set)
+            end = threading.Event()
+            thread = threading.Thread(target=end.wait)
+            thread.start()
+            for _ in range(int(sys.argv[1])):
+                async with aioipc.signals.receiver(signal.SIGUSR1, allow_threads=True):
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                await arrived.wait()
+                arrived.clear()
+            end.set()
+            thread.join()
+            """,
+            scaled(10_000, full=100_000),
+        )
+        assert await peer.ended() == 0
+
     async def test_two_receivers_of_one_signal(self) -> None:
         async with signals.receiver(signal.SIGHUP, signal.SIGUSR1):
             with pytest.raises(aioipc.BusyError, match="another receiver of this process has SIGH"):

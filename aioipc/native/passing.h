@@ -33,7 +33,12 @@ static void pass_on(int number, siginfo_t *info, void *context) {
         /* Somebody opened its mask. It would come back here at once, for ever. */
         sigaddset(&((ucontext_t *)context)->uc_sigmask, number);
     }
-    if (thread) {
+    if (!thread) {
+        /* This thread was given it before passing ended, and comes to it only now. Whoever handles
+           it now gets it: what one may not send with all that is known of it, as by kill(2). */
+        if (syscall(SYS_rt_sigqueueinfo, getpid(), number, info) && kill(getpid(), number))
+            atomic_fetch_add(&passing_lost[number], 1);
+    } else {
         siginfo_t copy = *info;
         if (copy.si_code >= 0 || copy.si_code == SI_TKILL)
             copy.si_code = PASSED - copy.si_code;
@@ -55,13 +60,13 @@ static int start_passing(int number, int thread) {
 
 static int stop_passing(int number) {
     struct sigaction current;
-    atomic_store(&passing_to[number], 0);
-    if (sigaction(number, NULL, &current))
-        return -1;
+    int failed = sigaction(number, NULL, &current);
     /* What somebody else has installed in the meantime stays. */
-    if (!(current.sa_flags & SA_SIGINFO) || current.sa_sigaction != pass_on)
-        return 0;
-    return sigaction(number, &passing_before[number], NULL);
+    if (!failed && current.sa_flags & SA_SIGINFO && current.sa_sigaction == pass_on)
+        failed = sigaction(number, &passing_before[number], NULL);
+    if (!failed)
+        atomic_store(&passing_to[number], 0);  /* not before: what comes late would come back here */
+    return failed;
 }
 
 static int queue_to(int pidfd, int number, int value) {
