@@ -78,10 +78,11 @@ class Renewal(Generic[R]):
         if self.current.ending is None:
             return self.current
         async with self._lock:
+            if self.current.ending is not None and not self._is_closed:
+                await self.current.aclose()
             if self._is_closed:
                 raise self._closed()
             if self.current.ending is not None:
-                await self.current.aclose()
                 await self._renew()
         return self.current
 
@@ -109,9 +110,9 @@ class Renewal(Generic[R]):
 
     async def aclose(self) -> None:
         """Close the connection for good; who waits for another gets ClosedError. Idempotent."""
-        self._is_closed = True
-        if self._trying is not None:
+        if self._trying is not None and not self._is_closed:
             self._trying.reschedule(0)
+        self._is_closed = True
         async with self._lock:
             await self.current.aclose()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 import aioipc
 from aioipc import _renewal, rpc
+from tests.children import PATIENCE_S
+from tests.links import steps
 from tests.rpc.store import MemoryStore, Store
 
 pytestmark = pytest.mark.asyncio
@@ -38,3 +41,35 @@ async def test_servers_that_drop_connections_are_asked_less_and_less(
     # The first one is tried again soon, those after it 2, 4, 8 and 16 ms later at the earliest.
     for before, after, least_s in zip(times[1:-1], times[2:], LEAST_S, strict=True):
         assert after - before >= least_s - CLOCK_S
+
+
+async def test_closing_while_the_connection_before_cleans_up() -> None:
+    may_end = asyncio.Event()
+    cleans_up = asyncio.Event()
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            cleans_up.set()
+            await may_end.wait()
+
+    listener = await aioipc.listen("unix:", codec=rpc.CODEC)
+    store = await rpc.connect(listener.address, Store, reconnect=True)
+    peer = await listener.accept()
+    total = asyncio.ensure_future(store.total(numbers()))
+    await peer.receive()
+    await listener.aclose()
+    call = asyncio.ensure_future(store.ping())  # idempotent: it is made again
+    peer.abort()
+    await cleans_up.wait()
+    closing = asyncio.ensure_future(rpc.aclose(store))
+    await steps(5)
+    may_end.set()
+    async with asyncio.timeout(PATIENCE_S):
+        await closing
+    with pytest.raises(aioipc.ClosedError):
+        await call
+    with pytest.raises(aioipc.IPCError):
+        await total

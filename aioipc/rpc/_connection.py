@@ -287,7 +287,7 @@ class Connection(CallCore, AsyncResource):
             raise self.ending
 
     async def finish(self, grace_s: float) -> None:
-        """Take no other call of the peer, and let those that run go on for a while.
+        """Take no other call of the peer; let those that run go on, and their results leave.
 
         Args:
             grace_s: How long, in seconds. What still runs then is cancelled, and its caller gets
@@ -296,8 +296,12 @@ class Connection(CallCore, AsyncResource):
         Cancellation:
             Cancels them at once.
         """
+        end = self.loop.time() + grace_s
         try:
             await self.callee.finish(grace_s)
+            with contextlib.suppress(IPCError, TimeoutError):
+                async with asyncio.timeout_at(end):
+                    await self.channel.flush()
         finally:
             self.callee.cancel_all()
 

@@ -191,6 +191,25 @@ async def test_a_server_that_closes_sends_what_came_of_calls(closers: int) -> No
             await asyncio.gather(*closing)
 
 
+@pytest.mark.parametrize("address", ["unix:", "shm:"])
+async def test_a_server_that_closes_sends_the_rest_of_a_long_result(address: str) -> None:
+    limits = aioipc.Limits(linger_s=2 * PATIENCE_S)
+    server = await rpc.serve(address, Mill(), limits=limits)
+    async with aioipc.connect(server.address, codec=rpc.CODEC) as channel:
+        await channel.send(Call(1, "make", packed(10_000_000)))
+        await channel.flush()
+        await until(lambda: server.connections)
+        (connection,) = server.connections
+        session = connection.session
+        await until(lambda: session.peer_last_id == 1 and not session.served)
+        assert not connection.late, "the channel has taken it"
+        closing = asyncio.ensure_future(server.aclose())
+        await steps(10)
+        assert type(await channel.receive()) is Return
+        async with asyncio.timeout(PATIENCE_S):
+            await closing
+
+
 class CleansUp(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
