@@ -78,11 +78,10 @@ class Renewal(Generic[R]):
         if self.current.ending is None:
             return self.current
         async with self._lock:
-            if self.current.ending is not None and not self._is_closed:
-                await self.current.aclose()
-            if self._is_closed:
-                raise self._closed()
+            self._check_open()
             if self.current.ending is not None:
+                await self.current.aclose()
+                self._check_open()
                 await self._renew()
         return self.current
 
@@ -94,8 +93,7 @@ class Renewal(Generic[R]):
                     with attempt:
                         self.current = await self._open()
         except TimeoutError:
-            if self._is_closed:
-                raise self._closed() from None
+            self._check_open()
             raise
         finally:
             self._trying = None
@@ -116,5 +114,6 @@ class Renewal(Generic[R]):
         async with self._lock:
             await self.current.aclose()
 
-    def _closed(self) -> ClosedError:
-        return ClosedError("this side closed the connection")
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClosedError("this side closed the connection") from None

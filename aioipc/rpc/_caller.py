@@ -348,10 +348,12 @@ class Caller:
         try:
             await sending
         except BaseException as error:
-            if sending.is_accepted:
-                self.give_up(call)
-            else:
+            if not sending.is_accepted:
                 self.withdraw(call, error)
+            elif isinstance(error, IPCError):
+                return  # it may have arrived whole: what came of it is told as of any other call
+            else:
+                self.give_up(call)
             raise
 
     async def _wait_for_turn(self, method: Method) -> float:

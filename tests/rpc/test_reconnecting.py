@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 
 import aioipc
 from aioipc import rpc
+from aioipc.native._core import Send
+from aioipc.rpc._caller import Caller, OwnCall
 from tests.children import Peers
 from tests.links import steps
 from tests.rpc.store import MemoryStore, Store
@@ -55,6 +59,47 @@ async def test_a_call_that_may_have_run_is_not_repeated() -> None:
         assert await service.events.get() == "cancelled"
         assert service.events.empty()
         await server.aclose()
+
+
+class LearnsLate:
+    """A send that was accepted, and wakes when the peer has taken it and is gone."""
+
+    def __init__(self, sending: Send) -> None:
+        self.sending = sending
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.sending.is_accepted
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from self.sending.__await__()
+        raise aioipc.PeerCrashed("gone")
+
+
+async def test_nor_one_whose_sender_learns_of_the_end_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin = Caller._begin
+
+    def begin_late(*args: Any, **options: Any) -> tuple[OwnCall, LearnsLate]:
+        call, sending = begin(*args, **options)
+        return call, LearnsLate(sending)
+
+    monkeypatch.setattr(Caller, "_begin", begin_late)
+    async with (
+        aioipc.listen(ADDRESS, codec=rpc.CODEC) as listener,
+        rpc.connect(ADDRESS, Store, reconnect=True) as store,
+    ):
+        peer = await listener.accept()
+        first = asyncio.ensure_future(anext(store.count(3)))
+        assert (await peer.receive()).method == "count"
+        peer.abort()
+        again = asyncio.ensure_future(listener.accept())
+        await asyncio.wait([first, again], return_when=asyncio.FIRST_COMPLETED)
+        assert not again.done()
+        with pytest.raises(aioipc.PeerCrashed, match="may have run"):
+            await first
+        again.cancel()
 
 
 async def test_an_idempotent_one_is() -> None:
