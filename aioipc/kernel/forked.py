@@ -121,6 +121,8 @@ class Line(OwnedSocket):
             raise Unfit
         if number < 0:
             raise OSError(-number, os.strerror(-number))
+        if not fds:  # there was none left for it: recv(2) on MSG_CTRUNC
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         (pidfd,) = fds
         return ForkedChild(number, pidfd.detach(), self)
 

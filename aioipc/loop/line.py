@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Line:
-    """Tasks that wait for one thing to become possible. Only the first of them tries.
+    """Tasks of one loop that wait for one thing to become possible. Only the first of them tries.
 
     What is waited for never travels through here: who is woken looks again, and takes it without
     another wait. So a task that is cancelled leaves everything to the next one.
@@ -28,6 +28,7 @@ class Line:
 
     def __init__(self, ask: Callable[[Callable[[], object] | None], object] | None = None) -> None:
         self._ask = ask
+        self._loop = asyncio.get_running_loop()
         self.places: collections.deque[_Place] = collections.deque()
         self._ending: BaseException | None = None
 
@@ -39,11 +40,14 @@ class Line:
             again: Stand before all others, as one that had its turn and was sent back.
 
         Raises:
+            RuntimeError: The line belongs to another loop, which could not wake this one's task.
             Exception: What `end` was given, or what the attempt raised.
 
         Cancellation:
             Safe: leaves the line.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this belongs to the event loop of another thread")
         place = _Place()
         if again:
             self.places.appendleft(place)

@@ -209,8 +209,12 @@ class Crew:
         try:
             await self._end_keepers()
         except BaseException:
-            with anyio.move_on_after(_CLOSING_S, shield=True):
-                await self._end_keepers()
+            try:
+                with anyio.move_on_after(_CLOSING_S, shield=True):
+                    await self._end_keepers()
+            finally:  # which asyncio can interrupt all the same
+                if self._own_server is not None:
+                    self._own_server.kill()
             raise
 
     async def _end_keepers(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Sequence
 from typing import Final
@@ -180,8 +181,8 @@ class ForkServer(AsyncResource):
         for _ in range(_MOST_ATTEMPTS):
             server = self._current()
             preloads = self._unfit.isdisjoint(order.modules)
-            wanted = ForkOrder(order, tuple(fds), Surroundings.here(), preloads).dump()
             try:
+                wanted = ForkOrder(order, tuple(fds), Surroundings.here(), preloads).dump()
                 return await _forked(server, wanted, fds, standard, name)
             except Unfit:
                 self._unfit.update(order.modules if preloads else ())
@@ -223,9 +224,7 @@ class ForkServer(AsyncResource):
         Cancellation:
             It is killed at once.
         """
-        self._is_closed = True
-        servers = [*self._retired, *filter(None, [self._server])]
-        self._server, self._retired = None, []
+        servers = self._take_all()
         try:
             while servers:
                 await servers[-1].aclose()
@@ -235,6 +234,18 @@ class ForkServer(AsyncResource):
                 for server in servers:
                     await server.program.kill_and_reap()
             raise
+
+    def kill(self) -> None:
+        """End the server at once; what it has forked goes on. Idempotent."""
+        for server in self._take_all():
+            server.retire()
+            server.program.signal_group(signal.SIGKILL)
+
+    def _take_all(self) -> list[_Server]:
+        self._is_closed = True
+        servers = [*self._retired, *filter(None, [self._server])]
+        self._server, self._retired = None, []
+        return servers
 
     def __del__(self) -> None:
         if not getattr(self, "_is_closed", True) and self._owner == os.getpid():

@@ -226,7 +226,8 @@ class Results(AsyncIterator[R], Generic[R]):
 
     def _finish(self, number: int, outcome: R | Failed) -> None:
         self._outcomes[number] = outcome
-        self._order.append(number)
+        if not self._ordered:
+            self._order.append(number)
         _wake(self._news)
         if not isinstance(outcome, Failed):
             self._finished += 1

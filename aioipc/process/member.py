@@ -215,14 +215,28 @@ class Member:
     async def open(self, method: Method, args: tuple[Any, ...], *, count: int = 1) -> OwnCall:
         """Make a call there, which counts as so many; see `Connection.caller`."""
         call = await self.connection.caller.open(method, args)
-        self._count(count)
+        self._made(count)
         return call
+
+    async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
+        """Call a method there whose result nobody wants: `Caller.notify`."""
+        await self.connection.caller.notify(method, args)
+        self._made(1)
+
+    def _made(self, calls: int) -> None:
+        self._count(calls)
+        self._part()  # they may have ended already
 
     def _count(self, calls: int) -> None:
         """It gets so many calls; after the last one that it may have, it gets no other."""
         self._taken += calls
         if self._taken >= self._most_taken:
             self.is_dismissed = True
+
+    def _part(self) -> None:
+        """End it if that is wished for and no call is open."""
+        if self.is_dismissed and not self.load:
+            self._end()
 
     # Calls ahead
 
@@ -328,8 +342,8 @@ class Member:
         if self.connection.ending is not None:
             self._last_begun = self.connection.recall(1)
             self._end()
-        elif self.is_dismissed and not self.load:
-            self._end()
+        else:
+            self._part()
         self._tell_freed()
 
     def cancelled(self, call: OwnCall) -> None:

@@ -127,7 +127,12 @@ class Pool:
     # Calling, as a proxy does it
 
     async def call(
-        self, method: Method, args: tuple[Any, ...], *, member: Member | None = None
+        self,
+        method: Method,
+        args: tuple[Any, ...],
+        *,
+        member: Member | None = None,
+        attempts: int = _MOST_ATTEMPTS,
     ) -> Any:
         """Call a method in some worker, as soon as one is free.
 
@@ -135,6 +140,7 @@ class Pool:
             method: What to call.
             args: All arguments, in the order of the declaration.
             member: A worker that was taken for it.
+            attempts: How often it may begin, if it is idempotent.
 
         Raises:
             PeerCrashed: Its worker died, and the method may have run. One that is
@@ -145,7 +151,6 @@ class Pool:
         Cancellation:
             Cancels the method. A worker that does not let that happen is killed.
         """
-        attempts_left = _MOST_ATTEMPTS
         again = False
         while True:
             if member is None:
@@ -161,8 +166,8 @@ class Pool:
                     self._calls -= 1
                     again = True
                 else:
-                    attempts_left -= 1
-                    await _check_repeats(member, asked, error, attempts_left)
+                    attempts -= 1
+                    await _check_repeats(member, asked, error, attempts)
             member = None
 
     async def call_each(
@@ -202,10 +207,17 @@ class Pool:
                 took_s += seconds
         return took_s
 
-    async def _one(self, member: Member, method: Method, args: tuple[Any, ...]) -> Any:
+    async def _one(
+        self,
+        member: Member,
+        method: Method,
+        args: tuple[Any, ...],
+        *,
+        attempts: int = _MOST_ATTEMPTS,
+    ) -> Any:
         """The result of one call, or `Failed`."""
         try:
-            return await self.call(method, args, member=member)
+            return await self.call(method, args, member=member, attempts=attempts)
         except Exception as error:  # noqa: BLE001 - it is told, not raised
             return Failed(error)
 
@@ -261,14 +273,15 @@ class Pool:
             lost = _lost(method, death, error)
             lost.__cause__ = death or error
             return Failed(lost)
-        return await self._one(await self._crew.take(), method, args)
+        member = await self._crew.take()
+        return await self._one(member, method, args, attempts=_MOST_ATTEMPTS - 1)
 
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
         """Call a method whose result nobody wants."""
         while True:
             member = await self._crew.take()
             try:
-                return await member.connection.caller.notify(method, args)
+                return await member.notify(method, args)
             except PeerCrashed:
                 member.lost()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 from aioipc import process
 from aioipc.process.worker import WorkerOpening
@@ -21,6 +22,11 @@ async def gone(*pids: int) -> None:
             with contextlib.suppress(ProcessLookupError):
                 await process.wait(pid)
     assert all(map(has_ended, pids))
+
+
+def parent_of(pid: int) -> int:
+    """proc_pid_stat(5)"""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 async def until(condition: Callable[[], object]) -> None:

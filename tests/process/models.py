@@ -42,6 +42,9 @@ class Model(Protocol):
     @rpc.idempotent
     async def always_die(self) -> None: ...
 
+    @rpc.idempotent
+    async def die_at(self, number: int) -> int: ...
+
     @rpc.notification
     async def note(self, path: str) -> None: ...
 
@@ -145,6 +148,11 @@ class Worker:
 
     def always_die(self) -> None:
         self.die("kill")
+
+    def die_at(self, number: int) -> int:
+        if number == Steps.dies:
+            self.die("kill")
+        return number
 
     def step(self, number: int) -> int:
         """Do what a number means: see `Steps`."""

@@ -139,6 +139,12 @@ class TestEnds:
         assert await process.map(model.step_again, steps) == steps
         assert pool_of(model).statistics().deaths == 1
 
+    async def test_one_that_always_dies_is_made_three_times(self, model: Model) -> None:
+        with pytest.raises(PeerCrashed, match="die_at may have run"):
+            await process.map(model.die_at, after_many(Steps.dies))
+        assert await model.step(1) == 1, "by a new worker"
+        assert pool_of(model).statistics().deaths == 3
+
     async def test_cancelling_ends_them(self, model: Model) -> None:
         mapping = asyncio.ensure_future(process.map(model.step, after_many(Steps.waits)))
         await until(Path("waits").exists)

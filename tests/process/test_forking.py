@@ -6,18 +6,21 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aioipc import ClosedError, PeerCrashed, WorkerDied, process
+from aioipc import ClosedError, PeerCrashed, ResourceExhausted, WorkerDied, process
 from aioipc.process import ForkServer, Setup, fork_server, spawn
 from tests.children import Peers, has_ended, is_gone
+from tests.links import steps
 from tests.process import models, targets
-from tests.process.ends import gone, until, until_death
+from tests.process.ends import gone, parent_of, until, until_death
 from tests.process.models import Model
 
 QUICK = Setup(stderr="null", grace_s=0.2)
@@ -25,13 +28,27 @@ QUICK = Setup(stderr="null", grace_s=0.2)
 pytestmark = pytest.mark.asyncio
 
 
+@contextlib.contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, limits[1])
+    )
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+
+
 def pid_of(server: ForkServer) -> int:
     assert server.pid is not None
     return server.pid
-
-
-async def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 class TestWorkers:
@@ -43,7 +60,7 @@ class TestWorkers:
                 async with spawn(target, transport=transport, start=server) as worker:
                     await worker.channel.send({"one": b"x" * 100_000})
                     assert await worker.channel.receive() == {"one": b"x" * 100_000}
-                    assert await parent_of(worker.pid) == server.pid
+                    assert parent_of(worker.pid) == server.pid
                 assert worker.status == 0
                 await until(lambda: is_gone(worker.pid))
             pid = pid_of(server)
@@ -232,6 +249,19 @@ async def tell(channel):
                 await asyncio.wait([opening])
             await until(lambda: len(children_of(pid_of(server))) == 1)
 
+    async def test_with_no_descriptor_left_for_its_answer(self) -> None:
+        async with fork_server() as server:
+            async with spawn(targets.echo, start=server):
+                os.kill(pid_of(server), signal.SIGSTOP)
+                opening = asyncio.ensure_future(_opened(spawn(targets.echo, start=server)))
+                await steps(20)
+                with no_descriptors_left():
+                    os.kill(pid_of(server), signal.SIGCONT)
+                    with pytest.raises(ResourceExhausted, match="start echo"):
+                        await opening
+            async with spawn(targets.echo, start=server):
+                await until(lambda: len(children_of(pid_of(server))) == 1)
+
     async def test_closed_before_its_workers(self) -> None:
         async with fork_server() as server:
             worker = await spawn(targets.echo, start=server, setup=QUICK)
@@ -278,7 +308,7 @@ class TestOfAPool:
     async def test_how_its_workers_are_started(self, start: Any) -> None:
         async with process.pool(models.Worker, Model, size=2, args=(1,), start=start) as model:
             assert await model.add(1) == 2
-            parents = {await parent_of(pid) for pid in process.pool_of(model).pids}
+            parents = {parent_of(pid) for pid in process.pool_of(model).pids}
         assert len(parents) == 1
         assert (parents == {os.getpid()}) == (start == "exec")
 
@@ -288,13 +318,13 @@ class TestOfAPool:
                 async with process.pool(models.Worker, Model, size=1, start=server) as model:
                     assert await model.add(1) == 1
                     (pid,) = process.pool_of(model).pids
-                    assert await parent_of(pid) == server.pid
+                    assert parent_of(pid) == server.pid
             assert server.pid is not None
 
     async def test_replaces_workers_though_the_server_dies(self) -> None:
         async with process.pool(models.Worker, Model, size=1, setup=QUICK) as model:
             (pid,) = process.pool_of(model).pids
-            os.kill(await parent_of(pid), signal.SIGKILL)
+            os.kill(parent_of(pid), signal.SIGKILL)
             assert await model.add(1) == 1
             os.kill(pid, signal.SIGKILL)
             await gone(pid)

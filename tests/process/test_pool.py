@@ -23,8 +23,9 @@ from aioipc import (
 )
 from aioipc.process import Pool, Setup, pool, pool_of
 from tests.children import PATIENCE_S, is_gone
+from tests.links import steps
 from tests.process import models
-from tests.process.ends import gone, until
+from tests.process.ends import gone, parent_of, until
 from tests.process.models import Model
 
 QUIET = Setup(stdout="null", stderr="null", grace_s=0.5)
@@ -88,6 +89,23 @@ class TestCalls:
         async with pool(models.Worker, Model, size=1, calls_per_worker=3) as model:
             pids = await asyncio.gather(*(model.meet(str(tmp_path), 3) for _ in range(3)))
             assert {*pids} == {*pool_of(model).pids}
+
+    async def test_from_the_loop_of_another_thread(self, tmp_path: Path) -> None:
+        async def call() -> int:
+            return await model.add(1)
+
+        async def call_there() -> None:
+            with pytest.raises(RuntimeError, match="event loop of another thread"):
+                await asyncio.to_thread(asyncio.run, call())
+
+        began = tmp_path / "began"
+        async with pool(models.Worker, Model, size=1) as model:
+            await call_there()
+            busy = asyncio.create_task(model.wait_for_ever(str(began), str(tmp_path / "ended")))
+            await until(began.exists)
+            await call_there()
+            busy.cancel()
+            assert await model.add(1) == 1
 
     async def test_an_object_that_is_made_by_a_coroutine(self) -> None:
         name = "tests.process.models:made_slowly"
@@ -323,6 +341,13 @@ class TestRecycling:
                 assert await model.pid() != pid
             assert pool_of(model).statistics().recycled == 1
 
+    async def test_after_so_many_notifications(self, tmp_path: Path) -> None:
+        async with pool(models.Worker, Model, size=1, max_tasks_per_worker=2) as model:
+            pid = await model.pid()
+            await model.note(str(tmp_path / "note"))
+            assert await model.pid() != pid
+            assert pool_of(model).statistics().recycled == 1
+
     async def test_by_memory(self) -> None:
         async with pool(models.Worker, Model, size=1, max_memory_bytes=150_000_000) as model:
             assert await model.add(1) == 1
@@ -376,6 +401,30 @@ class TestClosing:
         await asyncio.wait(calls)
         assert isinstance(calls[0].exception(), ClosedError | PeerCrashed)
         assert all(map(is_gone, pids))
+
+    async def test_cancelled_twice(self, tmp_path: Path) -> None:
+        """Nobody waits for the fork server then, but it ends."""
+
+        async def hold() -> None:
+            async with pool(models.Worker, Model, size=1, setup=Setup(grace_s=30)) as model:
+                (worker,) = pool_of(model).pids
+                pids.extend([worker, parent_of(worker)])
+                calls.append(asyncio.create_task(model.compute_for_ever(str(tmp_path / "began"))))
+                await until((tmp_path / "began").exists)
+                leaving.set()
+
+        pids: list[int] = []
+        calls: list[asyncio.Task[None]] = []
+        leaving = asyncio.Event()
+        task = asyncio.create_task(hold())
+        await leaving.wait()
+        for _ in range(2):
+            task.cancel()
+            await steps(3)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait(calls)
+        await gone(*pids)
 
 
 PARENT = """

@@ -189,5 +189,5 @@ async def test_who_waits_for_an_item_is_told_that_none_comes(how: str, link: Lin
         expected = {"method ends": ClosedError, "call is given up": RemoteCancelled}
         with pytest.raises(expected.get(how, IPCError)):
             await hand.reading
-        await asyncio.wait([call])
+        await asyncio.gather(call, return_exceptions=True)
         await closed.wait()
