@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import AsyncResource
 
 from aioipc._opening import Opening
-from aioipc.errors import IPCError, WorkerDied
+from aioipc.errors import ClosedError, IPCError, WorkerDied
 from aioipc.kernel.notify import notify, watchdog_s
 from aioipc.kernel.pidfd import describe
 from aioipc.process.life import Child, Life
@@ -29,11 +29,12 @@ _CLOSING_S: Final = 2.0
 
 
 class _Place:
-    """One child, with the life that it leads at present."""
+    """One child, with the life that it leads at present, and the one that is to take its place."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
         self.life: Life | None = None
+        self.coming: Life | None = None
         self.changing = asyncio.Lock()
         self.was_ready = False
         self.is_done = False
@@ -53,6 +54,7 @@ class Supervisor(AsyncResource):
         self._signals = signals
         self._places = [_Place(child) for child in children]
         self._changed = asyncio.Event()
+        self._is_closed = False
         self._draining: set[asyncio.Task[None]] = set()
         # Their owner is this object: `aclose` ends them and waits for them.
         self._keepers = [_start(self._keep(place)) for place in self._places]
@@ -107,17 +109,23 @@ class Supervisor(AsyncResource):
         A new worker is started, and once it is ready the old one is asked to finish: its
         channel ends. If the new one dies before, the old one stays.
 
+        Raises:
+            ClosedError: The supervisor is closed, or was before all were replaced.
+
         Cancellation:
             Those not yet replaced stay.
         """
+        self._check_open()
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             for place in self._places:
                 async with place.changing:
                     if place.life is not None and await place.life.wait_ready():
                         await self._replace(place, place.life)
+                    self._check_open()
         finally:
-            notify("READY=1")
+            if not self._is_closed:
+                notify("READY=1")
 
     # The children
 
@@ -166,25 +174,37 @@ class Supervisor(AsyncResource):
             await place.life.aclose()
 
     async def _replace(self, place: _Place, old: Life) -> None:
+        self._check_open()
         try:
-            new = await Life.begin(place.child)
+            new = place.coming = await Life.begin(place.child)
         except IPCError as error:
             log.error("%s is not replaced: %s", old.worker.name, error)  # noqa: TRY400 - no bug
             return
         try:
             is_ready = await new.wait_ready()
         except BaseException:
-            await new.aclose()
+            self._drain(new)
             raise
+        finally:
+            place.coming = None
+        self._check_open()  # if not, `aclose` lets it finish
         if not is_ready:
-            await new.aclose()
+            self._drain(new)
             log.error("%s is not replaced: %s", old.worker.name, new.worker.death() or _ended(new))
             return
         place.life = new
         self.reloads += 1
-        draining = _start(old.aclose())
+        self._drain(old)
+
+    def _drain(self, life: Life) -> None:
+        """Let one finish; `aclose` waits for that."""
+        draining = _start(life.aclose())
         self._draining.add(draining)
         draining.add_done_callback(self._draining.discard)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClosedError("the supervisor is closed")
 
     def _check(self) -> None:
         for keeper in self._keepers:
@@ -212,7 +232,11 @@ class Supervisor(AsyncResource):
         Cancellation:
             They are killed at once.
         """
+        self._is_closed = True
         notify("STOPPING=1")
+        for place in self._places:
+            if place.coming is not None:
+                self._drain(place.coming)
         try:
             await self._end(self._helpers)
             await self._end(self._keepers)

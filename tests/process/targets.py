@@ -286,5 +286,15 @@ async def refuse_after_the_first(channel: Channel, path: str) -> None:
     await serve_until_told(channel, path)
 
 
+async def hesitate_after_the_first(channel: Channel, path: str) -> None:
+    if not Path(path).exists():
+        await serve_until_told(channel, path)
+        return
+    note(path, "began")
+    async for _ in channel:
+        pass
+    note(path, "ended")
+
+
 def leave_with(channel: BlockingChannel, status: int) -> None:
     os._exit(status)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from aioipc import WorkerDied, signals
+from aioipc import ClosedError, WorkerDied, signals
 from aioipc.kernel.notify import watchdog_s
 from aioipc.process import Child, Schedule, Setup, Supervisor, supervise
 from tests.children import is_gone
@@ -162,6 +162,19 @@ class TestReload:
             os.kill(pid, signal.SIGKILL)
             await until(running(supervisor, pid))
             assert (supervisor.restarts, supervisor.reloads) == (1, 1)
+
+    async def test_and_a_close_meanwhile(self, diary: Path) -> None:
+        child = service(diary, targets.hesitate_after_the_first)
+        async with supervise([child], reload_on=None) as supervisor:
+            reloading = asyncio.create_task(supervisor.reload())
+            await until(lambda: len(lines(diary)) == 2)
+        old, new = (line.removeprefix("began ") for line in lines(diary)[:2])
+        assert sorted(lines(diary)[2:]) == sorted([f"ended {old}", f"ended {new}"])
+        assert is_gone(int(new))
+        for reload in (reloading, supervisor.reload()):
+            with pytest.raises(ClosedError, match="the supervisor is closed"):
+                await reload
+        assert supervisor.reloads == 0
 
 
 class TestEnd:
