@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aioipc.abc import Codec
-from aioipc.errors import IPCError
+from aioipc.errors import DecodeError, IPCError
 from aioipc.process.restarts import Schedule
 from aioipc.process.setup import Setup
 from aioipc.process.worker import Worker, spawn
 
 __all__ = ["Child", "Life"]
+
+log = logging.getLogger("aioipc.process")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +30,10 @@ class Child:
         target: A function or a command, as for `aioipc.process.spawn`.
         args: For the function, pickled.
         restart: "always"; "on_failure", after another end than with status 0; or "never".
-        announces: Whether it says by its first message that it is ready. If not, it is ready as
-            soon as it has been started.
-        on_message: Called with each object that it sends.
+        announces: Whether it says by its first message that it is ready, whatever that holds,
+            even what the codec cannot decode. If not, it is ready as soon as it has been started.
+        on_message: Called with each object that it sends. What it raises goes to the exception
+            handler of the loop.
         codec: Of its channel.
         schedule: How restarts are spaced, and when the supervisor gives up.
         setup: As for `aioipc.process.spawn`.
@@ -104,12 +107,31 @@ class Life:
         return self.is_ready and not self.has_ended
 
     async def _read(self) -> None:
-        with contextlib.suppress(IPCError):  # how it ends is seen by its status
-            async for obj in self.worker.channel:
-                self.is_ready = True
-                self._news.set()
-                if self._on_message is not None:
-                    self._on_message(obj)
+        while True:
+            try:
+                obj = await self.worker.channel.receive()
+            except DecodeError as error:
+                log.warning("%s: %s", self.worker.name, error)
+                self._announced()
+            except IPCError:  # how it ends is seen by its status
+                return
+            else:
+                self._announced()
+                self._hear(obj)
+
+    def _announced(self) -> None:
+        self.is_ready = True
+        self._news.set()
+
+    def _hear(self, obj: Any) -> None:
+        if self._on_message is None:
+            return
+        try:
+            self._on_message(obj)
+        except Exception as error:  # noqa: BLE001 - the next messages are heard all the same
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"on_message of {self.worker.name} failed", "exception": error}
+            )
 
     async def aclose(self) -> None:
         """Let it finish, within its grace. Idempotent.

@@ -64,6 +64,13 @@ async def tell_events(channel: aioipc.Channel[Event], names: list[str]) -> None:
         await channel.send(Event(name))
 
 
+async def tell(channel: Channel, *objects: object) -> None:
+    for obj in objects:
+        await channel.send(obj)
+    async for _ in channel:
+        pass
+
+
 async def report(channel: Channel) -> None:
     """Say what this process was given, once it knows its parent: that takes a descriptor."""
     await channel.receive()

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from aioipc import ClosedError, WorkerDied, signals
+from aioipc import ClosedError, WorkerDied, codecs, signals
 from aioipc.kernel.notify import watchdog_s
 from aioipc.process import Child, Schedule, Setup, Supervisor, supervise
-from tests.children import is_gone
+from tests.children import PATIENCE_S, is_gone
 from tests.process import targets
 from tests.process.ends import gone, until
 
@@ -107,6 +107,49 @@ class TestRestarts:
         heard: list[object] = []
         async with supervise([service(diary, on_message=heard.append)]):
             assert heard == ["ready"]
+
+    async def test_messages_after_one_that_was_taken_badly(self) -> None:
+        heard: list[object] = []
+        complaints: list[dict[str, Any]] = []
+
+        def hear(obj: object) -> None:
+            heard.append(obj)
+            if obj == "one":
+                raise LookupError("no such luck")
+
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+        child = Child(target=targets.tell, args=("one", "two"), on_message=hear, setup=QUIET)
+        async with supervise([child]):
+            await until(lambda: heard == ["one", "two"])
+        (told,) = complaints
+        assert told["message"] == "on_message of tell failed"
+        assert isinstance(told["exception"], LookupError)
+
+    async def test_messages_that_cannot_be_decoded(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The first one announces nevertheless, and is in the log."""
+        heard: list[object] = []
+        child = Child(
+            target=targets.tell,
+            args=("ready", 1, "soon", 2),
+            announces=True,
+            on_message=heard.append,
+            codec=codecs.typed(int),
+            setup=QUIET,
+        )
+        async with supervise([child]):
+            await until(lambda: heard == [1, 2])
+        assert caplog.text.count("tell: the msgpack codec cannot decode this message") == 2
+
+    async def test_announcement_that_cannot_be_decoded(self) -> None:
+        child = Child(
+            target=targets.tell,
+            args=("ready",),
+            announces=True,
+            codec=codecs.typed(int),
+            setup=QUIET,
+        )
+        async with asyncio.timeout(PATIENCE_S), supervise([child]) as supervisor:
+            assert supervisor.restarts == 0
 
     async def test_misuse(self) -> None:
         with pytest.raises(ValueError, match="at least one child"):
