@@ -95,7 +95,8 @@ class Supervisor(AsyncResource):
         """Wait until no child is to run any more.
 
         Raises:
-            WorkerDied: One died too often, or for good: how it died the last time.
+            WorkerDied: One died too often, or for good: how it died the last time. If it could
+                not be started again after that, the cause says why.
 
         Cancellation:
             Abandons the wait; the children go on.
@@ -134,12 +135,14 @@ class Supervisor(AsyncResource):
 
         Raises:
             WorkerDied: It has died too often.
+            IPCError: It could not even be started, the first time.
         """
         restarts = Restarts(place.child.schedule)
         clock = asyncio.get_running_loop().time
         try:
+            life = await Life.begin(place.child)
             while True:
-                life = await self._live(place)
+                life = await self._live(place, life)
                 status = life.worker.status
                 assert status is not None, "it has ended"
                 death = life.worker.death() or _ended(life)
@@ -147,19 +150,37 @@ class Supervisor(AsyncResource):
                     if status:
                         raise death
                     return
-                pause_s = restarts.died(clock(), clock() - life.began)
-                if pause_s is None:
-                    raise death
-                log.warning("%s; it is started again in %.2f s", death, pause_s)
-                await asyncio.sleep(pause_s)
-                self.restarts += 1
+                lived_s = clock() - life.began
+                life = await self._begin_again(place.child, restarts, death, lived_s)
         finally:
             place.is_done = True
             self._changed.set()
 
-    async def _live(self, place: _Place) -> Life:
-        """Start a child, and wait until it has ended by itself: it or who took its place."""
-        life = place.life = await Life.begin(place.child)
+    async def _begin_again(
+        self, child: Child, restarts: Restarts, death: WorkerDied, lived_s: float
+    ) -> Life:
+        """Start a child that has died; that it cannot be started is one more death.
+
+        Raises:
+            WorkerDied: These were too many.
+        """
+        clock = asyncio.get_running_loop().time
+        failure: IPCError | None = None
+        while (pause_s := restarts.died(clock(), lived_s)) is not None:
+            log.warning("%s; it is started again in %.2f s", failure or death, pause_s)
+            await asyncio.sleep(pause_s)
+            try:
+                life = await Life.begin(child)
+            except IPCError as error:
+                failure, lived_s = error, 0.0
+            else:
+                self.restarts += 1
+                return life
+        raise death from failure
+
+    async def _live(self, place: _Place, life: Life) -> Life:
+        """Wait until a child has ended by itself: it or who took its place."""
+        place.life = life
         try:
             if await life.wait_ready():
                 place.was_ready = True
@@ -282,6 +303,7 @@ def supervise(
 
     Raises:
         WorkerDied: A child died too often before it was ready.
+        Others: As `aioipc.process.spawn`, where a child cannot be started at all.
         BusyError: Something else in this process receives the signal.
 
     Cancellation:

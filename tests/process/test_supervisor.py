@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from aioipc import ClosedError, WorkerDied, codecs, signals
+from aioipc import ClosedError, ConnectError, WorkerDied, codecs, signals
 from aioipc.kernel.notify import watchdog_s
 from aioipc.process import Child, Schedule, Setup, Supervisor, supervise
 from tests.children import PATIENCE_S, is_gone
@@ -39,6 +39,23 @@ def lines(diary: Path) -> list[str]:
 def service(diary: Path, target: Any = targets.serve_until_told, **options: Any) -> Child:
     options.setdefault("schedule", AT_ONCE)
     return Child(target=target, args=(str(diary),), announces=True, setup=QUIET, **options)
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Path:
+    """A program that does nothing."""
+    path = tmp_path / "sleeper"
+    path.write_text("#!/bin/sh\nexec sleep 1000\n")
+    path.chmod(0o700)
+    return path
+
+
+def command(path: Path, *, most: int | None) -> Child:
+    return Child(
+        target=[str(path)],
+        setup=Setup(grace_s=0.01),
+        schedule=Schedule(most=most, first_s=0.01, longest_s=0.01),
+    )
 
 
 def running(supervisor: Supervisor, *but: int | None) -> Callable[[], bool]:
@@ -88,6 +105,35 @@ class TestRestarts:
         with pytest.raises(WorkerDied, match="exit status 0"):
             async with supervise([child]):
                 pytest.fail("it is ready")
+
+    async def test_that_fail_for_a_moment(
+        self, sleeper: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        away = sleeper.with_suffix(".away")
+        async with supervise([command(sleeper, most=None)]) as supervisor:
+            (pid,) = supervisor.pids
+            assert pid
+            sleeper.rename(away)
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: "start sleeper: No such file" in caplog.text)
+            away.rename(sleeper)
+            await until(running(supervisor, pid))
+            assert supervisor.restarts == 1
+
+    async def test_that_fail_too_often(self, sleeper: Path) -> None:
+        async with supervise([command(sleeper, most=2)]) as supervisor:
+            (pid,) = supervisor.pids
+            assert pid
+            sleeper.unlink()
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(WorkerDied, match="SIGKILL") as caught:
+                await supervisor.wait()
+        assert isinstance(caught.value.__cause__, ConnectError)
+        assert supervisor.restarts == 0
+
+    async def test_of_what_never_started(self, tmp_path: Path) -> None:
+        with pytest.raises(ConnectError, match="No such file"):
+            await supervise([command(tmp_path / "nothing", most=None)])
 
     @pytest.mark.parametrize("restart", ["on_failure", "never"])
     async def test_of_one_that_is_done(self, restart: Any) -> None:
