@@ -50,6 +50,11 @@ __all__ = [
 ]
 
 
+def _as_it_is(error: Exception) -> tuple[object, ...]:
+    """How to pickle what was not made of its ``args`` alone: it is not made once more."""
+    return Exception.__new__, (type(error), *error.args), vars(error)
+
+
 class IPCError(Exception):
     """Base of everything that aioipc raises on purpose."""
 
@@ -174,8 +179,8 @@ class FrameTooLarge(ProtocolError):
         self.size = size
         self.limit = limit
 
-    def __reduce__(self) -> tuple[type[FrameTooLarge], tuple[int, int]]:
-        return type(self), (self.size, self.limit)
+    def __reduce__(self) -> tuple[object, ...]:
+        return _as_it_is(self)
 
 
 class RingCorrupted(ProtocolError):
@@ -266,6 +271,9 @@ class WorkerDied(IPCError):
         self.status = status
         self.out_of_memory = out_of_memory
         self.last_lines = last_lines
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _as_it_is(self)
 
     @property
     def exit_code(self) -> int | None:
