@@ -11,11 +11,18 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from aioipc._blocking import BlockingChannel
 from aioipc.channel import Channel
-from aioipc.errors import EncodeError, FrameTooLarge, PeerCrashed, RemoteError
+from aioipc.errors import (
+    DecodeError,
+    EncodeError,
+    EndOfStream,
+    FrameTooLarge,
+    PeerCrashed,
+    RemoteError,
+)
 from aioipc.process import bundle
 from aioipc.process.setup import Setup
 from aioipc.process.target import Target
-from aioipc.process.worker import Worker, spawn
+from aioipc.process.worker import Worker, ended, spawn
 
 __all__ = ["run"]
 
@@ -42,7 +49,8 @@ class _Outcome:
     def get(self) -> Any:
         if self.error is None:
             return self.result
-        self.error.add_note(f"In the worker:\n{self.trace.rstrip()}")
+        if self.trace:
+            self.error.add_note(f"In the worker:\n{self.trace.rstrip()}")
         try:
             raise self.error
         finally:
@@ -75,8 +83,8 @@ async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
 
     Raises:
         Exception: What it raised, with a note that has the traceback.
-        RemoteError: What it returned or raised cannot be pickled.
-        WorkerDied: The process ended before.
+        RemoteError: What it returned or raised cannot be pickled, or not be unpickled.
+        WorkerDied: The process ended before, be it with status 0.
         ValueError: The worker could not import the function, or the arguments cannot be pickled.
         ResourceExhausted: There is no memory for large arguments, or another process.
 
@@ -109,8 +117,14 @@ async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
 async def _outcome(worker: Worker) -> _Outcome:
     try:
         outcome = await worker.channel.receive()
-    except PeerCrashed:
+    except (EndOfStream, PeerCrashed) as error:
+        await worker.aclose()
+        if worker.death() is None:
+            raise ended(worker) from error
         raise
+    except DecodeError as error:
+        what = f"the result of {worker.name}: {error}"
+        raise RemoteError(what, type=type(error).__qualname__, text=str(error)) from error
     except BaseException:
         worker.terminate()
         raise
@@ -157,7 +171,12 @@ def _loaded(arguments: bytes, buffers: Sequence[Any]) -> tuple[tuple[Any, ...], 
 def _failed(error: Exception) -> _Outcome:
     trace = error.__traceback__
     lines = traceback.format_exception(type(error), error, trace and trace.tb_next)
-    return _Outcome(error=error, trace="".join(lines))
+    outcome = _Outcome(error=error, trace="".join(lines))
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - it is our own
+    except Exception as problem:  # noqa: BLE001 - its own methods are called
+        return _unsendable(outcome, problem)
+    return outcome
 
 
 def _unsendable(outcome: _Outcome, error: Exception) -> _Outcome:
@@ -166,4 +185,5 @@ def _unsendable(outcome: _Outcome, error: Exception) -> _Outcome:
     what = "the result" if raised is None else f"{type(raised).__qualname__}: {raised}"
     message = f"{what} cannot be sent: {error.__cause__ or error}"
     kind = type(raised or error).__qualname__
-    return _Outcome(error=RemoteError(message, type=kind, text=str(raised or error)))
+    sent = RemoteError(message, type=kind, text=str(raised or error))
+    return _Outcome(error=sent, trace=outcome.trace)

@@ -16,9 +16,9 @@ from anyio.abc import AsyncResource
 from aioipc._opening import Opening
 from aioipc.errors import ClosedError, IPCError, WorkerDied
 from aioipc.kernel.notify import notify, watchdog_s
-from aioipc.kernel.pidfd import describe
 from aioipc.process.life import Child, Life
 from aioipc.process.restarts import Restarts
+from aioipc.process.worker import ended
 from aioipc.signals import SignalReceiver, receiver
 
 __all__ = ["Supervisor", "supervise"]
@@ -145,7 +145,7 @@ class Supervisor(AsyncResource):
                 life = await self._live(place, life)
                 status = life.worker.status
                 assert status is not None, "it has ended"
-                death = life.worker.death() or _ended(life)
+                death = life.worker.death() or ended(life.worker)
                 if not place.child.comes_back(status):
                     if status:
                         raise death
@@ -211,7 +211,8 @@ class Supervisor(AsyncResource):
         self._check_open()  # if not, `aclose` lets it finish
         if not is_ready:
             self._drain(new)
-            log.error("%s is not replaced: %s", old.worker.name, new.worker.death() or _ended(new))
+            death = new.worker.death() or ended(new.worker)
+            log.error("%s is not replaced: %s", old.worker.name, death)
             return
         place.life = new
         self.reloads += 1
@@ -279,13 +280,6 @@ class Supervisor(AsyncResource):
 
 def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return asyncio.get_running_loop().create_task(work)
-
-
-def _ended(life: Life) -> WorkerDied:
-    """What to say of an end that nobody calls a death."""
-    worker = life.worker
-    status = worker.status or 0
-    return WorkerDied(f"{worker.name} (pid {worker.pid}) {describe(status)}", status=status)
 
 
 def supervise(

@@ -28,7 +28,7 @@ from aioipc.process.standard import StandardStreams
 from aioipc.signals import send
 from aioipc.stream import ByteStream
 
-__all__ = ["Worker", "WorkerOpening", "spawn"]
+__all__ = ["Worker", "WorkerOpening", "ended", "spawn"]
 
 _TRANSPORTS = ("shm", "unix", "pipe")
 
@@ -267,6 +267,12 @@ def spawn(
         return await _start(plan, transport, facts, start)
 
     return WorkerOpening(open_)
+
+
+def ended(worker: Worker) -> WorkerDied:
+    """What to say of an end that is no death, but was not wanted either."""
+    status = worker.status or 0
+    return WorkerDied(f"{worker.name} (pid {worker.pid}) {describe(status)}", status=status)
 
 
 async def _start(plan: Plan, transport: str, facts: ChannelFacts, start: Start) -> Worker:

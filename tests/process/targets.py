@@ -229,8 +229,32 @@ def unpicklable(what: str) -> object:
     raise Complaint(lambda: None)
 
 
+class Quarrel(Exception):
+    """What can be pickled, but not unpickled: that lacks an argument."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} against {other}")
+
+
+def quarrel() -> None:
+    raise Quarrel("one", "the other")
+
+
+def settle() -> Quarrel:
+    return Quarrel("one", "the other")
+
+
+async def run_what_dies() -> None:
+    await aioipc.process.run(leave_at_once)
+
+
 def leave_at_once() -> None:
     os._exit(9)
+
+
+async def leave_later(status: int) -> None:
+    await asyncio.sleep(0)
+    sys.exit(status)
 
 
 def leave_at_once_with(status: str) -> None:

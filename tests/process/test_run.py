@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,35 @@ async def test_what_cannot_be_pickled(what: str) -> None:
         await process.run(targets.unpicklable, what)
 
 
+async def test_exception_that_cannot_be_unpickled() -> None:
+    with pytest.raises(RemoteError, match="Quarrel: one against the other cannot be") as caught:
+        await process.run(targets.quarrel)
+    assert (caught.value.type, caught.value.text) == ("Quarrel", "one against the other")
+    (note,) = caught.value.__notes__
+    assert note.startswith("In the worker:\nTraceback")
+
+
+async def test_result_that_cannot_be_unpickled() -> None:
+    with pytest.raises(RemoteError, match=r"the result of settle: .* missing 1 required"):
+        await process.run(targets.settle)
+
+
 async def test_death() -> None:
     with pytest.raises(WorkerDied, match=r"leave_at_once .* exit status 9"):
         await process.run(targets.leave_at_once)
+
+
+@pytest.mark.parametrize("leave", [os._exit, sys.exit, targets.leave_later])
+async def test_death_with_status_0(leave: Any) -> None:
+    with pytest.raises(WorkerDied, match="exit status 0") as caught:
+        await process.run(leave, 0)
+    assert caught.value.status == 0
+
+
+async def test_death_in_a_process_of_the_process() -> None:
+    with pytest.raises(WorkerDied, match=r"leave_at_once .* exit status 9") as caught:
+        await process.run(targets.run_what_dies)
+    assert caught.value.status == 9
 
 
 async def test_arguments_that_cannot_travel() -> None:
