@@ -321,6 +321,14 @@ async def test_traffic_for_ever_costs_nothing(address: str) -> None:
         serving.cancel()
 
 
+@pytest.mark.asyncio
+async def test_run_in_a_running_loop() -> None:
+    main = asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="await in a loop that is running"):
+        aioipc.run(main)
+    main.close()
+
+
 def test_run_with_the_standard_descriptors_closed(peers: Peers) -> None:
     """uvloop ends the process when it closes a number below 3 that it was given."""
     peer = peers.script("""

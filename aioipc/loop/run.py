@@ -33,7 +33,12 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
 
     Returns:
         What ``main`` returned.
+
+    Raises:
+        RuntimeError: A loop is running in this thread already.
     """
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("aioipc.run() is for programs: await in a loop that is running")
     plug_holes()
     with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
         return runner.run(main)

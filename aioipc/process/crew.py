@@ -13,7 +13,7 @@ from aioipc.loop.line import Line
 from aioipc.process.forking import ForkServer
 from aioipc.process.member import NO_ROOM, Member, Terms
 from aioipc.process.restarts import Restarts, Schedule
-from aioipc.process.worker import Start
+from aioipc.process.worker import Start, ended
 
 __all__ = ["Crew"]
 
@@ -158,7 +158,9 @@ class Crew:
             self._join(member)
             await member.wait_over()
         except PeerCrashed as error:
-            return await member.death() or error
+            return await member.death() or (
+                error if member.worker.status is None else ended(member.worker)
+            )
         finally:
             if is_ready:
                 self._members.remove(member)

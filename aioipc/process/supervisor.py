@@ -306,6 +306,9 @@ def supervise(
     wanted = list(children)
     if not wanted:
         raise ValueError("supervise() takes at least one child")
+    for child in wanted:
+        if not isinstance(child, Child):
+            raise TypeError(f"supervise() takes process.Child(...), not {child!r}")
 
     async def open_() -> Supervisor:
         signals = None if reload_on is None else await receiver(reload_on, allow_threads=True)

@@ -49,7 +49,7 @@ def refusal(number: int, error: Exception) -> Raise:
     """What to send instead of running a method, or because it was cancelled."""
     for kind, code in _CODES:
         if isinstance(error, kind):
-            return Raise(number, code, message=str(error)[:MOST_TEXT])
+            return Raise(number, code, message=_text_of(error))
     raise error
 
 
@@ -64,7 +64,7 @@ def fault_of(number: int, error: Exception, method: Method, *, trusted: bool) ->
     """
     name = type(error).__qualname__
     declared = method.raises.get(name) is type(error)
-    fault = Raise(number, Code.DECLARED if declared else Code.RAISED, name, str(error)[:MOST_TEXT])
+    fault = Raise(number, Code.DECLARED if declared else Code.RAISED, name, _text_of(error))
     if declared:
         try:
             fault.args = msgspec.Raw(encode(error.args))
@@ -81,13 +81,26 @@ def _traceback_of(error: Exception) -> str:
     while step is not None and step.tb_frame.f_globals.get("__package__") in _OURS:
         step = step.tb_next
     lines = traceback.format_exception(type(error), error, step)
-    return "".join(lines)[-_MOST_TRACEBACK:]
+    return _encodable("".join(lines)[-_MOST_TRACEBACK:])
+
+
+def _text_of(error: BaseException) -> str:
+    """What an exception says, as far as its own methods let it."""
+    try:
+        return _encodable(str(error)[:MOST_TEXT])
+    except Exception:  # noqa: BLE001 - it is about the first one
+        return "its text cannot be told"
+
+
+def _encodable(text: str) -> str:
+    """As UTF-8: a name of a file may be none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def unsendable(number: int, error: IPCError, method: Method) -> Raise:
     """What to send instead of a result that cannot be sent."""
     code = Code.TOO_LARGE if isinstance(error, FrameTooLarge) else Code.BAD_RESULT
-    reason = error.__cause__ or error
+    reason = _text_of(error.__cause__ or error)
     return Raise(
         number, code, type(error).__name__, f"the result of {method}: {reason}"[:MOST_TEXT]
     )

@@ -132,6 +132,7 @@ class TestOpening:
         [
             (models.Broken, "LookupError: there is no model"),
             (models.Incomplete, "Incomplete has no method 'pid', as Model.pid says"),
+            (models.Leaves, r"Leaves-. \(pid \d+\) ended with exit status 0"),
         ],
     )
     async def test_an_object_that_cannot_be_made(self, implementation: Any, words: str) -> None:

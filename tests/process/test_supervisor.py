@@ -200,6 +200,8 @@ class TestRestarts:
     async def test_misuse(self) -> None:
         with pytest.raises(ValueError, match="at least one child"):
             _ = supervise([])
+        with pytest.raises(TypeError, match=r"takes process.Child\(...\), not <function"):
+            _ = supervise([targets.leave_with])  # type: ignore[list-item]
         with pytest.raises(ValueError, match="restart must be one of"):
             Child(target=targets.leave_with, restart="sometimes")  # type: ignore[arg-type]
 

@@ -75,6 +75,31 @@ async def test_other_exceptions_say_what_they_were(link: Link) -> None:
         assert await store.get("a") == 1
 
 
+class Untellable(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+
+@pytest.mark.asyncio
+@over_memory
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Untellable(), "Untellable: its text cannot be told"),
+        (FileNotFoundError("no \udcff"), r"FileNotFoundError: no \\udcff"),
+    ],
+)
+async def test_texts_that_cannot_be_sent(link: Link, error: Exception, words: str) -> None:
+    class Fails(MemoryStore):
+        async def ping(self) -> str:
+            raise error
+
+    async with connected(link, Fails()) as (store, _):
+        with pytest.raises(aioipc.RemoteError, match=words):
+            await store.ping()
+        assert await store.get("a") == 1
+
+
 @pytest.mark.asyncio
 @over_memory
 async def test_long_texts_are_cut(link: Link) -> None:
