@@ -225,7 +225,9 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         """Close the channel. Idempotent.
 
         Pending operations raise ClosedError. What was accepted is delivered first, for at
-        most ``limits.linger_s`` seconds, and then the peer sees EndOfStream.
+        most ``limits.linger_s`` seconds, and then the peer sees EndOfStream. What it does not
+        take in that time is dropped, and it sees PeerCrashed; who has to know awaits `flush`
+        first.
 
         Cancellation:
             Closes at once, abruptly: the peer sees PeerCrashed.
