@@ -10,6 +10,8 @@ import os
 import select
 import socket
 import stat
+import struct
+import termios
 from dataclasses import dataclass
 
 from aioipc.kernel.owned import OwnedFd, above_stdio
@@ -31,6 +33,7 @@ __all__ = [
     "plug_holes",
     "redirect_to_stderr",
     "replace_with_null",
+    "unread_bytes",
 ]
 
 
@@ -130,6 +133,12 @@ def is_hung_up(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLRDHUP)
     return bool(poll.poll(0))
+
+
+def unread_bytes(fd: int) -> int:
+    """How many bytes lie in a pipe or a socket, to be read: pipe(7), ``FIONREAD``."""
+    (count,) = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))
+    return int(count)
 
 
 def adopt(fd: int, *, keep: bool = False) -> Descriptor:

@@ -7,6 +7,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 
+from aioipc.kernel.descriptors import unread_bytes
 from aioipc.kernel.owned import OwnedFd
 from aioipc.transports._stream import STREAM, descriptor_stream
 
@@ -50,9 +51,10 @@ class Lines:
         return tuple(self._last)
 
     def finish(self) -> None:
-        """Take what is there, but do not wait for what others may still write. Idempotent."""
-        while not self._closed and self._read():
-            pass
+        """Take what is there now, and not what others go on writing. Idempotent."""
+        left = 0 if self._closed else unread_bytes(self._stream.fileno())
+        while left > 0 and not self._closed and (data := self._read(left)):
+            left -= len(data)
         self.close()
 
     def close(self) -> None:
@@ -69,8 +71,8 @@ class Lines:
         else:
             self._stream.on_readable(self._readable)
 
-    def _read(self) -> bytes | None:
-        data = self._stream.try_read(_READ_BYTES)
+    def _read(self, most_bytes: int = _READ_BYTES) -> bytes | None:
+        data = self._stream.try_read(most_bytes)
         if data:
             *lines, self._begun = (self._begun + data).split(b"\n")
             for line in lines:

@@ -378,6 +378,15 @@ class TestOutput:
             assert await worker.channel.receive() == "written"
         assert len(lines) == 20_000
 
+    async def test_who_left_the_group_and_writes_on_does_not_hold_up_its_end(self) -> None:
+        floods = asyncio.Event()
+        setup = Setup(stdin="pipe", stdout="null", stderr=lambda _: floods.set())
+        async with spawn(["sh", "-c", "setsid yes >&2 & read line"], setup=setup) as worker:
+            await floods.wait()
+            assert worker.stdin is not None
+            await worker.stdin.send(b"\n")
+            assert await worker.wait() == 0
+
 
 class TestDeath:
     """Fault case 66."""
