@@ -125,7 +125,8 @@ class AccessDenied(IPCError, PermissionError):
     """Somebody who is not trusted owns the peer, the path or the directory.
 
     Nothing was opened. Raised by a receive or a send, it is the peer that does not trust this
-    process, and the channel is closed.
+    process, and the channel is closed. Raised by what signals a process, that runs as another
+    user, and goes on.
     """
 
 

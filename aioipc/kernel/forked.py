@@ -168,6 +168,9 @@ def _status_of_zombie(pid: int, pidfd: int) -> int | None:
         if error.errno not in (errno.ENOENT, errno.ESRCH):
             raise
         return None
-    if facts[0] != b"Z" or not send_signal(pidfd, 0):  # reaped, and the number may be reused
+    try:
+        if facts[0] != b"Z" or not send_signal(pidfd, 0):  # reaped, and the number may be reused
+            return None
+    except PermissionError:  # it became another user, to whom alone its status is shown
         return None
     return os.waitstatus_to_exitcode(int(facts[49]))

@@ -138,7 +138,8 @@ class ForkServer:
         line, child = self._lines.pop(fd)
         self._epoll.unregister(fd)
         line.close()
-        child.signal_group(signal.SIGKILL)
+        with contextlib.suppress(PermissionError):  # it became another user
+            child.signal_group(signal.SIGKILL)
         self._dying[child.pidfd] = child
         self._epoll.register(child.pidfd, select.EPOLLIN)
 

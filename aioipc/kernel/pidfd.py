@@ -186,6 +186,9 @@ class Child(OwnedFd):
 
         Returns:
             Whether somebody was there to receive it.
+
+        Raises:
+            PermissionError: They all belong to somebody else.
         """
         if self._status is not None or self._fd < 0:
             return False

@@ -76,17 +76,28 @@ class Pipeline(AsyncResource):
         return self.status
 
     def terminate(self) -> None:
-        """Ask all of them to end: SIGTERM."""
+        """Ask all of them to end: SIGTERM.
+
+        Raises:
+            AccessDenied: One of them runs as another user; the others were told.
+        """
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End all of them: SIGKILL."""
+        """End all of them: SIGKILL.
+
+        Raises:
+            AccessDenied: One of them runs as another user; the others were told.
+        """
         self._signal(signal.SIGKILL)
 
     async def aclose(self) -> None:
         """Close both streams, and see the programs off. Idempotent.
 
         A program that has not ended a second later gets SIGTERM, and SIGKILL after another.
+
+        Raises:
+            AccessDenied: One of them did not end by itself, and runs as another user: it goes on.
 
         Cancellation:
             They are killed at once.
@@ -102,15 +113,20 @@ class Pipeline(AsyncResource):
             for program in self._programs:
                 await program.end(_GRACE_S)
         except BaseException:
-            self.kill()
+            self._try_kill()
             for program in self._programs:
                 await program.kill_and_reap()
             raise
 
     def _signal(self, number: int) -> None:
         self._check_owner()
+        with contextlib.ExitStack() as each:
+            for program in reversed(self._programs):
+                each.callback(program.signal_group, number)
+
+    def _try_kill(self) -> None:
         for program in self._programs:
-            program.signal_group(number)
+            program.try_kill()
 
     def _check_owner(self) -> None:
         if self._owner != os.getpid():
@@ -123,7 +139,7 @@ class Pipeline(AsyncResource):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         finally:  # a warning may be an error
             self._closed = True
-            self.kill()
+            self._try_kill()
             self.stdin.abort()
             self.stdout.abort()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
 import anyio
 
-from aioipc.errors import from_os_error
+from aioipc.errors import AccessDenied, from_os_error
 from aioipc.kernel.leash import Leash
 from aioipc.kernel.oom import oom_kills
 from aioipc.kernel.owned import abandon_in_child
@@ -134,12 +135,31 @@ class Program:
         return self.status
 
     def signal_group(self, number: int) -> bool:
-        """Send a signal to it and to what it has started; False if it has ended."""
-        self.was_told = self._child.signal_group(number) or self.was_told
+        """Send a signal to it and to what it has started; False if it has ended.
+
+        Raises:
+            AccessDenied: It runs as another user, as what sudo(8) starts does: kill(2).
+        """
+        try:
+            self.was_told = self._child.signal_group(number) or self.was_told
+        except PermissionError as error:
+            whom = f"{self.name} (pid {self.pid}), which runs as another user"
+            raise from_os_error(error, f"{signal.Signals(number).name} to {whom}") from error
         return self.status is None
+
+    def try_kill(self) -> bool:
+        """Send SIGKILL in the same way; False if that is not allowed."""
+        try:
+            self.signal_group(signal.SIGKILL)
+        except AccessDenied:
+            return False
+        return True
 
     async def end(self, grace_s: float) -> None:
         """Wait for its end; after a grace demand it (SIGTERM), after another force it (SIGKILL).
+
+        Raises:
+            AccessDenied: It has not ended by itself, and runs as another user.
 
         Cancellation:
             It is killed at once.
@@ -156,10 +176,10 @@ class Program:
             raise
 
     async def kill_and_reap(self) -> None:
-        """Kill it, also in a cancelled scope, and give the kernel a moment to do so."""
-        self.signal_group(signal.SIGKILL)
-        with anyio.move_on_after(_DYING_S, shield=True):
-            await self.wait()
+        """Kill it if allowed, also in a cancelled scope, and give the kernel a moment to do so."""
+        if self.try_kill():
+            with anyio.move_on_after(_DYING_S, shield=True):
+                await self.wait()
 
     async def _ends_within(self, limit_s: float) -> bool:
         try:
@@ -171,7 +191,9 @@ class Program:
 
     def _ended(self) -> None:
         self._watch.close()
-        self._child.signal_group(signal.SIGKILL)  # before it is reaped, which frees the number
+        with contextlib.suppress(PermissionError):  # the one that ended counts, too
+            # Before it is reaped, which frees the number.
+            self._child.signal_group(signal.SIGKILL)
         status = self._child.status()
         self._oom_kills_after = oom_kills()
         self.status = UNKNOWN if status is None else status
@@ -191,5 +213,5 @@ class Program:
 
     def __del__(self) -> None:
         if self._child.fileno() >= 0:
-            self._child.signal_group(signal.SIGKILL)
+            self.try_kill()
             self._let_go()

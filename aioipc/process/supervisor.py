@@ -71,10 +71,15 @@ class Supervisor(AsyncResource):
         )
 
     def terminate(self) -> None:
-        """Ask all that run to end: SIGTERM. Close the supervisor next, or they come back."""
-        for place in self._places:
-            if place.life is not None:
-                place.life.worker.terminate()
+        """Ask all that run to end: SIGTERM. Close the supervisor next, or they come back.
+
+        Raises:
+            AccessDenied: One of them runs as another user; the others were told.
+        """
+        with contextlib.ExitStack() as each:
+            for place in reversed(self._places):
+                if place.life is not None:
+                    each.callback(place.life.worker.terminate)
 
     async def wait_ready(self) -> None:
         """Wait until every child was ready once.

@@ -91,12 +91,20 @@ class Worker:
         self._program.when_ended(callback)
 
     def terminate(self) -> None:
-        """Ask it and all of its group to end: SIGTERM, which cancels a coroutine function."""
+        """Ask it and all of its group to end: SIGTERM, which cancels a coroutine function.
+
+        Raises:
+            AccessDenied: It runs as another user.
+        """
         self._check_owner()
         self._program.signal_group(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it and all of its group: SIGKILL."""
+        """End it and all of its group: SIGKILL.
+
+        Raises:
+            AccessDenied: It runs as another user.
+        """
         self._check_owner()
         self._program.signal_group(signal.SIGKILL)
 
@@ -105,6 +113,7 @@ class Worker:
 
         Raises:
             ProcessLookupError: It has ended.
+            AccessDenied: It runs as another user.
             ResourceExhausted: It has no room for another real-time signal.
         """
         self._check_owner()
@@ -137,6 +146,9 @@ class Worker:
 
         It has ``Setup.grace_s`` seconds to end by itself, and as many again after SIGTERM. What
         is left of its group is killed.
+
+        Raises:
+            AccessDenied: It did not end by itself, and runs as another user: it goes on.
 
         Cancellation:
             It is killed at once.
@@ -183,7 +195,7 @@ class Worker:
         try:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         finally:  # a warning may be an error
-            self._program.signal_group(signal.SIGKILL)
+            self._program.try_kill()
             self._streams.close()
             with contextlib.suppress(RuntimeError):  # another thread collects it
                 self.channel.abort()
