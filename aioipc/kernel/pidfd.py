@@ -182,7 +182,8 @@ class Child(OwnedFd):
     def signal_group(self, number: int) -> bool:
         """Send a signal to the process group that `spawn` made for the child: kill(2).
 
-        As long as the child is not reaped, the number of the group cannot be another one's.
+        And to the child itself, where it has joined another group: setpgid(2). As long as the
+        child is not reaped, the number of the group cannot be another one's.
 
         Returns:
             Whether somebody was there to receive it.
@@ -194,9 +195,19 @@ class Child(OwnedFd):
             return False
         try:
             os.killpg(self.pid, number)
+            is_there = True
+        except ProcessLookupError:
+            is_there = False
+        # It may be about to leave. Only SIGKILL is the same for who gets it twice.
+        if number == signal.SIGKILL or not self._is_in_its_group():
+            is_there = self.send_signal(number) or is_there
+        return is_there
+
+    def _is_in_its_group(self) -> bool:
+        try:
+            return os.getpgid(self.pid) == self.pid
         except ProcessLookupError:
             return False
-        return True
 
     def close(self) -> None:
         """Let go of the child, which may go on running; `spawn` reaps it some time later."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -159,6 +160,37 @@ def test_a_child_that_has_ended_is_reaped_by_close() -> None:
     child.close()
     with pytest.raises(ProcessLookupError):
         open_pidfd(child.pid)
+
+
+COUNT = """
+import os, signal, sys
+if sys.argv[1] == "elsewhere":
+    os.setpgid(0, os.getpgid(os.getppid()))
+wanted = {signal.SIGRTMIN}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print("ready", flush=True)
+sys.stdin.readline()
+count = 0
+while signal.sigtimedwait(wanted, 0):
+    count += 1
+print(count, flush=True)
+"""
+
+
+@pytest.mark.parametrize("where", ["at home", "elsewhere"])
+def test_a_signal_to_its_group_reaches_the_child_once(where: str) -> None:
+    heard, told = os.pipe()
+    asked, answers = os.pipe()
+    argv = [sys.executable, "-c", COUNT, where]
+    with spawn(argv, stdin=heard, stdout=answers, new_group=True) as child:
+        os.close(answers)
+        os.close(heard)
+        with open(asked) as lines:
+            assert lines.readline() == "ready\n"
+            assert child.signal_group(signal.SIGRTMIN)
+            os.close(told)
+            assert lines.readline() == "1\n"
+        _wait(child.pidfd)
 
 
 def test_a_foreign_child_is_no_business_of_close(peers: Peers) -> None:

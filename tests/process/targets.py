@@ -193,6 +193,13 @@ async def ignore_everything(channel: Channel) -> None:
         signal.pause()
 
 
+async def leave_its_group(channel: Channel) -> None:
+    """Join that of the parent, as who wants the terminal does."""
+    os.setpgid(0, os.getpgid(os.getppid()))
+    await channel.send("left")
+    await asyncio.Event().wait()
+
+
 async def have_a_grandchild(channel: Channel) -> None:
     """End well, and leave somebody behind who also holds the standard streams."""
     child = await asyncio.create_subprocess_exec("sh", "-c", "trap '' TERM; exec sleep 1000")

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -542,6 +542,23 @@ class TestTheEnd:
         assert worker.status == -signal.SIGKILL
         assert caplog.messages == [f"ignore_everything {worker.pid} ignored SIGTERM and was killed"]
         await gone(*pids)
+
+    @pytest.mark.parametrize(
+        ("end", "status"),
+        [(Worker.terminate, -signal.SIGTERM), (Worker.kill, -signal.SIGKILL)],
+    )
+    async def test_of_one_that_has_joined_another_group(
+        self, end: Callable[[Worker], None], status: int
+    ) -> None:
+        async with spawn(targets.leave_its_group) as worker:
+            assert await worker.channel.receive() == "left"
+            end(worker)
+            assert await worker.wait() == status
+
+    async def test_leaving_one_that_has_joined_another_group(self) -> None:
+        async with spawn(targets.leave_its_group, setup=QUICK) as worker:
+            assert await worker.channel.receive() == "left"
+        assert worker.status == -signal.SIGTERM
 
     async def test_a_grandchild_does_not_outlive_it(self) -> None:
         async with spawn(targets.have_a_grandchild) as worker:
