@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 from aioipc.kernel.descriptors import unread_bytes
 from aioipc.kernel.owned import OwnedFd
+from aioipc.process.callbacks import call
 from aioipc.transports._stream import STREAM, descriptor_stream
 
 __all__ = ["Lines", "to_stderr"]
@@ -34,12 +36,14 @@ def to_stderr(prefix: str) -> Callable[[str], object]:
 class Lines:
     """Gives each line of a pipe to a function, and keeps the last ones.
 
-    Lines of more than 8 KiB come in pieces, and bytes that are no UTF-8 as escapes.
+    Lines of more than 8 KiB come in pieces, and bytes that are no UTF-8 as escapes. A function that
+    raises, of which the loop's handler is told, gets the next line all the same.
     """
 
     def __init__(self, pipe: OwnedFd, take: Callable[[str], object]) -> None:
         self._stream = descriptor_stream(pipe.detach(), -1, address="output:", capabilities=STREAM)
         self._take = take
+        self._loop = asyncio.get_running_loop()
         self._begun = b""
         self._last: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._closed = False
@@ -89,4 +93,4 @@ class Lines:
     def _give(self, line: bytes) -> None:
         text = line.decode(errors="backslashreplace").rstrip("\r")
         self._last.append(text[:_MOST_KEPT_CHARACTERS])
-        self._take(text)
+        call(self._loop, self._take, text)

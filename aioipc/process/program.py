@@ -17,6 +17,7 @@ from aioipc.kernel.owned import abandon_in_child
 from aioipc.kernel.spawn import Child, spawn
 from aioipc.loop.fd import FdWatch
 from aioipc.loop.waiting import Waits
+from aioipc.process.callbacks import call
 
 __all__ = ["LEASH", "UNKNOWN", "Fds", "Program", "start"]
 
@@ -201,7 +202,7 @@ class Program:
         self._waits.end()
         callbacks, self._when_ended = self._when_ended, []
         for callback in callbacks:
-            callback()
+            call(asyncio.get_running_loop(), callback)
 
     def _let_go(self) -> None:
         self._child.close()

@@ -319,6 +319,13 @@ aioipc.run(main())
         )
 
 
+def complaints() -> list[dict[str, Any]]:
+    """What the loop's handler is told from now on."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    return told
+
+
 class TestOutput:
     async def test_is_logged_with_name_and_pid(self, capsys: pytest.CaptureFixture[str]) -> None:
         async with spawn(targets.write_out, setup=Setup(name="writer")) as worker:
@@ -378,6 +385,22 @@ class TestOutput:
             assert await worker.channel.receive() == "written"
         assert len(lines) == 20_000
 
+    async def test_a_function_that_raises_gets_the_next_line(self) -> None:
+        told = complaints()
+        lines: list[str] = []
+
+        def take(line: str) -> None:
+            lines.append(line)
+            if len(lines) == 1:
+                raise LookupError("no such luck")
+
+        async with spawn(targets.write_much, setup=Setup(stdout=take)) as worker:
+            assert await worker.channel.receive() == "written"
+        assert len(lines) == 20_000
+        (complaint,) = told
+        assert complaint["message"].startswith("Exception in callback <function TestOutput")
+        assert str(complaint["exception"]) == "no such luck"
+
     async def test_who_left_the_group_and_writes_on_does_not_hold_up_its_end(self) -> None:
         floods = asyncio.Event()
         setup = Setup(stdin="pipe", stdout="null", stderr=lambda _: floods.set())
@@ -398,6 +421,22 @@ class TestDeath:
             worker.when_ended(told.set)
             async with asyncio.timeout(PATIENCE_S):
                 await told.wait()
+
+    async def test_who_asks_is_told_whatever_others_raise(self) -> None:
+        def fail(*_: object) -> None:
+            raise LookupError("no such luck")
+
+        complained = complaints()
+        setup = Setup(stdin="pipe", stdout="null", stderr=fail)
+        async with spawn(["sh", "-c", "read line; printf 'no end' >&2"], setup=setup) as worker:
+            told = asyncio.Event()
+            worker.when_ended(fail)
+            worker.when_ended(told.set)
+            assert worker.stdin is not None
+            await worker.stdin.aclose()
+            async with asyncio.timeout(PATIENCE_S):
+                await told.wait()
+        assert len(complained) == 2, "that of the line, and the other one"
 
     @pytest.mark.parametrize(
         ("how", "status", "words"),
