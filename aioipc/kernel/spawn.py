@@ -63,7 +63,7 @@ def spawn(
             setsigmask=(),
             setsigdef=_IGNORED_BY_PYTHON,
         )
-    return Child(pid, _pidfd_of_child(pid))
+    return Child(pid, _pidfd_of_child(pid, leads_group=new_group))
 
 
 def _with_passed(standard: Sequence[int | None], pass_fds: Sequence[int]) -> list[int | None]:
@@ -118,8 +118,10 @@ def _is_inheritable(fd: int) -> bool:
         return False
 
 
-def _pidfd_of_child(pid: int) -> int:
+def _pidfd_of_child(pid: int, *, leads_group: bool) -> int:
     """Open the pidfd of a child just started, which cannot be reaped behind our back.
+
+    A child that cannot be watched is killed, with its group if it leads one.
 
     Only an ignored SIGCHLD lets the kernel reap by itself; then the pid may be somebody
     else's by now, and waitid(2) tells.
@@ -128,6 +130,11 @@ def _pidfd_of_child(pid: int) -> int:
         pidfd = open_pidfd(pid)
     except ProcessLookupError:
         raise ChildProcessError(f"child {pid} is gone: SIGCHLD is ignored") from None
+    except OSError:
+        with contextlib.suppress(OSError):  # it became another user, or is gone
+            (os.killpg if leads_group else os.kill)(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        raise
     try:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aioipc.kernel.spawn import Child, spawn
-from tests.children import Peers
+from tests.children import Peers, is_gone
 
 REPORT = """
 import json, os, signal, sys
@@ -138,6 +139,23 @@ def test_no_such_program(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError):
         spawn(["no-such-program-anywhere"])
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("new_group", [False, True])
+def test_what_cannot_be_watched_does_not_run(
+    new_group: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    def no_room(pid: int) -> int:
+        started.append(pid)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", no_room)
+    with pytest.raises(OSError, match="Too many open files"):
+        spawn(["sleep", "1000"], new_group=new_group)
+    assert all(map(is_gone, started))
+    assert started
 
 
 def test_a_program_that_may_not_run(tmp_path: Path) -> None:
