@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +79,9 @@ def start(
             leash.close()
             raise
     except OSError as error:
-        raise from_os_error(error, f"start {name}", connecting=True) from error
+        # EAGAIN is fork's word for too many processes: RLIMIT_NPROC, or the limit of a cgroup.
+        is_connecting = error.errno != errno.EAGAIN
+        raise from_os_error(error, f"start {name}", connecting=is_connecting) from error
     return Program(child, leash, name, kills)
 
 

@@ -1,4 +1,4 @@
-"""Programs that run as another user, as those of sudo(8): they end, but cannot be told to."""
+"""Other users: programs that end, but cannot be told to, as those of sudo(8); and few processes."""
 
 from __future__ import annotations
 
@@ -86,6 +86,26 @@ await pipe.aclose()
 """,
     )
     assert await peer.next_line() == "3 3 0"
+
+
+@pytest.mark.parametrize("start", ["spawn", "pipeline"])
+async def test_too_many_processes(start: str, peers: Peers) -> None:
+    """RLIMIT_NPROC holds for everybody but root."""
+    peer = program(
+        peers,
+        HEAD
+        + f"""
+import resource
+import aioipc.transports.shm, aioipc.codecs.msgpack  # they may lie where nobody may look
+become_nobody()
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+try:
+    await {start}(["true"])
+except aioipc.ResourceExhausted as error:
+    say(error)
+""",
+    )
+    assert await peer.next_line() == "[Errno 11] start true: Resource temporarily unavailable"
 
 
 async def test_in_a_pipeline_it_cannot_be_told_either(peers: Peers) -> None:
