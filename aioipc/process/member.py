@@ -80,7 +80,7 @@ class Terms:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value:,}")
-        if self.cancel_grace_s < 0:
+        if not self.cancel_grace_s >= 0:  # nor NaN
             raise ValueError(f"cancel_grace_s must be 0 or more, not {self.cancel_grace_s:g}")
 
 

@@ -48,16 +48,21 @@ class Setup:
         return "what inherits descriptors by number" if self.pass_fds else None
 
     def __post_init__(self) -> None:
-        """Refuse what is no such thing.
+        """Refuse what makes no sense.
 
         Raises:
-            ValueError: A word is unknown.
+            ValueError: It does not.
         """
         _check("stdin", self.stdin, ("null", "pipe", "inherit"))
         _check("stdout", self.stdout, ("log", "pipe", "null", "inherit"))
         _check("stderr", self.stderr, ("log", "pipe", "null", "inherit"))
+        if not self.grace_s >= 0:  # nor NaN
+            raise ValueError(f"grace_s must be 0 or more, not {self.grace_s:g}")
 
 
 def _check(stream: str, wanted: object, words: tuple[str, ...]) -> None:
-    if isinstance(wanted, str) and wanted not in words:
-        raise ValueError(f"{stream} must be one of {', '.join(words)}, not {wanted!r}")
+    takes_lines = stream != "stdin"
+    if wanted in words or isinstance(wanted, int) or (takes_lines and callable(wanted)):
+        return
+    others = "a descriptor or a function" if takes_lines else "or a descriptor"
+    raise ValueError(f"{stream} must be one of {', '.join(words)}, {others}, not {wanted!r}")

@@ -153,9 +153,10 @@ class TestOpening:
             {"max_tasks_per_worker": 0},
             {"max_memory_bytes": 0},
             {"cancel_grace_s": -1},
+            {"cancel_grace_s": float("nan")},
         ],
     )
-    async def test_impossible_numbers(self, options: dict[str, int]) -> None:
+    async def test_impossible_numbers(self, options: dict[str, float]) -> None:
         with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
             _ = pool(models.Worker, Model, **options)  # type: ignore[arg-type]
 

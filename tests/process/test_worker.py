@@ -214,9 +214,18 @@ class TestTargets:
         with pytest.raises(aioipc.AddressError, match="goes over shm, unix, pipe, not 'tcp'"):
             await spawn(targets.echo, transport="tcp")
 
-    async def test_no_such_word(self) -> None:
-        with pytest.raises(ValueError, match="stdout must be one of log, pipe, null, inherit"):
-            Setup(stdout="file")
+    @pytest.mark.parametrize("wanted", ["file", None, b"log"])
+    async def test_no_such_stream(self, wanted: Any) -> None:
+        choices = "one of log, pipe, null, inherit, a descriptor or a function"
+        with pytest.raises(ValueError, match=f"stdout must be {choices}, not {wanted!r}"):
+            Setup(stdout=wanted)
+        with pytest.raises(ValueError, match="stdin must be one of null, pipe, inherit, or a desc"):
+            Setup(stdin=wanted)
+
+    @pytest.mark.parametrize("grace_s", [-1, float("nan")])
+    async def test_no_such_grace(self, grace_s: float) -> None:
+        with pytest.raises(ValueError, match=f"grace_s must be 0 or more, not {grace_s}"):
+            Setup(grace_s=grace_s)
 
     async def test_no_such_program(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", os.defpath)
