@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -45,6 +46,7 @@ class Pipeline(AsyncResource):
         self._programs = tuple(programs)
         self._owner = os.getpid()
         self._closed = False
+        self._closing = asyncio.Lock()
 
     @property
     def statuses(self) -> tuple[int | None, ...]:
@@ -102,21 +104,26 @@ class Pipeline(AsyncResource):
         Cancellation:
             They are killed at once.
         """
-        if self._closed:
+        if self._closed and not self._closing.locked():
             return
         self._check_owner()
-        self._closed = True
         try:
-            async with contextlib.AsyncExitStack() as stack:
-                stack.push_async_callback(self.stdout.aclose)
-                stack.push_async_callback(self.stdin.aclose)
-            for program in self._programs:
-                await program.end(_GRACE_S)
+            async with self._closing:  # who comes second waits for the first
+                if not self._closed:
+                    self._closed = True
+                    await self._see_off()
         except BaseException:
             self._try_kill()
             for program in self._programs:
                 await program.kill_and_reap()
             raise
+
+    async def _see_off(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.stdout.aclose)
+            stack.push_async_callback(self.stdin.aclose)
+        for program in self._programs:
+            await program.end(_GRACE_S)
 
     def _signal(self, number: int) -> None:
         self._check_owner()

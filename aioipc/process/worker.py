@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -69,6 +70,7 @@ class Worker:
         self._grace_s = grace_s
         self._owner = os.getpid()
         self._closed = False
+        self._closing = asyncio.Lock()
         program.when_ended(streams.finish)
 
     @property
@@ -153,20 +155,25 @@ class Worker:
         Cancellation:
             It is killed at once.
         """
-        if self._closed:
+        if self._closed and not self._closing.locked():
             return
         self._check_owner()
-        self._closed = True
         try:
-            await self.channel.aclose()
-            if self.stdin is not None:
-                await self.stdin.aclose()
-            await self._program.end(self._grace_s)
+            async with self._closing:  # who comes second waits for the first
+                if not self._closed:
+                    self._closed = True
+                    await self._see_off()
         except BaseException:
             await self._program.kill_and_reap()
             raise
         finally:
             await self._streams.aclose()
+
+    async def _see_off(self) -> None:
+        await self.channel.aclose()
+        if self.stdin is not None:
+            await self.stdin.aclose()
+        await self._program.end(self._grace_s)
 
     async def __aenter__(self) -> Self:
         return self

@@ -87,6 +87,15 @@ async def test_cancelled() -> None:
     assert all(map(is_gone, pipe.pids))
 
 
+async def test_closing_it_twice_at_once() -> None:
+    pipe = await pipeline(["sleep", "1000"])
+    first = asyncio.create_task(pipe.aclose())
+    await asyncio.sleep(0)
+    await pipe.aclose()
+    assert pipe.status == -signal.SIGTERM
+    await first
+
+
 async def test_told_to_end() -> None:
     async with pipeline(["sleep", "1000"], ["cat"]) as pipe:
         pipe.terminate()

@@ -649,6 +649,26 @@ class TestTheEnd:
         assert worker.status == -signal.SIGKILL
         await gone(*pids)
 
+    async def test_closing_it_twice_at_once(self) -> None:
+        worker = await spawn(targets.ignore_everything, setup=QUICK)
+        await worker.channel.receive()
+        first = asyncio.create_task(worker.aclose())
+        await asyncio.sleep(0)
+        await worker.aclose()
+        assert worker.status == -signal.SIGKILL
+        await first
+
+    async def test_cancelling_who_waits_while_another_one_closes_it(self) -> None:
+        worker = await spawn(targets.ignore_everything, setup=Setup(grace_s=1000))
+        await worker.channel.receive()
+        first, second = (asyncio.create_task(worker.aclose()) for _ in range(2))
+        await asyncio.sleep(0)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert worker.status == -signal.SIGKILL
+        await first
+
     async def test_dropped_open(self) -> None:
         worker: Worker | None = await spawn(targets.ignore_everything)
         assert worker is not None
