@@ -73,6 +73,26 @@ await leave(worker)
     assert await peer.next_line() == "None"
 
 
+async def test_its_end_is_seen_where_it_was_forked(peers: Peers) -> None:
+    """How it ended is shown to its own user alone."""
+    peer = program(
+        peers,
+        HEAD
+        + """
+async with aioipc.process.fork_server() as server:
+    worker = await spawn("tests.process.targets:echo", start=server, setup=Setup(stderr="null"))
+    await worker.channel.send(1)
+    await worker.channel.receive()
+    os.setresuid(65534, 65534, 0)
+    await worker.channel.send_eof()
+    say(await worker.wait())
+    os.setresuid(0, 0, 0)
+    await worker.aclose()
+""",
+    )
+    assert await peer.next_line() == "255"
+
+
 async def test_its_end_is_seen_in_a_pipeline(peers: Peers) -> None:
     peer = program(
         peers,
