@@ -62,7 +62,6 @@ class TLSStream:
         self._plain = b""  # taken out of the way of the end of this direction
         self._unsent = memoryview(b"")
         self._shaken = False
-        self._is_behind = False  # what came in one piece with the end of the handshake is unread
         self._write_ended = False
         self._failure: IPCError | None = None
         self._on_readable: _Callback | None = None
@@ -114,7 +113,6 @@ class TLSStream:
             try:
                 self._ssl.do_handshake()
                 self._shaken = True
-                self._is_behind = self._incoming.pending > 0
             except ssl.SSLWantReadError:
                 if not self._push() or not self._feed():
                     return False
@@ -161,7 +159,6 @@ class TLSStream:
             return count
         if not self._shaken and not self.try_handshake():
             return None
-        self._is_behind = False
         while True:
             try:
                 # The stubs of the standard library do not know that this is a number then.
@@ -234,7 +231,8 @@ class TLSStream:
 
     def on_readable(self, callback: _Callback | None, /) -> None:
         self._on_readable = callback
-        if callback is not None and (self._plain or self._is_behind or self._ssl.pending()):
+        # What is read below at once may be several records, and one of them is read at a time.
+        if callback is not None and (self._plain or self._incoming.pending or self._ssl.pending()):
             asyncio.get_running_loop().call_soon(self._readable)
         elif callback is not None:
             self._below.on_readable(self._readable)

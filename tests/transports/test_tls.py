@@ -300,6 +300,23 @@ async def test_a_byte_stream() -> None:
         assert far.extra(IPCAttribute.peer_certificate) is None
 
 
+async def test_records_that_come_together_are_all_read() -> None:
+    """Nothing else comes that would wake who reads."""
+    size = 60_000  # in records of at most 16 KiB, read from the socket at once
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"%d" % len(await reader.readexactly(size)))
+        writer.close()
+
+    where = Address.parse(HERE).with_tls(server_context())
+    async with (
+        aioipc.start_server(answer, where) as server,
+        aioipc.open_connection(there(server.address)) as (reader, writer),
+    ):
+        writer.write(b"x" * size)
+        assert await reader.read() == b"%d" % size
+
+
 async def test_an_end_with_much_unread() -> None:
     async with (
         aioipc.listen_stream(Address.parse(HERE).with_tls(server_context())) as listener,
