@@ -23,7 +23,7 @@ class Handshakes:
     Args:
         limits: How long a handshake may take, and how many go on at once.
         done: Called with each transport that is ready.
-        left: Called when one was given up.
+        left: Called when there is room again: one was given up, or was ready when all were taken.
     """
 
     def __init__(
@@ -50,7 +50,8 @@ class Handshakes:
         loop = asyncio.get_running_loop()
         seconds = self._limits.handshake_s
         self._deadlines[transport] = loop.call_later(seconds, self._late, transport)
-        self._go_on(transport)
+        # Not at once: whoever failed would have the next one begin, one within the other.
+        transport.on_readable(lambda: self._go_on(transport))
 
     def _go_on(self, transport: ByteTransport) -> None:
         if transport not in self._deadlines:
@@ -61,8 +62,11 @@ class Handshakes:
             self._give_up(transport, f"a handshake failed: {error}")
             return
         if ready:
+            was_full = not self.has_room
             self._deadlines.pop(transport).cancel()
             self._done(transport)
+            if was_full:
+                self._left()
             return
         waits_for_room = getattr(transport, "is_writing", False)
         again = transport.on_writable if waits_for_room else transport.on_readable

@@ -383,6 +383,34 @@ async def test_a_client_that_says_nothing_is_thrown_out(
     assert caplog.text.count("no handshake within 0.2 s") == 4
 
 
+async def test_more_come_at_once_than_may_shake_hands_at_once() -> None:
+    where = Address.parse(HERE).with_tls(server_context())
+    async with start_server(where, limits=Limits(max_handshakes=2)) as server:
+
+        async def ask(question: bytes) -> bytes:
+            async with aioipc.connect_stream(there(server.address)) as near:
+                await near.send(question)
+                return await near.receive()
+
+        for _ in range(2):
+            questions = [b"%d" % number for number in range(6)]
+            assert await asyncio.gather(*map(ask, questions)) == questions
+
+
+async def test_many_who_wait_and_do_not_speak_tls(caplog: pytest.LogCaptureFixture) -> None:
+    where = Address.parse(HERE).with_tls(server_context())
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(start_server(where, start_serving=False))
+        to = ("127.0.0.1", Address.parse(server.address).port)
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(to)).send(b"GET / HTTP/1.1\r\n\r\n")
+        await server.start_serving()
+        async with aioipc.connect_stream(there(server.address)) as near:
+            await near.send(b"still served")
+            assert await near.receive() == b"still served"
+    assert caplog.text.count("a handshake failed") == 300
+
+
 async def test_a_listener_that_closes_ends_its_handshakes() -> None:
     where = Address.parse(HERE).with_tls(server_context())
     async with aioipc.listen_stream(where) as listener:
