@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from aioipc._doorkeeper import Doorkeeper
 from aioipc._handshakes import Handshakes
 from aioipc._opening import AnyTransport, has_own_port, is_message_transport
 from aioipc.abc import Acceptor, Allow, ByteTransport, Capability, PeerCredentials
@@ -24,8 +25,6 @@ from aioipc.transports import family_of
 __all__ = ["READ_BYTES", "Entrance", "Place", "reader_of"]
 
 log = logging.getLogger("aioipc.stream")
-
-_RETRY_S = 0.25
 
 READ_BYTES = 256 * 1024
 """The most that is read at once: a quarter of it costs up to twice the CPU time, in bulk."""
@@ -148,7 +147,7 @@ class Entrance:
         self._has_room = has_room
         self._inside = inside
         self._looked = looked
-        self._retry: asyncio.TimerHandle | None = None
+        self._door = Doorkeeper(acceptor.address, handshake_s=limits.handshake_s, log=log)
         self._closed = False
 
     @property
@@ -158,16 +157,17 @@ class Entrance:
 
     def look(self) -> None:
         """Take in whoever is there, and whoever comes, as long as there is room."""
-        while not self._closed and not self.exhausted and self._is_open:
+        while not self._closed and not self.exhausted and self._has_room():
+            if not self._handshakes.has_room:
+                self._acceptor.on_readable(self._make_room)
+                break
             try:
                 transport = self._acceptor.try_accept()
             except EOFError:
                 self.exhausted = True
                 break
             except IPCError as error:
-                log.warning("%s: cannot accept for now: %s", self.address, error)
-                self._stop_retry()
-                self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self.look)
+                self._door.pause(error, self.look)
                 break
             if transport is None:
                 self._acceptor.on_readable(self.look)
@@ -175,9 +175,11 @@ class Entrance:
             self._admit(transport)
         self._looked()
 
-    @property
-    def _is_open(self) -> bool:
-        return self._has_room() and self._handshakes.has_room
+    def _make_room(self) -> None:
+        if self._handshakes.has_room:
+            self.look()
+        elif not self._closed and self._has_room():
+            self._handshakes.make_room(self._door, self.look)
 
     def _admit(self, transport: AnyTransport) -> None:
         try:
@@ -208,14 +210,10 @@ class Entrance:
         self._enter(stream)
         self._looked()
 
-    def _stop_retry(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-
     def close(self) -> None:
         """Take in nobody any more. Idempotent."""
         self._closed = True
-        self._stop_retry()
+        self._door.close()
         self._handshakes.close()
         self._acceptor.close()
 

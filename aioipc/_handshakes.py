@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from aioipc._doorkeeper import Doorkeeper
 from aioipc.abc import ByteTransport
 from aioipc.errors import IPCError
 from aioipc.limits import Limits
@@ -72,10 +73,20 @@ class Handshakes:
         again = transport.on_writable if waits_for_room else transport.on_readable
         again(lambda: self._go_on(transport))
 
+    def make_room(self, door: Doorkeeper, accept: Callable[[], object]) -> None:
+        """Every place is taken, and somebody waits."""
+        overdue = door.overdue(self._deadlines, accept)
+        if overdue is not None:
+            transport, silent_s = overdue
+            self._too_late(transport, f"no handshake within {silent_s:.2g} s, and others wait")
+
     def _late(self, transport: ByteTransport) -> None:
+        self._too_late(transport, f"no handshake within {self._limits.handshake_s:g} s")
+
+    def _too_late(self, transport: ByteTransport, reason: str) -> None:
         self._go_on(transport)  # it may have come while this loop was busy
         if transport in self._deadlines:
-            self._give_up(transport, f"no handshake within {self._limits.handshake_s:g} s")
+            self._give_up(transport, reason)
 
     def _give_up(self, transport: ByteTransport, reason: str) -> None:
         log.warning("%s: %s", transport.address, reason)

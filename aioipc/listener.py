@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, overload
 import anyio
 from anyio.abc import TaskGroup
 
+from aioipc._doorkeeper import Doorkeeper
 from aioipc._opening import (
     AnyTransport,
     ChannelOptions,
@@ -51,10 +52,6 @@ __all__ = ["Listener", "listen"]
 log = logging.getLogger("aioipc.listener")
 
 T = TypeVar("T")
-_RETRY_S = 0.25
-_LEAST_PATIENCE = 0.05
-"""What part of its time for a HELLO a peer has in any case, however many wait behind it."""
-_WARN_EVERY_S = 1.0
 _ENDINGS = (EndOfStream, PeerCrashed, ClosedError)
 
 
@@ -75,8 +72,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         self._open: collections.Counter[int] = collections.Counter()  # connections by uid
         self._exhausted = False
         self._closed = False
-        self._retry: asyncio.TimerHandle | None = None
-        self._warned_s = -_WARN_EVERY_S
+        self._door = Doorkeeper(acceptor.address, handshake_s=options.limits.handshake_s, log=log)
         self._pid = os.getpid()
         if getattr(acceptor, "speaks_first", False):
             self._accept()  # or who connects would wait for somebody to ask for channels
@@ -216,7 +212,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
                 self._wake()
                 return
             except IPCError as error:
-                self._pause(error)
+                self._door.pause(error, self._accept)
                 return
             self._take_in(transport)
 
@@ -224,31 +220,16 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     def _is_full(self) -> bool:
         return len(self._greeting) + len(self._ready) >= self._options.limits.max_handshakes
 
-    def _pause(self, error: IPCError) -> None:
-        """No descriptors, or a firewall: whoever is there waits in the backlog for better times."""
-        now_s = self._loop.time()
-        if now_s - self._warned_s >= _WARN_EVERY_S:
-            self._warned_s = now_s
-            log.warning("%s: cannot accept for now: %s", self.address, error)
-        self._accept_later(_RETRY_S)
-
     def _make_room(self) -> None:
-        """Every place is taken, and somebody waits: who is silent for longest gives way.
-
-        Else so many silent peers would keep everybody out for as long as a HELLO may take.
-        """
+        """Every place is taken, and somebody waits."""
         if not self._is_full:
             self._accept()
         if self._closed or not self._is_full or not self._greeting:
             return
-        port, deadline = next(iter(self._greeting.items()))
-        handshake_s = self._options.limits.handshake_s
-        silent_s = self._loop.time() - deadline.when() + handshake_s
-        patience_s = _LEAST_PATIENCE * handshake_s
-        if silent_s < patience_s:
-            self._accept_later(patience_s - silent_s)
-            return
-        self._too_late(port, f"no HELLO within {silent_s:.2g} s, and others wait")
+        overdue = self._door.overdue(self._greeting, self._accept)
+        if overdue is not None:
+            port, silent_s = overdue
+            self._too_late(port, f"no HELLO within {silent_s:.2g} s, and others wait")
 
     def _take_in(self, transport: AnyTransport) -> None:
         try:
@@ -325,7 +306,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         self._forget(port)
         port.refuse(error)
         self._wake()
-        self._accept_later(0)
+        self._door.accept_later(0, self._accept)
 
     def _finish(self, port: Port) -> None:
         channel: Channel[T] = self._options.open_channel(port)
@@ -338,14 +319,6 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     def _forget(self, port: Port) -> None:
         transport = port.transport
         self._open[-1 if transport.peer is None else transport.peer.uid] -= 1
-
-    def _accept_later(self, delay_s: float) -> None:
-        if not self._closed and self._retry is None:
-            self._retry = self._loop.call_later(delay_s, self._accept_again)
-
-    def _accept_again(self) -> None:
-        self._retry = None
-        self._accept()
 
     # Waiting
 
@@ -371,8 +344,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         self._closed = True
         if self._is_forked:
             return  # all of it is the parent's
-        if self._retry is not None:
-            self._retry.cancel()
+        self._door.close()
         self._acceptor.close()
         for port, deadline in list(self._greeting.items()):
             deadline.cancel()

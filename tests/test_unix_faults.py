@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import re
 import resource
 import socket
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -571,6 +572,55 @@ async def test_no_descriptors_are_left_to_accept_with(path: Path, peers: Peers) 
     assert all("cannot accept for now" in line for line in warnings)
     assert "Too many open files" in warnings[0]
     path.unlink()
+
+
+async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "listen", [aioipc.listen_stream, functools.partial(aioipc.start_server, _hang_up)]
+)
+async def test_no_descriptors_are_left_to_accept_byte_streams_with(
+    listen: Callable[[str], Any], path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with listen(f"unix:{path}") as server:
+        acceptor = server._entrance._acceptor
+        tries = 0
+        enough = asyncio.Event()
+
+        def try_accept(really: Callable[[], Any] = acceptor.try_accept) -> Any:
+            nonlocal tries
+            tries += 1
+            if tries == 4:
+                enough.set()
+            return really()
+
+        acceptor.try_accept = try_accept
+        accepting = None
+        if listen is aioipc.listen_stream:
+            accepting = asyncio.create_task(server.accept())
+            await asyncio.sleep(0)
+            tries = 0
+        with socket.socket(socket.AF_UNIX) as client:
+            lowest_free = os.dup(client.fileno())
+            os.close(lowest_free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+            try:
+                started = time.monotonic()
+                client.connect(str(path))
+                await enough.wait()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            elapsed_s = time.monotonic() - started
+            if accepting is not None:
+                await (await accepting).aclose()
+            else:
+                client.setblocking(False)
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+    assert 1 <= caplog.text.count("cannot accept for now") <= 1 + elapsed_s
 
 
 def _cpu_ticks(peer: Peer) -> int:

@@ -409,6 +409,6 @@ async def shortened(failing: Failing) -> None:
 
 
 if __name__ == "__main__":
-    aioipc.listener._RETRY_S = 0.001
+    aioipc._doorkeeper._RETRY_S = 0.001
     with asyncio.Runner(loop_factory=LOOPS[sys.argv[2]]) as runner:
         runner.run(main(*sys.argv[1:]))

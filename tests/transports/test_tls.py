@@ -364,12 +364,12 @@ async def test_a_client_that_says_nothing_is_thrown_out(
     listen: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Else so many of them would keep everybody out for ever."""
-    limits = Limits(handshake_s=0.2, max_handshakes=2)
+    limits = Limits(handshake_s=0.2, max_handshakes=5)
     where = Address.parse(HERE).with_tls(server_context())
     async with listen(where, limits=limits) as server:
         port = Address.parse(server.address).port
         silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
-        async with aioipc.connect_stream(there(server.address)) as near:  # once there is room
+        async with aioipc.connect_stream(there(server.address)) as near:
             await near.send(b"still served")
             if listen is start_server:
                 assert await near.receive() == b"still served"
@@ -381,6 +381,28 @@ async def test_a_client_that_says_nothing_is_thrown_out(
             writer.close()
             await writer.wait_closed()
     assert caplog.text.count("no handshake within 0.2 s") == 4
+    assert "others wait" not in caplog.text
+
+
+@pytest.mark.parametrize("listen", [aioipc.listen_stream, start_server])
+async def test_who_is_silent_for_longest_gives_way_to_who_waits(
+    listen: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else each two of them would keep everybody out for two seconds."""
+    limits = Limits(handshake_s=2, max_handshakes=2)
+    where = Address.parse(HERE).with_tls(server_context())
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(listen(where, limits=limits))
+        to = ("127.0.0.1", Address.parse(server.address).port)
+        for _ in range(6):
+            stack.enter_context(socket.create_connection(to))
+        near = await stack.enter_async_context(aioipc.connect_stream(there(server.address)))
+        if listen is aioipc.listen_stream:
+            await stack.enter_async_context(await server.accept())
+        else:
+            await near.send(b"served")
+            assert await near.receive() == b"served"
+    assert caplog.text.count("and others wait") == 5
 
 
 async def test_more_come_at_once_than_may_shake_hands_at_once() -> None:
