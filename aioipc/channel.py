@@ -361,6 +361,8 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
                 if isinstance(port, Session) and not self._write_ended:
                     port.say_goodbye()
                 await self._flush_out()
+                if hasattr(self._stream, "wait_delivered"):
+                    await self._stream.wait_delivered()
 
     async def _flush_out(self) -> None:
         port = self.port

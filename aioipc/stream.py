@@ -177,13 +177,15 @@ class ByteStream(anyio.abc.ByteStream):
         self._closed = True
         self._waits.end()
         try:
-            if not self._is_forked and not self._write_ended:
+            if not self._is_forked:
                 with contextlib.suppress(IPCError, OSError, TimeoutError):
-                    self._write_ended = True
-                    if hasattr(self.transport, "try_flush"):
+                    if not self._write_ended and hasattr(self.transport, "try_flush"):
                         self.transport.close_write()
+                    self._write_ended = True
                     async with asyncio.timeout(self._limits.linger_s):
                         await self._flush()
+                        if hasattr(self.transport, "wait_delivered"):
+                            await self.transport.wait_delivered()
         finally:
             self._shut()
 

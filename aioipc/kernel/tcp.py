@@ -9,11 +9,13 @@ import struct
 import termios
 from dataclasses import dataclass
 
-__all__ = ["Quiet", "cut_off", "keep_alive", "read_quiet"]
+__all__ = ["Quiet", "cut_off", "keep_alive", "read_quiet", "undelivered_bytes"]
 
 _INFO = struct.Struct("@B7x12I")  # the head of struct tcp_info in linux/tcp.h
 _CLOSE_WAIT = 8  # TCP_CLOSE_WAIT in linux/tcp_states.h: the peer has sent its FIN
 _PROBES = 3
+_SIOCOUTQ = termios.TIOCOUTQ
+_SIOCOUTQNSD = 0x894B  # linux/sockios.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,24 @@ def read_quiet(fd: int) -> Quiet:
     finally:
         view.detach()
     return Quiet(sent_ms / 1000, received_ms / 1000, unread, state == _CLOSE_WAIT)
+
+
+def undelivered_bytes(fd: int, *, local: bool) -> int:
+    """How much of what was written to a TCP socket the peer may not have: SIOCOUTQ in tcp(7).
+
+    The end of the direction counts as one byte.
+
+    Args:
+        fd: The socket.
+        local: Whether the peer is on this machine. Then it has what was sent; it may take 40 ms
+            to acknowledge that.
+
+    Raises:
+        OSError: It is no TCP socket.
+    """
+    asked = fcntl.ioctl(fd, _SIOCOUTQNSD if local else _SIOCOUTQ, bytes(4))
+    count: int = struct.unpack("i", asked)[0]
+    return count
 
 
 def keep_alive(sock: socket.socket, *, idle_s: float, silence_s: float) -> None:

@@ -19,7 +19,8 @@ from aioipc.errors import (
     PeerCrashed,
     ProtocolError,
 )
-from aioipc.native._fd import FdStream
+from aioipc.loop.waiting import wait_writable
+from aioipc.transports._tcp import TCPStream
 
 __all__ = ["TLSStream"]
 
@@ -47,7 +48,7 @@ class TLSStream:
     poll_source = None
 
     def __init__(
-        self, stream: FdStream, context: ssl.SSLContext, *, server_name: str | None = None
+        self, stream: TCPStream, context: ssl.SSLContext, *, server_name: str | None = None
     ) -> None:
         self._below = stream
         self._incoming = ssl.MemoryBIO()
@@ -291,6 +292,20 @@ class TLSStream:
         with contextlib.suppress(ssl.SSLError):
             self._ssl.unwrap()
         self._incoming.write(waiting)
+
+    async def wait_delivered(self) -> None:
+        """End this direction, and wait until the peer has all that was written.
+
+        Raises:
+            IPCError: It cannot have it any more.
+
+        Cancellation:
+            Abandons the wait.
+        """
+        self.close_write()
+        while not self.try_flush():
+            await wait_writable(self)
+        await self._below.wait_delivered()
 
     def close(self) -> None:
         with contextlib.suppress(IPCError):

@@ -10,9 +10,8 @@ from aioipc.errors import AddressError, ConnectError, PeerCrashed
 from aioipc.kernel.credentials import refuse_allow
 from aioipc.limits import Limits
 from aioipc.loop.waiting import wait_readable, wait_writable
-from aioipc.native._fd import FdStream
 from aioipc.transports._sockets import SocketAcceptor
-from aioipc.transports._tcp import CAPABILITIES, connect_tcp, listen_tcp
+from aioipc.transports._tcp import CAPABILITIES, TCPStream, connect_tcp, listen_tcp
 from aioipc.transports._tls import TLSStream
 
 __all__ = ["CAPABILITIES", "connect", "listen"]
@@ -56,7 +55,7 @@ async def listen(address: Address, *, limits: Limits, allow: Allow | None) -> So
     refuse_allow(address, allow)
     context = _context(address, ssl.Purpose.CLIENT_AUTH)
 
-    def met(stream: FdStream) -> TLSStream:
+    def met(stream: TCPStream) -> TLSStream:
         return TLSStream(stream, context)
 
     return await listen_tcp(address, limits, met, anywhere=True, speaks_first=True)

@@ -9,7 +9,7 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -19,12 +19,16 @@ from aioipc import (
     AddressError,
     Capability,
     ConnectError,
+    EndOfStream,
     HandshakeError,
     Limits,
     PeerCrashed,
     ResourceExhausted,
 )
+from aioipc.address import Address
+from tests.certificates import client_context, server_context
 from tests.children import Peers
+from tests.links import fill, steps
 from tests.programs import ECHO, SERVE_ECHO, converse, program
 
 pytestmark = pytest.mark.asyncio
@@ -153,6 +157,103 @@ async def test_a_reset_inside_a_message() -> None:
             assert await far.receive() == b"whole"
             with pytest.raises(aioipc.TruncatedFrame):
                 await far.receive()
+
+
+FOR_EVER = Limits(linger_s=3_600)
+UNREAD = bytes(500_000)
+"""The kernel takes it all, and cannot send all of it while nobody reads."""
+
+
+def over(scheme: str) -> tuple[Address, Callable[[str], Address]]:
+    """Where to listen, and how to connect to what came of it."""
+    where = Address.parse(f"{scheme}://127.0.0.1:0")
+    if scheme == "tcp":
+        return where, Address.parse
+    return (
+        where.with_tls(server_context()),
+        lambda address: Address.parse(address).with_tls(client_context()),
+    )
+
+
+both = pytest.mark.parametrize("scheme", ["tcp", "tls"])
+
+
+@both
+async def test_what_was_accepted_arrives_although_the_peer_goes_on_sending(scheme: str) -> None:
+    """Closed too early, the socket would answer with a reset and drop what did not leave yet."""
+    where, there = over(scheme)
+    async with (
+        aioipc.listen(where, codec="raw") as listener,
+        aioipc.connect(there(listener.address), codec="raw", limits=FOR_EVER) as near,
+    ):
+        await near.send(b"hello")
+        async with await listener.accept() as far:
+            assert await far.receive() == b"hello"
+            sent = fill(near)
+            closing = asyncio.create_task(near.aclose())
+            got = []
+            with contextlib.suppress(EndOfStream):
+                while True:
+                    got.append(await far.receive())
+                    with contextlib.suppress(PeerCrashed):  # who closes receives no more
+                        await far.send(b"and you?")
+            assert got == sent
+            await closing
+
+
+@both
+async def test_what_a_byte_stream_accepted_arrives_although_the_peer_sends(scheme: str) -> None:
+    where, there = over(scheme)
+    async with (
+        aioipc.listen_stream(where) as listener,
+        aioipc.connect_stream(there(listener.address), limits=FOR_EVER) as near,
+        await listener.accept() as far,
+    ):
+        await far.send(b"hello")
+        assert await near.receive() == b"hello"
+        await near.send(UNREAD)
+        closing = asyncio.create_task(near.aclose())
+        await steps(3)
+        got = b""
+        with contextlib.suppress(EndOfStream):
+            while True:
+                got += await far.receive()
+                await far.send(b"and you?")
+        assert got == UNREAD
+        await closing
+
+
+@both
+async def test_a_close_that_waits_for_the_peer_is_cut_short(scheme: str) -> None:
+    where, there = over(scheme)
+    async with (
+        aioipc.listen(where, codec="raw") as listener,
+        aioipc.connect(there(listener.address), codec="raw", limits=FOR_EVER) as near,
+    ):
+        await near.send(UNREAD)
+        async with await listener.accept():
+            closing = asyncio.create_task(near.aclose())
+            await steps(20)
+            assert not closing.done()
+            near.abort()
+            await closing
+
+
+async def test_a_close_does_not_wait_for_acknowledgements_on_one_machine() -> None:
+    """They take 40 ms, where the peer has nothing to say."""
+    async with (
+        aioipc.listen("tcp://127.0.0.1:0") as listener,
+        aioipc.connect(listener.address, limits=FOR_EVER) as near,
+        await listener.accept() as far,
+    ):
+        for _ in range(10):
+            await near.send("a question")
+            await far.receive()
+            await far.send("an answer")
+            await near.receive()
+        closing = asyncio.create_task(near.aclose())
+        await steps(3)
+        assert closing.done()
 
 
 async def test_nobody_listens(free_port: int) -> None:
