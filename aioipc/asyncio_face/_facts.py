@@ -53,6 +53,12 @@ class Facts:
         elif self._watch is not None:
             self._watch.bind(loop)
 
+    def disclaim(self, open_fds: tuple[int, ...], owner: object) -> None:
+        """Let others use the descriptors that are not open any more."""
+        if isinstance(self._watch, FdWatch):
+            self._watch.disclaim(set(self._fds).difference(open_fds), owner)
+        self._fds = open_fds
+
     def unwatch_writing(self) -> None:
         """Have the loop forget that anybody waits for room."""
         if isinstance(self._watch, FdWatch):

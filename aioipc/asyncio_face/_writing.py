@@ -214,6 +214,7 @@ class Writing(Sendfile):
         if not self._said_end:
             self._said_end = True
             self._stream.close_write()
+            self._facts.disclaim(getattr(self._stream, "fds", ()), self)
         self._flush_end()
 
     def _flush_end(self) -> None:

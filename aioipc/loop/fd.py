@@ -99,6 +99,13 @@ class FdWatch:
             self._remove_reader = loop._remove_reader  # type: ignore[attr-defined]
             self._remove_writer = loop._remove_writer  # type: ignore[attr-defined]
 
+    def disclaim(self, fds: Iterable[int], owner: object) -> None:
+        """Let others use descriptors again, which ``owner`` has closed."""
+        transports = getattr(self._loop, "_transports", {})
+        for fd in fds:
+            if transports.get(fd) is owner:
+                del transports[fd]
+
     def watch_reading(self, fd: int, callback: _Callback) -> None:
         """Call ``callback`` while ``fd`` is readable, until `unwatch_reading`.
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -504,6 +505,28 @@ async def test_a_child_program() -> None:
         assert await mine.got(14) == b"there and back"
         transport.write_eof()
         assert await mine.lost() is None, "when the program has ended"
+
+
+async def test_what_write_eof_closed_belongs_to_whoever_has_its_number_next() -> None:
+    near, far = aioipc.pair("pipe")
+    address, _ = near.detach()
+    async with far, aioipc.create_connection(Recorder, address) as (transport, _):
+        stream: Any = transport._stream
+        before = stream.fds
+        transport.write_eof()
+        (freed,) = set(before).difference(stream.fds)
+        left, right = socket.socketpair()
+        with left, right:
+            if left.fileno() != freed:
+                os.dup2(left.fileno(), freed)
+                left.close()
+                left = socket.socket(fileno=freed)
+            with left:
+                left.setblocking(False)
+                hearing = asyncio.create_task(asyncio.get_running_loop().sock_recv(left, 100))
+                await asyncio.sleep(0)
+                right.send(b"for somebody else")
+                assert await hearing == b"for somebody else"
 
 
 async def test_a_child_program_that_fails() -> None:
