@@ -12,6 +12,7 @@ from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.asyncio_face.connecting import create_server, open_at
 from aioipc.asyncio_face.server import Server
+from aioipc.errors import IPCError
 from aioipc.limits import Limits
 
 __all__ = ["open_connection", "start_server"]
@@ -32,7 +33,8 @@ def open_connection(
 ) -> Opening[Streams]:
     """`asyncio.open_connection` to any address that carries bytes.
 
-    Await it, or enter it with ``async with``, which closes the writer in the end.
+    Await it, or enter it with ``async with``, which closes the writer in the end and waits until
+    what was written has left; cancelled meanwhile, it cuts the connection off.
 
     Args:
         address: Where to; see docs/addresses.md. On a FIFO nothing can be read.
@@ -111,5 +113,10 @@ def start_server(
 async def _close(streams: Streams) -> None:
     _, writer = streams
     writer.close()
-    with contextlib.suppress(OSError):  # the exception that ended it was the reader's to raise
-        await writer.wait_closed()
+    try:
+        # The exception that ended it was the reader's to raise.
+        with contextlib.suppress(OSError, IPCError):
+            await writer.wait_closed()
+    except asyncio.CancelledError:
+        writer.transport.abort()
+        raise

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import aioipc
-from aioipc import AddressError, ConnectError
-from tests.asyncio_face.ends import ADDRESSES, LIMITS
+from aioipc import AddressError, ConnectError, ProtocolError
+from aioipc.address import Address
+from tests.asyncio_face.ends import ADDRESSES, LIMITS, until
+from tests.certificates import client_context, server_context
 from tests.children import PATIENCE_S, Peers
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(PATIENCE_S)]
@@ -83,6 +85,53 @@ async def test_it_can_be_awaited() -> None:
     await writer.wait_closed()
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize("address", ADDRESSES.values())
+async def test_leaving_it_cancelled_cuts_off_who_does_not_read(address: str) -> None:
+    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+    def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        accepted.put_nowait(writer)
+
+    async with aioipc.start_server(ignore, address, limits=LIMITS) as server:
+        opened = asyncio.get_running_loop().create_future()
+
+        async def write() -> None:
+            async with aioipc.open_connection(server.address) as (_, writer):
+                opened.set_result(writer)
+                await accepted.get()
+                writer.write(bytes(20_000_000))
+
+        writing = asyncio.create_task(write())
+        writer = await opened
+        await until(writer.is_closing)
+        await asyncio.sleep(0)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        await asyncio.sleep(0)
+        assert " closed" in repr(writer.transport)
+
+
+async def test_leaving_it_says_nothing_of_a_peer_that_broke_the_rules() -> None:
+    """Whoever read was told."""
+
+    async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    where = Address.parse("tls://127.0.0.1:0").with_tls(server_context())
+    async with aioipc.start_server(nothing, where) as server:
+        there = Address.parse(server.address).with_tls(client_context())
+        async with aioipc.open_connection(there) as (reader, writer):
+            (client,) = server._clients
+            assert client._stream is not None
+            client._stream._below.try_write((b"no TLS at all",))  # type: ignore[attr-defined]
+            with pytest.raises(ProtocolError):
+                await reader.read()
+            assert writer.is_closing()
 
 
 async def test_a_reader_of_what_is_only_written(runtime_dir: Path) -> None:
