@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from aioipc import codecs
 from aioipc.abc import Buffer, Codec
@@ -218,10 +218,11 @@ class SharedValue(Closing, Generic[T]):
             raise EncodeError(
                 f"the {self._codec.name} codec cannot encode this {type(value).__name__}: {error}"
             ) from error
-        data = b"".join(parts) if isinstance(parts, list | tuple) else parts
-        if len(data) > MAX_BYTES:
-            raise FrameTooLarge(len(data), MAX_BYTES)
-        return data  # type: ignore[return-value]
+        data: Any = b"".join(parts) if isinstance(parts, list | tuple) else parts
+        size = memoryview(data).nbytes  # len() of an array counts elements
+        if size > MAX_BYTES:
+            raise FrameTooLarge(size, MAX_BYTES)
+        return data  # type: ignore[no-any-return]
 
     def _decode(self, data: bytes) -> T:
         try:

@@ -300,16 +300,24 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 
 
 def _size(parts: Iterable[Buffer]) -> int:
-    size = 0
-    for part in parts:
-        size += part.nbytes if isinstance(part, memoryview) else len(part)
-    return size
+    return sum(map(_bytes_of, parts))
+
+
+def _bytes_of(part: Buffer) -> int:
+    if isinstance(part, bytes | bytearray):
+        return len(part)
+    view = memoryview(part)  # whose len() counts elements, as that of an array does
+    if not view.c_contiguous:
+        raise EncodeError(
+            f"a message is made of contiguous buffers, not of such a {type(part).__name__}"
+        )
+    return view.nbytes
 
 
 def _has_newline(part: Buffer) -> bool:
-    if isinstance(part, memoryview):  # its `in` compares elements
-        return _NEWLINE.search(part) is not None
-    return b"\n" in part
+    if isinstance(part, bytes | bytearray):
+        return b"\n" in part
+    return _NEWLINE.search(part) is not None  # the `in` of others compares elements
 
 
 def _content_length(block: bytes) -> int:

@@ -74,6 +74,8 @@ def test_what_cannot_be_set() -> None:
     with SharedValue[Any]("v", codec="raw") as value:
         with pytest.raises(FrameTooLarge, match="65,537"):
             value.set(bytes(65537))
+        with pytest.raises(FrameTooLarge, match="65,544"):
+            value.set(memoryview(bytes(65544)).cast("Q"))
         with pytest.raises(EncodeError):
             value.set(object())
         with pytest.raises(WouldBlock):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import array
+import functools
 import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -145,7 +148,9 @@ def test_line_parts_are_sent_as_they_are() -> None:
     assert b"".join(LinesFramer(LIMIT).frame(parts)) == b"onetwothree\n"
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize(
+    "kind", [bytes, bytearray, memoryview, functools.partial(array.array, "b")]
+)
 def test_newline_inside_a_line_is_refused(kind: Callable[[bytes], Buffer]) -> None:
     with pytest.raises(EncodeError, match="newline"):
         LinesFramer(LIMIT).frame([b"one", kind(b"two\nthree")])
@@ -232,8 +237,8 @@ def test_headers_are_sent_as_language_servers_do() -> None:
     assert b"".join(framed) == b"Content-Length: 4\r\n\r\none\n"
 
 
-def test_bytes_of_a_wide_memoryview_are_counted() -> None:
-    wide = memoryview(bytes(8)).cast("I")
+@pytest.mark.parametrize("wide", [memoryview(bytes(8)).cast("I"), array.array("I", [0, 0])])
+def test_bytes_of_wide_elements_are_counted(wide: Any) -> None:
     assert HeadersFramer(LIMIT).frame([wide])[0] == b"Content-Length: 8\r\n\r\n"
 
 
@@ -303,6 +308,12 @@ def test_too_large_to_send(framing: str) -> None:
     with pytest.raises(FrameTooLarge) as caught:
         framer.frame([b"x" * LIMIT, memoryview(b"x")])
     assert (caught.value.size, caught.value.limit) == (LIMIT + 1, LIMIT)
+
+
+@framings
+def test_a_buffer_with_gaps_is_refused(framing: str) -> None:
+    with pytest.raises(EncodeError, match="contiguous"):
+        FRAMERS[framing](LIMIT).frame([b"one", memoryview(b"two")[::2]])
 
 
 @pytest.mark.parametrize("framing", ["lines", "headers", "multiprocessing"])
