@@ -105,6 +105,7 @@ class Program:
         self._leash = leash
         self._oom_kills_before = oom_kills_before
         self._oom_kills_after = oom_kills_before
+        self._loop = asyncio.get_running_loop()
         self._waits = Waits()
         self._when_ended: list[Callable[[], object]] = []
         self._watch = FdWatch()
@@ -131,9 +132,14 @@ class Program:
     async def wait(self) -> int:
         """Wait for its end and return its status.
 
+        Raises:
+            RuntimeError: Another loop than the one that it was started in would not be told.
+
         Cancellation:
             Safe.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(f"{self.name} belongs to the event loop of another thread")
         while self.status is None:
             await self._waits.until_end()
         return self.status

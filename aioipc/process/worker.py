@@ -81,6 +81,9 @@ class Worker:
     async def wait(self) -> int:
         """Wait until it has ended, and return its status.
 
+        Raises:
+            RuntimeError: It was started in another event loop.
+
         Cancellation:
             Safe: it goes on running.
         """

@@ -573,6 +573,11 @@ class TestTheEnd:
             assert await worker.wait() == -signal.SIGTERM
         assert lines == ["cancelled, cleaning up"]
 
+    async def test_is_not_waited_for_in_another_loop(self) -> None:
+        async with spawn(targets.echo) as worker:
+            with pytest.raises(RuntimeError, match="event loop of another thread"):
+                await asyncio.to_thread(asyncio.run, worker.wait())
+
     async def test_it_is_asked_to_end_after_a_grace(self) -> None:
         setup = Setup(grace_s=0.05, stdout="null")
         async with spawn(targets.until_cancelled, setup=setup) as worker:
