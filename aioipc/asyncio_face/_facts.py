@@ -24,9 +24,11 @@ class Facts:
     Attributes:
         address: The resolved address.
         fd: The descriptor that is read, or written where nothing is read; -1 without one.
-        socket: The socket object, where there is one.
+        socket: The socket object, where there is one that carries the bytes as they are.
         extra: The facts by their names: ``peercred``, ``fd`` and ``endpoint``; where there is
-            a socket also ``socket``, ``sockname`` and ``peername``.
+            a socket also ``socket``, ``sockname`` and ``peername``; over TLS what asyncio tells
+            of that, but for ``sslcontext``: asyncio's streams take it for a sign that there is no
+            half-close.
     """
 
     def __init__(self, stream: ByteTransport, given: Mapping[str, Any]) -> None:
@@ -43,8 +45,11 @@ class Facts:
             self.extra["socket"] = TransportSocket(self._view.socket)
             self.extra["sockname"] = self._view.sockname
             self.extra["peername"] = self._view.peername
+        self.extra.update(getattr(stream, "tls_facts", {}))
         self.extra.update(given)
-        self.socket: Any = getattr(self.extra.get("socket"), "_sock", None)
+        self.socket: Any = None
+        if "ssl_object" not in self.extra:  # else sendfile(2) would not encrypt
+            self.socket = getattr(self.extra.get("socket"), "_sock", None)
 
     def claim(self, loop: asyncio.AbstractEventLoop, owner: object) -> None:
         """Belong to the loop, and keep others from watching the descriptors there."""

@@ -95,6 +95,26 @@ class TLSStream:
         return (self._ssl.getpeercert() or None) if self._shaken else None
 
     @property
+    def fds(self) -> tuple[int, ...]:
+        """The descriptor of the connection, encrypted; none once it is closed."""
+        return self._below.fds
+
+    @property
+    def is_socket(self) -> bool:
+        """That descriptor is a socket's."""
+        return True
+
+    @property
+    def tls_facts(self) -> dict[str, Any]:
+        """What asyncio's transports tell of TLS, by the names that they have there."""
+        return {
+            "ssl_object": self._ssl,
+            "peercert": self.peer_certificate,
+            "cipher": self._ssl.cipher(),
+            "compression": self._ssl.compression(),
+        }
+
+    @property
     def is_writing(self) -> bool:
         """Whether something waits for room in the stream below."""
         return bool(self._unsent)

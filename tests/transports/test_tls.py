@@ -317,6 +317,63 @@ async def test_records_that_come_together_are_all_read() -> None:
         assert await reader.read() == b"%d" % size
 
 
+async def test_what_a_transport_tells() -> None:
+    where = Address.parse(HERE).with_tls(server_context())
+    async with (
+        start_server(where) as server,
+        aioipc.create_connection(asyncio.Protocol, there(server.address)) as (transport, _),
+    ):
+        told = transport.get_extra_info
+        assert told("peername") == server.sockets[0].getsockname()
+        assert told("socket").getsockname() == told("sockname")
+        assert told("socket").fileno() == told("fd")
+        assert told("ssl_object").context is client_context()
+        assert ("IP Address", "127.0.0.1") in told("peercert")["subjectAltName"]
+        assert told("cipher") == told("ssl_object").cipher()
+        assert told("compression") is None
+        assert told("sslcontext") is None
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+async def test_a_file_is_encrypted(tmp_path: Path, size: int) -> None:
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        pytest.skip("uvloop has no sendfile")
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * size)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"%d" % len(await reader.readexactly(size)))
+        writer.close()
+
+    where = Address.parse(HERE).with_tls(server_context())
+    async with (
+        aioipc.start_server(answer, where) as server,
+        aioipc.open_connection(there(server.address)) as (reader, writer),
+    ):
+        with path.open("rb") as file:
+            await loop.sendfile(writer.transport, file)
+        assert await reader.read() == b"%d" % size
+
+
+async def test_who_reads_the_end_may_still_answer() -> None:
+    where = Address.parse(HERE).with_tls(server_context())
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        question = await reader.read()
+        await asyncio.sleep(0)
+        writer.write(question.upper())
+        writer.close()
+
+    async with (
+        aioipc.start_server(answer, where) as server,
+        aioipc.open_connection(there(server.address)) as (reader, writer),
+    ):
+        writer.write(b"question")
+        writer.write_eof()
+        assert await reader.read() == b"QUESTION"
+
+
 async def test_an_end_with_much_unread() -> None:
     async with (
         aioipc.listen_stream(Address.parse(HERE).with_tls(server_context())) as listener,
