@@ -49,6 +49,7 @@ class ByteStream(anyio.abc.ByteStream):
         self._waits = Waits()
         self._write_ended = False
         self._closed = False
+        self._lingering: asyncio.Timeout | None = None
         self._pid = os.getpid()
         peer = transport.peer
         self._tally = Tally(Kind.STREAM, transport.address, peer.pid if peer else 0)
@@ -153,21 +154,33 @@ class ByteStream(anyio.abc.ByteStream):
         """Finish the sending direction; receiving goes on. Idempotent.
 
         Raises:
+            PeerCrashed: Nobody receives any more.
             BusyError: Another task is sending.
             ClosedError: This side closed the stream.
+
+        Cancellation:
+            The direction is finished. What was accepted still leaves, at the latest with another
+            `send_eof` or `aclose`.
         """
         self._check()
         if self._sending:
             raise BusyError(f"another task is sending to {self.address}")
-        if not self._write_ended:
-            self._write_ended = True
-            self.transport.close_write()
-            await self._flush()
+        self._sending = True
+        try:
+            if not self._write_ended:
+                self._write_ended = True
+                self.transport.close_write()
+            while not self._try_flush():
+                await self._waits.writable(self.transport)
+                self._check()
+        finally:
+            self._sending = False
 
     async def aclose(self) -> None:
         """Close the stream; the peer receives what was sent, and then the end. Idempotent.
 
-        Pending operations raise ClosedError.
+        Pending operations raise ClosedError. A program that was started for the stream
+        (``exec:``) is waited for.
 
         Cancellation:
             Closes at once.
@@ -178,33 +191,62 @@ class ByteStream(anyio.abc.ByteStream):
         self._waits.end()
         try:
             if not self._is_forked:
-                with contextlib.suppress(IPCError, OSError, TimeoutError):
-                    if not self._write_ended and hasattr(self.transport, "try_flush"):
-                        self.transport.close_write()
-                    self._write_ended = True
-                    async with asyncio.timeout(self._limits.linger_s):
-                        await self._flush()
-                        if hasattr(self.transport, "wait_delivered"):
-                            await self.transport.wait_delivered()
+                await self._linger()
+        except BaseException:
+            self._cut_off()
+            raise
         finally:
             self._shut()
+        wait_closed = getattr(self.transport, "wait_closed", None)
+        if wait_closed is not None and not self._is_forked:
+            with contextlib.suppress(TimeoutError):  # by `abort`
+                async with asyncio.timeout(None) as self._lingering:
+                    await wait_closed()
 
     def abort(self) -> None:
-        """Close the stream at once, dropping what did not leave yet. Idempotent."""
+        """Close the stream at once, dropping what did not leave yet. Idempotent.
+
+        An `aclose` that waits ends, too.
+        """
+        if self._lingering is not None and not self._is_forked:
+            with contextlib.suppress(RuntimeError):  # it is over, or just running out by itself
+                self._lingering.reschedule(0)
         if not self._closed:
             self._closed = True
             self._waits.end()
+            self._cut_off()
             self._shut()
+
+    async def _linger(self) -> None:
+        """Deliver what was accepted, within the deadline."""
+        with contextlib.suppress(IPCError, OSError, TimeoutError):
+            if not self._write_ended and hasattr(self.transport, "try_flush"):
+                self.transport.close_write()
+            self._write_ended = True
+            wait_delivered = getattr(self.transport, "wait_delivered", None)
+            if self._try_flush() and wait_delivered is None:
+                return
+            async with asyncio.timeout(self._limits.linger_s) as self._lingering:
+                await asyncio.sleep(0)  # who was cancelled takes back what it had called when ready
+                while not self._try_flush():
+                    await wait_writable(self.transport)
+                if wait_delivered is not None:
+                    await wait_delivered()
+
+    def _try_flush(self) -> bool:
+        """Whether all that the transport accepted has left, where it keeps any."""
+        try_flush = getattr(self.transport, "try_flush", None)
+        return try_flush is None or try_flush()
+
+    def _cut_off(self) -> None:
+        """End at once what else would be waited for after a close: a child process."""
+        kill = getattr(self.transport, "kill", None)
+        if kill is not None and not self._is_forked:
+            kill()
 
     def _shut(self) -> None:
         self._tally.close()
         self.transport.close()
-
-    async def _flush(self) -> None:
-        try_flush = getattr(self.transport, "try_flush", None)
-        if try_flush is not None:
-            while not try_flush():
-                await wait_writable(self.transport)
 
     async def _pace(self) -> None:
         """Let the loop turn now and then: a peer may be as fast as this task."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -13,11 +14,13 @@ from pathlib import Path
 import anyio
 import anyio.abc
 import pytest
+import pytest_asyncio
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 import aioipc
 from aioipc import (
     AddressError,
+    BusyError,
     ByteStream,
     Capability,
     ClosedError,
@@ -26,6 +29,8 @@ from aioipc import (
     Limits,
     PeerCrashed,
 )
+from aioipc.address import Address
+from tests.certificates import client_context, server_context
 from tests.children import PATIENCE_S, Peers
 from tests.links import SMALL_RING, steps
 
@@ -277,3 +282,124 @@ async def test_all_arrives_of_a_peer_that_reset_the_connection() -> None:
                 await other.send(b"last words")
                 other.abort()
         assert received == b"last words"
+
+
+# --- ending while something waits for room ---------------------------------------------------
+
+PATIENT = Limits(linger_s=1000)
+"""A test that waits for the end of this takes too long."""
+
+
+@contextlib.asynccontextmanager
+async def tls(limits: Limits) -> AsyncIterator[Ends]:
+    here = Address.parse("tls://127.0.0.1:0").with_tls(server_context())
+    async with aioipc.listen_stream(here, limits=limits) as listener:
+        there = Address.parse(listener.address).with_tls(client_context())
+        accepting = asyncio.create_task(listener.accept())
+        left = await aioipc.connect_stream(there, limits=limits)
+        yield left, await accepting
+
+
+@contextlib.asynccontextmanager
+async def of_asyncio(limits: Limits) -> AsyncIterator[Ends]:
+    ours, theirs = socket.socketpair()
+    pair = await asyncio.open_connection(sock=ours)
+    yield aioipc.wrap_stream(pair, limits=limits), aioipc.wrap_stream(theirs, limits=limits)
+
+
+@pytest_asyncio.fixture(params=[tls, of_asyncio])
+async def fed(request: pytest.FixtureRequest) -> AsyncIterator[tuple[ByteStream, ByteStream, int]]:
+    """Two streams, and how many bytes the left one accepted, which did not leave yet."""
+    async with request.param(PATIENT) as (left, right):
+        sent = 0
+        while left.transport.try_flush():
+            await left.send(bytes(65536))
+            sent += 65536
+        yield left, right, sent
+        left.abort()
+        right.abort()
+        await steps(3)
+
+
+async def test_a_cancelled_end_and_a_close_lose_nothing(
+    fed: tuple[ByteStream, ByteStream, int],
+) -> None:
+    left, right, sent = fed
+    ending = asyncio.create_task(left.send_eof())
+    await steps(3)
+    assert not ending.done()
+    ending.cancel()
+    await asyncio.wait([ending])
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(read_all(right))
+        await left.aclose()
+    assert len(reading.result()) == sent
+
+
+async def test_an_end_that_was_cancelled_is_waited_for_again(
+    fed: tuple[ByteStream, ByteStream, int],
+) -> None:
+    left, right, sent = fed
+    for _ in range(2):
+        ending = asyncio.create_task(left.send_eof())
+        await steps(3)
+        assert not ending.done()
+        with pytest.raises(BusyError):
+            await left.send_eof()
+        ending.cancel()
+        await asyncio.wait([ending])
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(read_all(right))
+        await left.send_eof()
+    assert len(reading.result()) == sent
+
+
+@pytest.mark.parametrize("how", ["abort", "aclose"])
+async def test_an_end_that_waits_as_the_stream_is_closed(
+    how: str, fed: tuple[ByteStream, ByteStream, int]
+) -> None:
+    left, right, _ = fed
+    ending = asyncio.create_task(left.send_eof())
+    await steps(3)
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+        if how == "abort":
+            left.abort()
+        else:
+            tasks.create_task(left.aclose())
+        with pytest.raises(ClosedError):
+            await ending
+        tasks.create_task(read_to_any_end(right))
+
+
+async def test_a_close_that_waits_as_the_stream_is_aborted(
+    fed: tuple[ByteStream, ByteStream, int],
+) -> None:
+    left, _, _ = fed
+    closing = asyncio.create_task(left.aclose())
+    await steps(3)
+    assert not closing.done()
+    left.abort()
+    async with asyncio.timeout(PATIENCE_S):
+        await closing
+
+
+async def test_a_send_that_is_cancelled_just_before_a_close(
+    fed: tuple[ByteStream, ByteStream, int],
+) -> None:
+    """It takes back its callback, and not that of the close."""
+    left, right, sent = fed
+    sending = asyncio.create_task(left.send(bytes(10_000_000)))
+    await steps(3)
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(read_to_any_end(right))
+        sending.cancel()
+        await left.aclose()
+    assert reading.result() >= sent
+
+
+async def read_to_any_end(stream: ByteStream) -> int:
+    size = 0
+    with contextlib.suppress(EndOfStream, PeerCrashed):
+        while True:
+            size += len(await stream.receive())
+    return size

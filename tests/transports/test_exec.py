@@ -26,7 +26,8 @@ from aioipc import (
     PeerCrashed,
     TruncatedFrame,
 )
-from tests.children import is_gone
+from tests.children import PATIENCE_S, is_gone
+from tests.links import steps
 from tests.programs import converse, ends, loop_name, source, stuck_send
 
 pytestmark = pytest.mark.asyncio
@@ -424,6 +425,43 @@ class TestClosing:
             with pytest.raises(PeerCrashed):
                 await channel.receive()
         assert is_gone(pid)
+
+
+class TestClosingAStream:
+    async def test_its_input_ends_and_it_may_finish(self, tmp_path: Path) -> None:
+        async with aioipc.connect_stream(shell(f"echo $$; cat > {tmp_path}/received")) as stream:
+            pid = int(await stream.receive())
+            await stream.send(b"all of it")
+        assert is_gone(pid)
+        assert (tmp_path / "received").read_text() == "all of it"
+
+    async def test_it_stays(self) -> None:
+        stream = await aioipc.connect_stream(shell("echo $$; exec sleep 1000"), limits=HASTY)
+        pid = int(await stream.receive())
+        await stream.aclose()
+        assert is_gone(pid)
+
+    async def test_abort(self) -> None:
+        stream = await aioipc.connect_stream(shell("trap '' TERM; echo $$; exec sleep 1000"))
+        pid = int(await stream.receive())
+        stream.abort()
+        await _until_gone(pid)
+
+    @pytest.mark.parametrize("how", ["cancelled", "aborted"])
+    async def test_a_close_that_is_interrupted_kills_it(self, how: str) -> None:
+        stream = await aioipc.connect_stream(
+            shell("trap '' TERM; echo $$; exec sleep 1000"), limits=Limits(linger_s=1000)
+        )
+        pid = int(await stream.receive())
+        closing = asyncio.create_task(stream.aclose())
+        await steps(3)
+        if how == "aborted":
+            stream.abort()
+        else:
+            closing.cancel()
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.wait([closing])
+        await _until_gone(pid)
 
 
 async def _until_gone(pid: int) -> None:
