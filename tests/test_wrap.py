@@ -18,7 +18,16 @@ from typing import Any
 import pytest
 
 import aioipc
-from aioipc import AddressError, Capability, EndOfStream, PeerCrashed, TruncatedFrame
+from aioipc import (
+    AddressError,
+    ByteStream,
+    Capability,
+    Channel,
+    EndOfStream,
+    Limits,
+    PeerCrashed,
+    TruncatedFrame,
+)
 from tests.certificates import client_context, server_context
 from tests.links import steps
 
@@ -221,6 +230,33 @@ async def test_a_writer_waits_for_a_slow_peer() -> None:
                         await left.send(bytes(65536))
             assert pair[1].transport.get_write_buffer_size() <= 2 * 65536
             left.abort()
+
+
+@pytest.mark.parametrize("how", ["abort", "aclose"])
+@pytest.mark.parametrize("what", ["channel", "stream"])
+async def test_what_did_not_leave_in_time_is_dropped(what: str, how: str) -> None:
+    limits = Limits(linger_s=0.01)
+    ours, theirs = socket.socketpair()
+    left: Channel[bytes] | ByteStream
+    async with streams(ours) as pair, aioipc.wrap_stream(theirs) as right:
+        if what == "channel":
+            left = aioipc.wrap(pair, codec="raw", framing="none", limits=limits)
+        else:
+            left = aioipc.wrap_stream(pair, limits=limits)
+        sent = 0
+        while not pair[1].transport.get_write_buffer_size():
+            await left.send(bytes(100_000))
+            sent += 100_000
+        if how == "abort":
+            left.abort()
+        else:
+            await left.aclose()
+        await steps(3)  # uvloop cuts off in its next turn
+        received = 0
+        with contextlib.suppress(EndOfStream, PeerCrashed):
+            while True:
+                received += len(await right.receive())
+        assert received < sent
 
 
 @pytest.mark.parametrize("size", [1000, 300_000])

@@ -179,8 +179,12 @@ class LoopStream(asyncio.Protocol):
             return
         self._closed = True
         self._on_readable = self._on_writable = None
-        if not self._loop.is_closed():
+        if self._loop.is_closed():
+            return
+        if self.try_flush():
             self._transport.close()
+        else:
+            self._transport.abort()  # close() would go on for as long as the peer does not read
 
     def _check(self) -> None:
         if self._closed:
