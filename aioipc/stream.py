@@ -39,9 +39,15 @@ class ByteStream(anyio.abc.ByteStream):
     It belongs to the loop of its first operation; in a forked child it raises ForkError.
     """
 
-    def __init__(self, transport: ByteTransport, limits: Limits) -> None:
+    def __init__(
+        self,
+        transport: ByteTransport,
+        limits: Limits,
+        when_closed: Callable[[], object] = lambda: None,
+    ) -> None:
         self.transport = transport
         self._limits = limits
+        self._when_closed = when_closed
         self._try_read = reader_of(transport)
         self._receiving = False
         self._sending = False
@@ -247,6 +253,8 @@ class ByteStream(anyio.abc.ByteStream):
     def _shut(self) -> None:
         self._tally.close()
         self.transport.close()
+        if not self._is_forked:
+            self._when_closed()
 
     async def _pace(self) -> None:
         """Let the loop turn now and then: a peer may be as fast as this task."""
@@ -280,7 +288,10 @@ class ByteStream(anyio.abc.ByteStream):
 
 
 class StreamListener(anyio.abc.Listener[ByteStream]):
-    """Yields a stream for each peer that connected and was allowed."""
+    """Yields a stream for each peer that connected and was allowed.
+
+    Beyond ``Limits.max_connections`` open streams new peers wait until one of them is closed.
+    """
 
     def __init__(self, acceptor: Acceptor, limits: Limits, allow: Allow | None) -> None:
         self._limits = limits
@@ -288,6 +299,8 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
         self._waits = Waits()
         # Weak, so that a stream that is dropped open still warns.
         self._foreign: weakref.WeakSet[ByteStream] = weakref.WeakSet()
+        self._open = 0
+        self._loop = asyncio.get_running_loop()
         self._accepting = False
         self._closed = False
         self._entrance = Entrance(
@@ -295,7 +308,7 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
             allow,
             limits,
             enter=self._enter,
-            has_room=lambda: len(self._ready) < limits.max_handshakes,
+            has_room=self._has_room,
             inside=self._inside,
             looked=self._waits.end,
         )
@@ -315,8 +328,19 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
             IPCAttribute.limits: lambda: self._limits,
         }
 
+    def _has_room(self) -> bool:
+        limits = self._limits
+        return len(self._ready) < limits.max_handshakes and self._open < limits.max_connections
+
     def _enter(self, transport: ByteTransport) -> None:
-        stream = ByteStream(transport, self._limits)
+        this = weakref.ref(self)  # or a stream would keep a listener that is dropped open
+
+        def when_closed() -> None:
+            if (listener := this()) is not None:
+                listener._leave()
+
+        stream = ByteStream(transport, self._limits, when_closed)
+        self._open += 1
         self._ready.append(stream)
         if transport.peer is not None and transport.peer.uid != os.geteuid():
             self._foreign.add(stream)
@@ -327,6 +351,13 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
             stream.peer is not None and stream.peer.uid == uid and not stream._closed
             for stream in self._foreign
         )
+
+    def _leave(self) -> None:
+        self._open -= 1
+        if not self._closed and self._open == self._limits.max_connections - 1:
+            with contextlib.suppress(RuntimeError):  # its loop has ended
+                # A stream may be collected in any thread.
+                self._loop.call_soon_threadsafe(self._entrance.look)
 
     async def accept(self) -> ByteStream:
         """Wait for the next peer that is allowed.

@@ -165,6 +165,33 @@ async def test_through_a_fifo(tmp_path: Path) -> None:
         assert await reader.receive() == b"one way"
 
 
+@pytest.mark.parametrize("how", ["aclose", "abort", "drop"])
+@pytest.mark.parametrize("address", ADDRESSES)
+async def test_whoever_is_too_many_waits_until_a_stream_is_closed(address: str, how: str) -> None:
+    limits = Limits(max_connections=2)
+    async with contextlib.AsyncExitStack() as stack:
+        listener = await stack.enter_async_context(aioipc.listen_stream(address, limits=limits))
+        for _ in range(2):
+            await stack.enter_async_context(aioipc.connect_stream(listener.address))
+        inside = [await listener.accept(), await listener.accept()]
+        third = asyncio.create_task(aioipc.connect_stream(listener.address).connect())
+        accepting = asyncio.create_task(listener.accept())
+        await steps(20)
+        assert not accepting.done()
+        if how == "aclose":
+            await inside.pop().aclose()
+        elif how == "abort":
+            inside.pop().abort()
+        else:
+            with pytest.warns(ResourceWarning, match="unclosed <ByteStream"):
+                inside.pop()
+        async with asyncio.timeout(PATIENCE_S):
+            inside.append(await accepting)
+            await stack.enter_async_context(await third)
+        for stream in inside:
+            await stream.aclose()
+
+
 @pytest.mark.parametrize("address", ["unix:", "shm:"])
 async def test_a_peer_that_is_killed(address: str, peers: Peers) -> None:
     async with aioipc.listen_stream(address) as listener:
