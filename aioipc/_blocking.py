@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from aioipc._opening import Opening
 from aioipc.abc import PeerCredentials
 from aioipc.channel import Channel, ChannelStatistics
-from aioipc.errors import ClosedError, EndOfStream
+from aioipc.errors import BusyError, ClosedError, EndOfStream
 from aioipc.kernel.owned import Closing
 
 __all__ = ["BlockingChannel", "blocking"]
@@ -42,6 +42,8 @@ class BlockingChannel(Closing, Generic[T]):
         self._runner = runner
         # An object waits here, not in a future: who is interrupted finds it at the next receive.
         self._received: collections.deque[T] = collections.deque()
+        self._receiver: object | None = None
+        self._lock = threading.RLock()
 
     @property
     def address(self) -> str:
@@ -93,9 +95,7 @@ class BlockingChannel(Closing, Generic[T]):
             BusyError: Another thread or task is receiving.
             ClosedError: This side closed the channel, or its loop has ended.
         """
-        if not self._received:
-            self._runner.run(self._receive(1, timeout_s))
-        return self._received.popleft()
+        return self._take(1, timeout_s)[0]
 
     def receive_many(self, max_messages: int = 512, *, timeout_s: float | None = None) -> list[T]:
         """Wait for at least one object and return all that are there.
@@ -111,10 +111,7 @@ class BlockingChannel(Closing, Generic[T]):
             BusyError: Another thread or task is receiving.
             ClosedError: This side closed the channel, or its loop has ended.
         """
-        if not self._received:
-            self._runner.run(self._receive(max_messages, timeout_s))
-        count = min(max_messages, len(self._received))
-        return [self._received.popleft() for _ in range(count)]
+        return self._take(max_messages, timeout_s)
 
     def send_eof(self) -> None:
         """Finish the sending direction; receiving goes on. Idempotent.
@@ -130,6 +127,22 @@ class BlockingChannel(Closing, Generic[T]):
         with contextlib.suppress(ClosedError):  # its loop has ended before
             self._runner.run(self.channel.aclose())
         self._runner.close()
+
+    def _take(self, max_messages: int, timeout_s: float | None) -> list[T]:
+        """Receive, and take what came before another thread may receive."""
+        this = object()
+        received = self._received
+        try:  # which Ctrl-C may end at any point
+            with self._lock:
+                if self._receiver is not None:
+                    raise BusyError(f"another thread is receiving from {self.address}")
+                self._receiver = this
+            if not received:
+                self._runner.run(self._receive(max_messages, timeout_s))
+            return [received.popleft() for _ in range(min(max_messages, len(received)))]
+        finally:
+            if self._receiver is this:
+                self._receiver = None
 
     async def _send(self, obj: T, timeout_s: float | None) -> None:
         try:

@@ -13,7 +13,8 @@ import pytest
 
 import aioipc
 from aioipc import BlockingChannel, BusyError, ClosedError, ConnectError, EndOfStream, PeerCrashed
-from tests.children import Peers
+from aioipc._blocking import Runner
+from tests.children import PATIENCE_S, Peers
 from tests.links import DUPLEX, Link, fill, steps
 
 SCRIPT = """
@@ -225,6 +226,43 @@ async def test_one_thread_receives_at_a_time() -> None:
         with pytest.raises(BusyError):
             await asyncio.to_thread(channel.receive)
         await left.send("for the first")
+        assert await first == "for the first"
+
+
+class Delayed:
+    """A runner after whose operations a thread is held up."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.done = threading.Event()
+        self.go_on = threading.Event()
+
+    def run(self, operation: Any, /) -> Any:
+        result = self.runner.run(operation)
+        self.done.set()
+        assert self.go_on.wait(PATIENCE_S)
+        return result
+
+    def close(self) -> None:
+        self.runner.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["receive", "receive_many"])
+async def test_what_one_thread_received_another_does_not_take(how: str) -> None:
+    left, right = aioipc.pair("unix")
+    async with left, right:
+        channel = aioipc.blocking(right)
+        channel._runner = runner = Delayed(channel._runner)
+        await left.send("for the first")
+        first = asyncio.create_task(asyncio.to_thread(channel.receive))
+        try:
+            assert await asyncio.to_thread(runner.done.wait, PATIENCE_S)
+            with pytest.raises(BusyError, match="another thread"):
+                await asyncio.to_thread(getattr(channel, how))
+        finally:
+            runner.go_on.set()
+            await asyncio.wait([first])
         assert await first == "for the first"
 
 
