@@ -15,7 +15,8 @@ class Limits:
     """What an endpoint allows its peers and itself.
 
     Sizes are in bytes, durations (``_s``) in seconds. Every value is checked when the
-    object is made; a value out of range is a ``ValueError`` that names the range.
+    object is made; a value out of range is a ``ValueError`` that names the range, one of another
+    type a ``TypeError``.
     """
 
     max_message_bytes: int = 64 * MIB
@@ -64,6 +65,11 @@ class Limits:
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
             value = getattr(self, name)
+            kinds, wanted = _SECONDS if name.endswith("_s") else _COUNT
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise TypeError(
+                    f"{name} must be {wanted}, not {value!r} of type {type(value).__name__}"
+                )
             if not low <= value <= high:
                 raise ValueError(f"{name} must be between {low:,} and {high:,}, not {value:,}")
         if self.silence_s <= self.heartbeat_s:
@@ -74,6 +80,9 @@ class Limits:
         if self.ring_bytes & (self.ring_bytes - 1):
             raise ValueError(f"ring_bytes must be a power of two, not {self.ring_bytes:,}")
 
+
+_COUNT = (int,), "an int"
+_SECONDS = (int, float), "an int or a float"
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_message_bytes", 1, 2**32 - 1),
