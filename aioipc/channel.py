@@ -22,7 +22,17 @@ from aioipc.abc import (
     PeerCredentials,
     Sender,
 )
-from aioipc.errors import AddressError, ClosedError, EndOfStream, ForkError, IPCError, PeerCrashed
+from aioipc.errors import (
+    AccessDenied,
+    AddressError,
+    ClosedError,
+    EndOfStream,
+    ForkError,
+    IPCError,
+    PeerCrashed,
+    ProtocolError,
+    QuotaExceeded,
+)
 from aioipc.kernel.statistics import Kind, open_row
 from aioipc.limits import Limits
 from aioipc.loop.waiting import pacer_of, wait_writable
@@ -37,6 +47,7 @@ __all__ = ["Channel", "ChannelStatistics", "IPCAttribute", "certificate_of"]
 
 T = TypeVar("T")
 
+_TOLD = (AccessDenied, QuotaExceeded, ProtocolError)
 SessionPort = PeerPort | RingPeerPort
 Port = SessionPort | AdaptedPort
 
@@ -269,7 +280,7 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
             with contextlib.suppress(RuntimeError):  # it is just running out by itself
                 self._lingering.reschedule(0)
         if error is not None and isinstance(self.port, Session):
-            self.port.refuse(error)
+            self.port.refuse(error if isinstance(error, _TOLD) else Exception())
         self._cut_off()
         self._release()
 

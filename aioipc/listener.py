@@ -181,7 +181,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         except Exception as error:
             if not _is_ending(error, channel):
                 log.exception("%s: the handler of a channel failed", self.address)
-                channel.abort(error)
+                channel.abort(Exception())  # what failed need not be about this channel
             elif not isinstance(_first(error), _ENDINGS):
                 log.warning("%s: %s", self.address, _first(error))
         finally:

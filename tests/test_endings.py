@@ -11,7 +11,17 @@ import anyio
 import pytest
 
 import aioipc
-from aioipc import Channel, ClosedError, EndOfStream, IPCError, PeerCrashed, TruncatedFrame
+from aioipc import (
+    AccessDenied,
+    Channel,
+    ClosedError,
+    EndOfStream,
+    IPCError,
+    PeerCrashed,
+    QuotaExceeded,
+    ResourceExhausted,
+    TruncatedFrame,
+)
 from tests.links import DUPLEX, KERNEL, STREAMS, Link
 
 pytestmark = pytest.mark.asyncio
@@ -114,6 +124,29 @@ async def test_a_send_that_waits_for_room_is_told_at_once(link: Link, how: str) 
         for task in (waiting, *behind):
             with pytest.raises(PeerCrashed):
                 await task
+
+
+@pytest.mark.parametrize(
+    ("error", "sees", "text"),
+    [
+        (AccessDenied("not you"), AccessDenied, "the peer denied access; it says: 'not you'"),
+        (QuotaExceeded("full"), QuotaExceeded, "the peer is at its limit; it says: 'full'"),
+        (EndOfStream("elsewhere"), PeerCrashed, "the peer's handler failed"),
+        (ResourceExhausted("secret"), PeerCrashed, "the peer's handler failed"),
+    ],
+    ids=lambda what: type(what).__name__ if isinstance(what, BaseException) else "",
+)
+@pytest.mark.parametrize("scheme", ["unix", "shm"])
+async def test_what_an_abort_tells(
+    scheme: str, error: Exception, sees: type[Exception], text: str
+) -> None:
+    left, right = aioipc.pair(scheme)
+    async with right:
+        left.abort(error)
+        with pytest.raises(sees) as told:
+            await right.receive()
+    assert type(told.value) is sees
+    assert str(told.value) == text
 
 
 @kernel

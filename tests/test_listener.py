@@ -28,7 +28,9 @@ from aioipc import (
     Listener,
     PeerCrashed,
     PeerCredentials,
+    ProtocolError,
     QuotaExceeded,
+    ResourceExhausted,
 )
 from aioipc.wire.framing import HEADER, Kind
 from aioipc.wire.hello import Hello
@@ -502,6 +504,38 @@ class TestServing:
         assert record.getMessage() == f"{listener.address}: the handler of a channel failed"
         assert record.exc_info is not None
         assert record.exc_info[0] is ZeroDivisionError
+
+    @pytest.mark.parametrize("scheme", ["unix", "shm"])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            EndOfStream("secret"),
+            AccessDenied("secret"),
+            QuotaExceeded("secret"),
+            ResourceExhausted("secret"),
+            ProtocolError("secret"),
+            CodecMismatch("secret"),
+            ClosedError("secret"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    async def test_what_fails_in_a_handler_is_not_taken_for_the_end_of_its_channel(
+        self, scheme: str, error: Exception, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def handler(channel: Channel[Any]) -> None:
+            await channel.receive()
+            raise error  # which came of another connection
+
+        async with (
+            aioipc.listen(f"{scheme}:") as listener,
+            serving(listener, handler),
+            aioipc.connect(listener.address) as channel,
+        ):
+            await channel.send("go")
+            with pytest.raises(PeerCrashed) as crash:
+                await channel.receive()
+        assert str(crash.value) == "the peer's handler failed"
+        assert caplog.messages == [f"{listener.address}: the handler of a channel failed"]
 
     async def test_the_end_of_a_peer_is_no_news(
         self, address: str, caplog: pytest.LogCaptureFixture

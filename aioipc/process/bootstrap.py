@@ -110,5 +110,5 @@ def _failing(channel: Channel[Any]) -> Iterator[None]:
         if channel.is_ending(error):
             return
         if isinstance(error, Exception) or (isinstance(error, SystemExit) and error.code):
-            channel.abort(error)
+            channel.abort(Exception())  # what failed need not be about this channel
         raise

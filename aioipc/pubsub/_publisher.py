@@ -23,6 +23,7 @@ from aioipc.errors import (
     AddressError,
     ClosedError,
     FrameTooLarge,
+    HandshakeError,
     IPCError,
     PeerCrashed,
     ProtocolError,
@@ -42,7 +43,6 @@ from aioipc.pubsub._feed import Feed, SubscriberStatistics
 from aioipc.pubsub._retained import Retained
 from aioipc.pubsub._stage import Seat, Stage
 from aioipc.transports import can_listen, family_of
-from aioipc.wire.hello import HandshakeTimeout
 from aioipc.wire.pubsub import Credit, Open, Ride, Subscribe, Unsubscribe, Welcome, WhenFull
 from aioipc.wire.topics import TopicTrie, check_topic
 
@@ -297,7 +297,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
                 if isinstance(first, Ride):
                     return await channel.receive(), first
         except TimeoutError:
-            raise HandshakeTimeout(f"no subscription within {wait_s:g} s") from None
+            raise HandshakeError(f"no subscription within {wait_s:g} s") from None
         return first, None
 
     def _enter(self, channel: Channel[Any], wanted: Request, ride: Ride | None) -> Feed:

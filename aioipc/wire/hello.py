@@ -261,7 +261,7 @@ def goodbye_for(error: BaseException) -> Goodbye:
     """What to tell a peer whose connection ``error`` ends."""
     for kind, code in _CODES:
         if isinstance(error, kind):
-            return Goodbye(code, "" if code == GoodbyeCode.NORMAL else str(error))
+            return Goodbye(code, str(error))
     # Whatever else it is, its text is not the peer's business.
     return Goodbye(GoodbyeCode.HANDLER_FAILED)
 
@@ -282,7 +282,6 @@ _EXCEPTIONS: dict[int, tuple[Callable[[str], IPCError], str]] = {
 }
 
 _CODES: tuple[tuple[type[BaseException], GoodbyeCode], ...] = (
-    (EndOfStream, GoodbyeCode.NORMAL),
     (VersionMismatch, GoodbyeCode.VERSION_MISMATCH),
     (CodecMismatch, GoodbyeCode.CODEC_MISMATCH),
     (HandshakeError, GoodbyeCode.HANDSHAKE_FAILED),

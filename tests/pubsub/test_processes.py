@@ -333,7 +333,7 @@ async def test_more_credit_than_the_window_is_worth_nothing() -> None:
 async def test_who_never_subscribes_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     async with attacked(handshake_s=0.05) as (channel, publisher, _good):
-        with pytest.raises(aioipc.IPCError):
+        with pytest.raises(aioipc.HandshakeError, match=r"no subscription within 0\.05 s"):
             await channel.receive()
         assert len(publisher.statistics().subscribers) == 1
     assert "no subscription within 0.05 s" in caplog.text

@@ -256,7 +256,7 @@ def test_exception_for_an_unknown_code() -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (EndOfStream(), GoodbyeCode.NORMAL),
+        (EndOfStream("secret of another channel"), GoodbyeCode.HANDLER_FAILED),
         (VersionMismatch("why"), GoodbyeCode.VERSION_MISMATCH),
         (CodecMismatch("why"), GoodbyeCode.CODEC_MISMATCH),
         (HandshakeError("why"), GoodbyeCode.HANDSHAKE_FAILED),
@@ -278,8 +278,7 @@ def test_goodbye_for_each_exception(error: BaseException, code: GoodbyeCode) -> 
     goodbye = goodbye_for(error)
 
     assert goodbye.code == code
-    told = code not in {GoodbyeCode.NORMAL, GoodbyeCode.HANDLER_FAILED}
-    assert ("why" in goodbye.reason) is told
+    assert ("why" in goodbye.reason) is (code != GoodbyeCode.HANDLER_FAILED)
     assert "secret" not in goodbye.reason
 
 
