@@ -7,7 +7,7 @@ import collections
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterable, Awaitable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Sequence
 from typing import Any, Final, Protocol, Self
 
 from aioipc.abc import HasFileno
@@ -287,6 +287,7 @@ class Caller:
         """Make a call, and do not wait for its outcome."""
         sent = args
         if method.upload is not None:
+            method.check_upload(args)
             sent = (*args[: method.upload], None, *args[method.upload + 1 :])
         if method.packs_args:
             call = await self._open_packed(method, sent)
@@ -467,8 +468,9 @@ class Caller:
 
     async def _feed(self, call: OwnCall, stream: AsyncIterable[Any]) -> None:
         """Send its items, one for each that the far side has room for."""
-        items = aiter(stream)
+        items: AsyncIterator[Any] | None = None
         try:
+            items = aiter(stream)
             while call.is_uploading:
                 if not call.room:
                     await self._wait_for_room(call)

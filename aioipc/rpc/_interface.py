@@ -207,6 +207,20 @@ class Method(StraightMethod):
         bound.apply_defaults()
         return tuple(bound.arguments.values())
 
+    def check_upload(self, args: tuple[Any, ...]) -> None:
+        """See that what is to be sent as a stream is one.
+
+        Raises:
+            BadArguments: It is not.
+        """
+        assert self.upload is not None, "asked for only where there is one"
+        stream = args[self.upload]
+        if not isinstance(stream, collections.abc.AsyncIterable):
+            raise BadArguments(
+                f"{self}: argument {self.names[self.upload]!r} is a stream: "
+                f"give an async iterable, not {type(stream).__name__}"
+            )
+
     def decode_result(self, raw: Packed) -> Any:
         """The result of a call, or one item of its stream.
 

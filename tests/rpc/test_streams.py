@@ -10,6 +10,7 @@ import pytest
 
 import aioipc
 from aioipc import rpc
+from tests.children import PATIENCE_S
 from tests.links import Link, steps
 from tests.rpc.store import Change, MemoryStore, connected
 
@@ -142,6 +143,34 @@ async def test_an_upload_that_fails_fails_the_call(link: Link) -> None:
         with pytest.raises(LookupError, match="mine"):
             await store.total(numbers())
         assert await service.events.get() == "cancelled"
+        assert await store.get("a") == 1
+
+
+async def test_what_is_no_stream_is_not_sent(link: Link) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    async with asyncio.timeout(PATIENCE_S), connected(link) as (store, _):
+        for given in ([1], (number for number in [1]), b"1", None, numbers):
+            for call in (store.total(given), anext(store.doubled(given))):  # type: ignore[arg-type]
+                with pytest.raises(aioipc.BadArguments) as refused:
+                    await call
+                assert str(refused.value).endswith(
+                    ": argument 'numbers' is a stream: "
+                    f"give an async iterable, not {type(given).__name__}"
+                )
+        statistics = rpc.connection_of(store).channel.statistics()
+        assert statistics.messages_sent == 0
+
+
+async def test_a_stream_that_cannot_be_iterated_over_fails_the_call(link: Link) -> None:
+    class Broken:
+        def __aiter__(self) -> AsyncIterator[int]:
+            raise LookupError("mine")
+
+    async with asyncio.timeout(PATIENCE_S), connected(link) as (store, _):
+        with pytest.raises(LookupError, match="mine"):
+            await store.total(Broken())
         assert await store.get("a") == 1
 
 
