@@ -33,6 +33,8 @@ def handlers_of(service: object, interface: type | None) -> Handlers:
     Raises:
         TypeError: The service lacks one, or the interface cannot be called remotely.
     """
+    if interface is None and isinstance(service, type):
+        raise _no_object(service)
     declared = describe(interface or type(service))
     handlers = {
         name: (method, _implementation(service, method))
@@ -54,12 +56,19 @@ def _implementation(service: object, method: Method) -> Callable[..., Any]:
             **{name: name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY},
         )
     except TypeError as error:
+        if isinstance(service, type):  # or its methods are static
+            raise _no_object(service) from None
         raise TypeError(
             f"{type(service).__name__}.{method.name} does not take the arguments of {method}"
             f"{method.signature}: {error}"
         ) from None
     implementation: Callable[..., Any] = function
     return implementation
+
+
+def _no_object(service: type) -> TypeError:
+    name = service.__name__
+    return TypeError(f"serve an object, not the class {name}: {name}()")
 
 
 def _description(interface: Interface) -> dict[str, Any]:

@@ -203,9 +203,17 @@ class Method(StraightMethod):
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise BadArguments(f"{self}: {error}") from None
+            raise BadArguments(f"{self}: {self._unbound(error, kwargs)}") from None
         bound.apply_defaults()
         return tuple(bound.arguments.values())
+
+    def _unbound(self, error: TypeError, kwargs: Mapping[str, Any]) -> str:
+        """Why arguments do not fit; where one is missing the interpreter tells no wrong name."""
+        said = str(error)
+        for name in kwargs:
+            if name not in self.names and repr(name) not in said:
+                return f"{said}; there is no argument {name!r}"
+        return said
 
     def check_upload(self, args: tuple[Any, ...]) -> None:
         """See that what is to be sent as a stream is one.

@@ -127,6 +127,24 @@ def test_a_service_has_the_methods_that_its_interface_declares() -> None:
     _ = rpc.serve("unix:x", MemoryStore(), interface=Store)
 
 
+def test_a_service_is_an_object_and_not_its_class() -> None:
+    for interface in (None, Store):
+        with pytest.raises(
+            TypeError, match=r"^serve an object, not the class MemoryStore: Mem.*\(\)"
+        ):
+            _ = rpc.serve("unix:x", MemoryStore, interface=interface)
+
+    class Static(Protocol):
+        async def get(self, key: str) -> int: ...
+
+    class Functions:
+        @staticmethod
+        async def get(key: str) -> int:
+            return len(key)
+
+    _ = rpc.serve("unix:x", Functions, interface=Static)
+
+
 def test_only_exception_types_can_be_declared() -> None:
     with pytest.raises(TypeError, match="exception types"):
         rpc.raises(ValueError("x"))  # type: ignore[arg-type]
