@@ -56,7 +56,7 @@ class Line:
         try:
             while True:
                 if self._ending is not None:
-                    raise self._ending
+                    raise self._ending.with_traceback(None)
                 if self.places[0] is place:
                     found = attempt()
                     if found is not None:

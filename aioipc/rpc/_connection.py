@@ -284,7 +284,7 @@ class Connection(CallCore, AsyncResource):
         await asyncio.shield(self._ended)
         if self._is_broken:
             assert self.ending is not None, "it is what has ended it"
-            raise self.ending
+            raise self.ending.with_traceback(None)
 
     async def finish(self, grace_s: float) -> None:
         """Take no other call of the peer; let those that run go on, and their results leave.

@@ -196,7 +196,7 @@ class Upload(AsyncIterator[Any]):
             raise BusyError(f"another task is receiving from this stream of {self._method}")
         while not self.items.arrived:
             if self.error is not None:
-                raise self.error
+                raise self.error.with_traceback(None)
             if not self._call.is_uploading:
                 raise StopAsyncIteration
             self._waiter = News(asyncio.get_running_loop())
