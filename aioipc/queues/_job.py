@@ -62,10 +62,13 @@ class Job(Generic[T]):
         Raises:
             DeadlineExceeded: The lease ran out before, and the job is or was somebody else's.
             PeerCrashed: The server is gone; somebody will be given the job again.
+            TypeError: The reason is no str; nothing was said.
 
         Cancellation:
             Abandons the wait; it has been said.
         """
+        if not isinstance(reason, str):
+            raise TypeError(f"reason is a str, not {reason!r}")
         if not self._is_settled:
             self._is_settled = True
             await self._settle(self.id, reason[:1_000])

@@ -6,6 +6,8 @@ import asyncio
 import collections
 import errno
 import itertools
+import numbers
+import operator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -54,6 +56,20 @@ class DeadJob(Generic[T]):
     attempts: int
     death: str
     reason: str
+
+
+def _whole(name: str, value: object) -> int:
+    """An argument, which is to be a whole number."""
+    try:
+        return int(operator.index(value))  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} is a whole number, not {value!r}") from None
+
+
+def _seconds(name: str, value: object) -> float:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is a number of seconds, not {value!r}")
+    return float(value)
 
 
 class _Request:
@@ -128,6 +144,7 @@ class WorkQueue(Queue[T]):
             FrameTooLarge: It is over the limit; nothing was sent.
             PeerCrashed: The server is gone; the job may have been accepted.
             ResourceExhausted: The server's journal has no room for it; it was not accepted.
+            TypeError: An option is of another type.
             ValueError: The queue has no such option or value.
 
         Cancellation:
@@ -135,10 +152,12 @@ class WorkQueue(Queue[T]):
         """
         if kind is not None:
             raise ValueError(f"{self.address}: a served queue has no message types")
+        priority = _whole("priority", priority)
+        ttl_s = None if ttl_s is None else _seconds("ttl_s", ttl_s)
         put = protocol.Put(next(self._numbers), self._coding.encode(obj), priority, ttl_s)
         await self._putters.until(self._try_begin_put)
         try:
-            answer = await self._request(put)
+            answer = await self._request(put, "the job may have been accepted")
         except asyncio.CancelledError:
             self._outbox.post(protocol.Withdraw(put.id))
             raise
@@ -202,17 +221,20 @@ class WorkQueue(Queue[T]):
 
     async def dead_jobs(self, most: int = 100) -> list[DeadJob[T]]:
         """The oldest of the jobs that were given up: at most so many, and about a megabyte."""
+        most = _whole("most", most)
         deads = await self._request(protocol.Dead(next(self._numbers), most))
         return [self._dead(job) for job in deads.jobs]
 
     async def revive(self, job_id: int) -> bool:
         """Give a dead job all its attempts again; False if there is none, or no room for it."""
-        settled = await self._request(protocol.Revive(next(self._numbers), job_id))
+        revive = protocol.Revive(next(self._numbers), _whole("job_id", job_id))
+        settled = await self._request(revive, f"dead job {job_id} may have been revived")
         return bool(settled.held)
 
     async def drop_dead(self, job_id: int) -> bool:
         """Forget a dead job; False if there is none."""
-        settled = await self._request(protocol.Revive(next(self._numbers), job_id, forget=True))
+        drop = protocol.Revive(next(self._numbers), _whole("job_id", job_id), forget=True)
+        settled = await self._request(drop, f"dead job {job_id} may have been dropped")
         return bool(settled.held)
 
     async def aclose(self) -> None:
@@ -276,7 +298,7 @@ class WorkQueue(Queue[T]):
         number = next(self._numbers)
         said = protocol.Done(number, job) if reason is None else protocol.Fail(number, job, reason)
         try:
-            settled = await self._request(said)
+            settled = await self._request(said, f"it may know what became of job {job}")
         except EndOfStream as error:
             raise PeerCrashed(
                 f"{self.address}: the server was closed before it heard what became of job {job}"
@@ -288,9 +310,15 @@ class WorkQueue(Queue[T]):
 
     # The server
 
-    async def _request(self, message: Any) -> Any:
+    async def _request(self, message: Any, perhaps: str = "") -> Any:
+        """Ask the server, and wait for its answer.
+
+        Args:
+            message: The question.
+            perhaps: What may have come of it should no answer come.
+        """
         if self.ending is not None:
-            raise self.ending
+            raise self.ending.with_traceback(None)
         request = self._requests[message.id] = _Request()
         try:
             await self._send(message)
@@ -299,18 +327,15 @@ class WorkQueue(Queue[T]):
         finally:
             self._requests.pop(message.id, None)
         if request.answer is None:
-            raise self._unanswered(message)
+            raise self._unanswered(perhaps)
         return request.answer
 
-    def _unanswered(self, message: Any) -> BaseException:
+    def _unanswered(self, perhaps: str) -> BaseException:
         assert self.ending is not None, "woken for a reason"
         if isinstance(self.ending, ClosedError):
-            return self.ending
-        what = type(message).__name__.lower()
-        lost = PeerCrashed(
-            f"{self.address}: the server ended before it answered;"
-            f" the {what} may have been accepted"
-        )
+            return self.ending.with_traceback(None)
+        what = f"{self.address}: the server ended before it answered"
+        lost = PeerCrashed(f"{what}; {perhaps}" if perhaps else what)
         lost.__cause__ = self.ending
         return lost
 

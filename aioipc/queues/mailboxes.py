@@ -32,6 +32,7 @@ from aioipc.listener import Listener, listen
 from aioipc.loop.line import Line
 from aioipc.queues import _post as post
 from aioipc.queues._coding import Coding
+from aioipc.queues._refusing import refusing
 
 __all__ = ["Mailbox", "Message", "mailbox"]
 
@@ -139,7 +140,7 @@ class _Link:
             del self._questions[number]
         if question.body is None:
             assert self.ending is not None, "woken for a reason"
-            raise self.ending
+            raise self.ending.with_traceback(None)
         return question.body
 
     async def aclose(self) -> None:
@@ -288,7 +289,7 @@ class Mailbox(AsyncResource, Generic[T]):
     async def _link_to(self, to: str) -> _Link:
         check_name(to, part="mailbox name")
         if self._ending is not None:
-            raise self._ending
+            raise self._ending.with_traceback(None)
         link = self._links.get(to)
         if link is not None:
             return link
@@ -302,8 +303,9 @@ class Mailbox(AsyncResource, Generic[T]):
     # In
 
     async def _serve_one(self, channel: Channel[Any]) -> None:
-        with contextlib.suppress(ClosedError):  # by `aclose`: senders see a clean end
-            await self._take_in(channel)
+        with refusing(channel, "a sender"):
+            with contextlib.suppress(ClosedError):  # by `aclose`: senders see a clean end
+                await self._take_in(channel)
 
     async def _take_in(self, channel: Channel[Any]) -> None:
         credentials = channel.peer

@@ -26,6 +26,7 @@ from aioipc.queues import _protocol as protocol
 from aioipc.queues._broker import PRIORITIES, Broker, Counters, Give, Job, Policy
 from aioipc.queues._journal import Journal
 from aioipc.queues._outbox import Outbox
+from aioipc.queues._refusing import refusing
 
 __all__ = ["QueueServer", "serve"]
 
@@ -157,11 +158,12 @@ class QueueServer(AsyncResource):
         client = _Client(channel)
         sending = self._loop.create_task(client.outbox.run())
         try:
-            while True:
-                for message in await channel.receive_many():
-                    self._take_in(client, message)
-                self._changed.set()
-                await client.outbox.room()
+            with refusing(channel, "a client"):
+                while True:
+                    for message in await channel.receive_many():
+                        self._take_in(client, message)
+                    self._changed.set()
+                    await client.outbox.room()
         finally:
             sending.cancel()
             await asyncio.wait([sending])

@@ -214,6 +214,8 @@ async def test_hostile_senders_hurt_themselves_only(
                 await channel.send(wrong)
                 with pytest.raises(aioipc.IPCError):
                     await channel.receive()
+        assert len(caplog.records) == 3
+        assert not any(record.exc_info for record in caplog.records)
         async with aioipc.connect(path, codec=post) as channel:
             await channel.send(post.Introduction("a"))
             await channel.send(post.Letter(0, b"\xc1"))

@@ -20,6 +20,7 @@ import aioipc
 from aioipc import queues
 from aioipc.queues import _protocol as protocol
 from tests.children import PATIENCE_S, Peers
+from tests.echoes import serving
 from tests.links import steps
 from tests.programs import Nursery, program
 from tests.scale import SCALE, patience_s, scaled
@@ -143,6 +144,91 @@ async def test_dead_jobs_can_be_dropped() -> None:
         assert [dead.value for dead in await producer.dead_jobs(2)] == [0, 1]
         assert await producer.drop_dead((await producer.dead_jobs())[0].id)
         assert [dead.value for dead in await producer.dead_jobs()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "text"),
+    [
+        (
+            lambda queue, _: queue.put(1, priority="high"),
+            TypeError,
+            "priority is a whole number, not 'high'",
+        ),
+        (
+            lambda queue, _: queue.put(1, priority=1.5),
+            TypeError,
+            "priority is a whole number, not 1.5",
+        ),
+        (
+            lambda queue, _: queue.put(1, ttl_s="1"),
+            TypeError,
+            "ttl_s is a number of seconds, not '1'",
+        ),
+        (lambda queue, _: queue.revive(None), TypeError, "job_id is a whole number, not None"),
+        (lambda queue, _: queue.drop_dead("x"), TypeError, "job_id is a whole number, not 'x'"),
+        (lambda queue, _: queue.dead_jobs("x"), TypeError, "most is a whole number, not 'x'"),
+        (lambda _, job: job.fail(5), TypeError, "reason is a str, not 5"),
+    ],
+)
+async def test_a_wrong_argument_is_named_and_harms_nothing(
+    act: Callable[[Any, Any], Any], error: type[Exception], text: str
+) -> None:
+    async with served() as (producer, worker, _):
+        await producer.put("x", priority=True, ttl_s=5)
+        job = await worker.take()
+        with pytest.raises(error) as wrong:
+            await act(producer, job)
+        assert str(wrong.value) == text
+        await job.ack()
+        assert (await counters(producer))["done"] == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        protocol.Put(1, b"", "high"),  # type: ignore[arg-type]
+        protocol.Revive(1, None),  # type: ignore[arg-type]
+        protocol.Accepted(1),
+        protocol.Unask(0),
+    ],
+)
+async def test_what_is_no_request_is_the_breach_of_that_client(
+    said: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served() as (producer, _, server):
+        async with aioipc.connect(server.address, codec=protocol) as foreign:
+            await foreign.send(said)  # type: ignore[arg-type]
+            with pytest.raises(aioipc.ProtocolError, match="a breach of the protocol"):
+                await foreign.receive()
+        await producer.put(1)
+    (record,) = caplog.records
+    assert ": a client was refused: " in record.getMessage()
+    assert record.exc_info is None
+
+
+@pytest.mark.parametrize(
+    ("act", "perhaps"),
+    [
+        (lambda queue: queue.put(1), "; the job may have been accepted"),
+        (lambda queue: queue.revive(7), "; dead job 7 may have been revived"),
+        (lambda queue: queue.drop_dead(7), "; dead job 7 may have been dropped"),
+        (lambda queue: queue.dead_jobs(), ""),
+        (lambda queue: queue.statistics(), ""),
+    ],
+)
+async def test_what_may_have_come_of_a_request(act: Callable[[Any], Any], perhaps: str) -> None:
+    async def hear_and_end(channel: aioipc.Channel[Any]) -> None:
+        await channel.receive()
+
+    async with (
+        aioipc.listen("unix:", codec=protocol) as listener,
+        serving(listener, hear_and_end),
+        queues.open(listener.address) as queue,
+    ):
+        with pytest.raises(aioipc.PeerCrashed) as lost:
+            await act(queue)
+        what = f"{listener.address}: the server ended before it answered"
+        assert str(lost.value) == what + perhaps
 
 
 async def test_a_worker_that_is_killed(peers: Peers) -> None:
@@ -555,7 +641,7 @@ async def test_a_put_that_nobody_answered_may_have_been_accepted(tmp_path: Path)
             while not (await looker.statistics()).counters["waiting"]:
                 pass
         await server.aclose()
-        with pytest.raises(aioipc.PeerCrashed, match="the put may have been accepted"):
+        with pytest.raises(aioipc.PeerCrashed, match="the job may have been accepted"):
             await put
         async with queues.serve(address):
             await producer.put("third")
