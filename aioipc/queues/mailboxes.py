@@ -303,9 +303,9 @@ class Mailbox(AsyncResource, Generic[T]):
     # In
 
     async def _serve_one(self, channel: Channel[Any]) -> None:
-        with refusing(channel, "a sender"):
-            with contextlib.suppress(ClosedError):  # by `aclose`: senders see a clean end
-                await self._take_in(channel)
+        # A close of this side is no failure: senders see a clean end.
+        with refusing(channel, "a sender"), contextlib.suppress(ClosedError):
+            await self._take_in(channel)
 
     async def _take_in(self, channel: Channel[Any]) -> None:
         credentials = channel.peer

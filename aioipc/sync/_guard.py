@@ -106,16 +106,21 @@ class Guard:
         self._consistent = True
 
     def release(self) -> None:
-        """Let go of it.
+        """Let go of it. What an ended task held, anybody may release.
 
         Raises:
             RuntimeError: It was released already, or another task or thread holds it.
         """
         if not self.is_held:
             raise RuntimeError("this was released already")
-        if self.owner != caller():
+        if not self.is_left and self.owner != caller():
             raise RuntimeError("another task or thread holds this")
         self.end()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the task that took it has ended, as `asyncio.wait_for` has one do in 3.11."""
+        return isinstance(self.owner, asyncio.Task) and self.owner.done()
 
     def end(self) -> None:
         """Do it, for who knows that it may be done."""
@@ -180,6 +185,10 @@ class Guarded:
         guards = self._held.get(caller()) if self._held else None
         return guards[-1] if guards else None
 
+    def _left(self) -> Guard | None:
+        """What a task that has ended took last, if one did."""
+        return next((held[-1] for held in list(self._held.values()) if held[-1].is_left), None)
+
     def _refuse_again(self) -> None:
         if self._held and caller() in self._held:
             raise RuntimeError(f"this task holds {self._what} already, and would wait for itself")
@@ -193,7 +202,7 @@ class Guarded:
 
     def _release(self) -> None:
         self._check()
-        guard = self._mine()
+        guard = self._mine() or self._left()
         if guard is None:
             raise RuntimeError(f"this task holds nothing of {self._what}")
         guard.end()
@@ -207,7 +216,7 @@ class Enterable(Guarded):
         raise NotImplementedError
 
     def release(self) -> None:
-        """Let go of what the calling task took last.
+        """Let go of what the calling task took last; else of what a task took that has ended.
 
         Raises:
             RuntimeError: This task holds nothing of it. Nothing changed.

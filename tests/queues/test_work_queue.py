@@ -197,7 +197,7 @@ async def test_what_is_no_request_is_the_breach_of_that_client(
 ) -> None:
     async with served() as (producer, _, server):
         async with aioipc.connect(server.address, codec=protocol) as foreign:
-            await foreign.send(said)  # type: ignore[arg-type]
+            await foreign.send(said)
             with pytest.raises(aioipc.ProtocolError, match="a breach of the protocol"):
                 await foreign.receive()
         await producer.put(1)

@@ -51,6 +51,21 @@ async def test_wrong_releases(subject: Any) -> None:
     subject.close()
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("by", ["the object", "the guard"])
+async def test_what_a_task_took_that_has_ended(subject: Any, by: str) -> None:
+    """As that of `asyncio.wait_for` on Python 3.11."""
+    guard = await asyncio.create_task(subject.acquire())
+    with pytest.raises(Exception, match=r"held|taken"):
+        subject.acquire_nowait()
+    (subject if by == "the object" else guard).release()
+    assert not guard.is_held
+    with pytest.raises(RuntimeError):
+        subject.release()
+    subject.acquire_nowait().release()
+    subject.close()
+
+
 async def try_once(subject: Any) -> None:
     subject.acquire_nowait()
 
