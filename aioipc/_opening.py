@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioipc import codecs
 from aioipc.abc import (
+    Allow,
     ByteTransport,
     Capability,
     Codec,
@@ -30,7 +31,15 @@ from aioipc.wire.framing import FRAMERS
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-__all__ = ["AnyTransport", "ChannelOptions", "Opening", "has_own_port", "is_message_transport"]
+__all__ = [
+    "AnyTransport",
+    "ChannelOptions",
+    "Opening",
+    "check_allow",
+    "check_limits",
+    "has_own_port",
+    "is_message_transport",
+]
 
 AnyTransport = ByteTransport | MessageTransport | PortTransport
 
@@ -101,6 +110,7 @@ class ChannelOptions:
 
         Raises:
             ValueError: One of them is unknown.
+            TypeError: The codec or the limits are nothing of the kind.
         """
         framing = framing or LENGTH
         if framing not in (LENGTH, *FRAMERS):
@@ -108,7 +118,7 @@ class ChannelOptions:
             raise ValueError(f"framing must be one of {known}, not {framing!r}")
         if polling not in list(Poll):
             raise ValueError(f"polling must be one of {', '.join(Poll)}, not {polling!r}")
-        return cls(codecs.get(codec), framing, limits or Limits(), Poll(polling).value)
+        return cls(codecs.get(codec), framing, check_limits(limits), Poll(polling).value)
 
     def check_address(self, address: Address, capabilities: Capability) -> None:
         """Refuse a codec that must not meet strangers, and a framing where there are no bytes.
@@ -163,6 +173,29 @@ class ChannelOptions:
     def open_channel(self, port: Port) -> Channel[Any]:
         """Make the channel over a port."""
         return Channel(port, self.codec, limits=self.limits, polling=self.polling)
+
+
+def check_limits(limits: Limits | None) -> Limits:
+    """The limits, or the default ones.
+
+    Raises:
+        TypeError: They are something else.
+    """
+    if limits is None:
+        return Limits()
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits= is a Limits, not {type(limits).__name__}")
+    return limits
+
+
+def check_allow(allow: Allow | None) -> None:
+    """Find out what cannot decide before a peer comes.
+
+    Raises:
+        TypeError: It cannot be called.
+    """
+    if allow is not None and not callable(allow):
+        raise TypeError(f"allow= is a function of a peer's credentials, not {type(allow).__name__}")
 
 
 def has_own_port(transport: AnyTransport) -> TypeIs[PortTransport]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Any, TypeVar, overload
 
-from aioipc._opening import ChannelOptions
+from aioipc._opening import ChannelOptions, check_limits
 from aioipc.abc import Codec
 from aioipc.channel import Channel
 from aioipc.connect import greet
@@ -90,7 +90,8 @@ def wrap_stream(obj: Foreign, *, limits: Limits | None = None) -> ByteStream:
         limits: Sizes and deadlines.
 
     Raises:
-        TypeError: It is nothing of the kind.
+        TypeError: It, or ``limits``, is nothing of the kind.
         AddressError: It carries packets, is not connected or not open. ``obj`` is as it was.
     """
-    return ByteStream(foreign_transport(obj, only_bytes=True), limits or Limits())
+    known = check_limits(limits)
+    return ByteStream(foreign_transport(obj, only_bytes=True), known)

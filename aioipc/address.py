@@ -98,9 +98,12 @@ class Address:
 
         Raises:
             AddressError: It is not an address; the message names the part that is wrong.
+            TypeError: It is no text.
         """
         if isinstance(text, Address):
             return text
+        if not isinstance(text, str):
+            raise TypeError(f"an address is a str, not {type(text).__name__}")
         try:
             scheme, rest = _split(text)
             return cls(scheme, rest, **_PARSERS.get(scheme, _opaque)(rest))

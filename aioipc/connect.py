@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, TypeVar, overload
 
-from aioipc._opening import ChannelOptions, Opening
+from aioipc._opening import ChannelOptions, Opening, check_allow
 from aioipc.abc import Allow, Codec
 from aioipc.address import Address
 from aioipc.channel import Channel
@@ -69,6 +69,7 @@ def connect(
         ConnectError: Nobody listens there, or not within ``limits.connect_s``.
         AccessDenied: The path or the server's user is not trusted.
         ValueError: An option is unknown.
+        TypeError: An argument is of a wrong type.
 
     Cancellation:
         Undoes: nothing stays open.
@@ -77,6 +78,7 @@ def connect(
     family = family_of(where, able_to="connect")
     options = ChannelOptions.check(codec, framing, limits, polling)
     options.check_address(where, family.CAPABILITIES)
+    check_allow(allow)
 
     async def open_() -> Channel[Any]:
         # Connecting may need no wait. Who opens many channels in a row gives others a turn, in
@@ -114,7 +116,11 @@ def pair(
     Raises:
         AddressError: There are no pairs of that kind.
         ResourceExhausted: There are no descriptors left.
+        ValueError: An option is unknown.
+        TypeError: An argument is of a wrong type.
     """
+    if not isinstance(kind, str):
+        raise TypeError(f"the kind of a pair is a str, not {type(kind).__name__}")
     scheme, _, rest = kind.partition(":")
     where = Address.parse(kind) if rest else Address(scheme, "")
     family = family_of(where, able_to="pair")

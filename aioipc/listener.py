@@ -19,6 +19,7 @@ from aioipc._opening import (
     AnyTransport,
     ChannelOptions,
     Opening,
+    check_allow,
     has_own_port,
     is_message_transport,
 )
@@ -436,6 +437,7 @@ def listen(
             people whom nothing authenticates.
         ResourceExhausted: The address is in use.
         ValueError: An option is unknown.
+        TypeError: An argument is of a wrong type.
 
     Cancellation:
         Undoes: nothing stays open.
@@ -444,6 +446,7 @@ def listen(
     family = family_of(where, able_to="listen")
     options = ChannelOptions.check(codec, framing, limits, polling)
     options.check_address(where, family.CAPABILITIES)
+    check_allow(allow)
 
     async def open_() -> Listener[Any]:
         try:

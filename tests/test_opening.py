@@ -34,6 +34,36 @@ def test_an_unknown_option_is_named_with_those_that_are_known(
         opener("memory", **option) if opener is aioipc.pair else opener("memory:x", **option)
 
 
+@pytest.mark.parametrize("opener", OPENERS, ids=lambda opener: opener.__name__)
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"codec": 5}, "5 is not a codec"),
+        ({"limits": {}}, "limits= is a Limits, not dict"),
+        ({"limits": 5}, "limits= is a Limits, not int"),
+    ],
+)
+def test_an_option_of_a_wrong_type(
+    opener: Callable[..., Any], option: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        opener("memory", **option) if opener is aioipc.pair else opener("memory:x", **option)
+
+
+@pytest.mark.parametrize("opener", [aioipc.connect, aioipc.listen])
+def test_what_cannot_be_asked(opener: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="allow= is a function of a peer's credentials, not list"):
+        opener("unix:name", allow=[0])
+
+
+@pytest.mark.parametrize("address", [None, 5, b"unix:name"])
+@pytest.mark.parametrize("opener", [*OPENERS, aioipc.connect_stream, aioipc.listen_stream])
+def test_an_address_is_text(opener: Callable[..., Any], address: Any) -> None:
+    told = "the kind of a pair" if opener is aioipc.pair else "an address"
+    with pytest.raises(TypeError, match=f"^{told} is a str, not {type(address).__name__}$"):
+        opener(address)
+
+
 @pytest.mark.parametrize(
     ("kind", "told"),
     [

@@ -354,9 +354,13 @@ async def test_a_socket_that_encrypts() -> None:
             aioipc.wrap(tls)
 
 
-async def test_an_unknown_option_takes_nothing() -> None:
+async def test_a_wrong_option_takes_nothing() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         with pytest.raises(ValueError, match="framing must be one of"):
             aioipc.wrap(ours, framing="no")
+        wrong: Any = {}
+        for wrap in (aioipc.wrap, aioipc.wrap_stream):
+            with pytest.raises(TypeError, match="limits= is a Limits, not dict"):
+                wrap(ours, limits=wrong)
         assert ours.fileno() >= 0
