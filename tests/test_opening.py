@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import inspect
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -87,3 +93,65 @@ def test_a_pair_may_be_written_as_an_address() -> None:
 async def test_pipes_are_not_connected_to() -> None:
     with pytest.raises(aioipc.AddressError, match=r"^address 'pipe:': pipe: has no connect"):
         await aioipc.connect("pipe:")
+
+
+# --- without await ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opener", [aioipc.connect, aioipc.listen, aioipc.connect_stream])
+def test_whoever_forgets_to_await_is_told(opener: Callable[..., Any]) -> None:
+    opening = opener("unix:name")
+    with pytest.raises(AttributeError, match=rf"{opener.__name__}\(\.\.\.\) was not awaited"):
+        opening.send(1)
+    assert not hasattr(opening, "aclose")
+    assert getattr(opening, "aclose", None) is None
+    assert f"{opener.__name__}(...)" in repr(opening)
+    opening._used = True
+
+
+def test_other_lookups_are_as_with_any_object() -> None:
+    opening: Any = aioipc.connect("unix:name")
+    with pytest.raises(AttributeError, match=r"has no attribute '__array__'$"):
+        opening.__array__  # noqa: B018 - looking is what it is about
+    with pytest.raises(AttributeError, match=r"has no attribute '_repr_html_'$"):
+        opening._repr_html_  # noqa: B018
+    assert (inspect.iscoroutine(opening), inspect.isawaitable(opening)) == (False, True)
+    assert not callable(opening)
+    assert inspect.getmembers(opening)
+    twin = copy.copy(opening)
+    opening._used = twin._used = True
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError), match="open_"):
+        pickle.dumps(opening)
+    half_made = type(opening).__new__(type(opening))
+    with pytest.raises(AttributeError, match=r"has no attribute '_open'$"):
+        half_made._open  # noqa: B018
+
+
+@pytest.mark.parametrize("opener", [aioipc.connect, aioipc.listen, aioipc.listen_stream])
+def test_dropped_without_await_it_warns(opener: Callable[..., Any]) -> None:
+    opening = opener("unix:name")
+    with pytest.warns(RuntimeWarning, match=rf"{opener.__name__}\(\.\.\.\) was never awaited"):
+        del opening
+
+
+def test_a_connectable_may_be_dropped() -> None:
+    opening = aioipc.connect_stream("unix:name")
+    del opening
+    gc.collect()
+
+
+@pytest.mark.asyncio
+async def test_used_it_does_not_warn() -> None:
+    async with aioipc.listen("unix:") as listener:
+        await (await aioipc.connect(listener.address)).aclose()
+    with pytest.raises(aioipc.ConnectError):
+        await aioipc.connect("unix:nobody")
+    gc.collect()
+
+
+def test_it_does_not_warn_as_the_interpreter_ends() -> None:
+    code = "import aioipc; opening = aioipc.connect('unix:name')"
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, check=True, timeout=60
+    )
+    assert not ended.stderr
