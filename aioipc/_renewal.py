@@ -8,9 +8,19 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, Protocol, TypeVar
 
-from aioipc.errors import ClosedError, ConnectError, PeerCrashed
+from aioipc.errors import (
+    AccessDenied,
+    ClosedError,
+    CodecMismatch,
+    ConnectError,
+    PeerCrashed,
+    VersionMismatch,
+)
 
-__all__ = ["Renewable", "Renewal"]
+__all__ = ["REFUSALS", "Renewable", "Renewal"]
+
+REFUSALS: Final = (AccessDenied, CodecMismatch, VersionMismatch)
+"""How a peer ends a connection that it will not have: the next one would be no better."""
 
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 5.0

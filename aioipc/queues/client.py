@@ -11,6 +11,7 @@ import operator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from aioipc._renewal import REFUSALS
 from aioipc.channel import Channel
 from aioipc.errors import (
     ClosedError,
@@ -332,7 +333,7 @@ class WorkQueue(Queue[T]):
 
     def _unanswered(self, perhaps: str) -> BaseException:
         assert self.ending is not None, "woken for a reason"
-        if isinstance(self.ending, ClosedError):
+        if isinstance(self.ending, (ClosedError, *REFUSALS)):
             return self.ending.with_traceback(None)
         what = f"{self.address}: the server ended before it answered"
         lost = PeerCrashed(f"{what}; {perhaps}" if perhaps else what)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Sequence
 from typing import Any, Final, Protocol, Self
 
+from aioipc._renewal import REFUSALS
 from aioipc.abc import HasFileno
 from aioipc.errors import (
     AddressError,
@@ -432,6 +433,8 @@ class Caller:
         if ending is not None:
             if isinstance(ending, ClosedError):
                 raise ClosedError(str(ending))
+            if isinstance(ending, REFUSALS):
+                raise type(ending)(f"{method} was not called: {ending}")
             raise PeerCrashed(f"{method} was not called: {_reason(ending)}")
 
     # As many calls at once as the peer takes
@@ -525,6 +528,8 @@ def _lost(error: BaseException, method: Method) -> Exception:
     """What a call raises whose outcome will never be known."""
     if isinstance(error, ClosedError):
         return ClosedError(f"{error}; {method} may have run")
+    if isinstance(error, REFUSALS):
+        return type(error)(str(error))
     status = getattr(error, "status", None)
     lost = PeerCrashed(f"{method} may have run: {_reason(error)}", status=status)
     lost.__cause__ = error

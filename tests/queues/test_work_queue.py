@@ -231,6 +231,25 @@ async def test_what_may_have_come_of_a_request(act: Callable[[Any], Any], perhap
         assert str(lost.value) == what + perhaps
 
 
+@pytest.mark.parametrize("reconnect", [False, True])
+async def test_a_server_of_something_else(reconnect: bool) -> None:
+    async with (
+        aioipc.listen("unix:") as listener,
+        serving(listener),
+        asyncio.timeout(PATIENCE_S),
+    ):
+        acts: list[Callable[[queues.Queue[Any]], Any]] = [
+            lambda queue: queue.put(1),
+            lambda queue: queue.get(),
+            lambda queue: queue.statistics(),
+        ]
+        for act in acts:
+            async with queues.open(listener.address, reconnect=reconnect) as queue:
+                for _ in range(2):
+                    with pytest.raises(aioipc.CodecMismatch, match="'msgpack', this side 'queue'"):
+                        await act(queue)
+
+
 async def test_a_worker_that_is_killed(peers: Peers) -> None:
     async with served() as (producer, worker, server):
         victim = program(

@@ -12,7 +12,8 @@ import aioipc
 from aioipc import rpc
 from aioipc.native._core import Send
 from aioipc.rpc._caller import Caller, OwnCall
-from tests.children import Peers
+from tests.children import PATIENCE_S, Peers
+from tests.echoes import serving
 from tests.links import steps
 from tests.rpc.store import MemoryStore, Store
 
@@ -100,6 +101,19 @@ async def test_nor_one_whose_sender_learns_of_the_end_first(
         with pytest.raises(aioipc.PeerCrashed, match="may have run"):
             await first
         again.cancel()
+
+
+@pytest.mark.parametrize("reconnect", [False, True])
+async def test_a_server_of_something_else_is_not_tried_for_ever(reconnect: bool) -> None:
+    async with (
+        aioipc.listen("unix:") as listener,
+        serving(listener),
+        rpc.connect(listener.address, Store, reconnect=reconnect) as store,
+        asyncio.timeout(PATIENCE_S),
+    ):
+        for call in (store.get("a"), store.ping(), anext(store.count(3))):
+            with pytest.raises(aioipc.CodecMismatch, match="'msgpack', this side 'rpc'"):
+                await call
 
 
 async def test_an_idempotent_one_is() -> None:
