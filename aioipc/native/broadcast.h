@@ -483,23 +483,24 @@ static inline CastAnswer cast_close(CastWriter *writer, uint64_t *bells)
 
 /* What the reader in a slot has not taken, one record after the other: begin with NULL. For who
    sends it another way, to a reader that still holds and that cast_resume will get past it; the
-   reader may have taken some of it since it last said so. Returns the payload, NULL at the end. */
+   reader may have taken some of it since it last said so. Returns the payload, NULL at the end.
+   A reader may say that it is in the middle of a record: no walk begins where it says. */
 static inline const CastWord *cast_untaken(CastWriter *writer, uint32_t slot, uint64_t *position,
                                            const CastWord *last, uint32_t *length)
 {
     CastGeometry geometry = writer->geometry;
     if (last == NULL) {
         cast_see_cursor(writer, slot);
-        *position = writer->seats[slot].cursor_seen;
-        if (cast_is_before(*position, writer->floor))
-            *position = writer->floor;
+        *position = writer->floor;
     }
     while (*position != writer->published) {
-        const CastWord *at = &writer->shared->data[cast_index(geometry, *position)];
+        uint64_t here = *position;
+        const CastWord *at = &writer->shared->data[cast_index(geometry, here)];
         uint32_t tag;
         *length = (uint32_t)CAST_READ(at);
-        *position = cast_behind(writer, *position, &tag);
-        if (tag != RING_PAD && (CAST_READ(&at[1 + slot / 64]) >> slot % 64 & 1) != 0)
+        *position = cast_behind(writer, here, &tag);
+        if (tag != RING_PAD && !cast_is_before(here, writer->seats[slot].cursor_seen)
+            && (CAST_READ(&at[1 + slot / 64]) >> slot % 64 & 1) != 0)
             return at + 1 + geometry.words;
     }
     return NULL;

@@ -233,6 +233,19 @@ _UNCHECKED = {
 }
 
 
+_CURSOR_BELIEVED = {
+    "walk-begins-at-the-cursor": Mutation(
+        "        *position = writer->floor;\n",
+        "        *position = writer->seats[slot].cursor_seen;\n"
+        "        if (cast_is_before(*position, writer->floor))\n"
+        "            *position = writer->floor;\n",
+    ),
+    "taken-ones-not-skipped": Mutation(
+        "!cast_is_before(here, writer->seats[slot].cursor_seen)\n", "true\n"
+    ),
+}
+
+
 def _lies_believed() -> Iterator[Check]:
     kind = Check(
         "cast-bug",
@@ -243,4 +256,6 @@ def _lies_believed() -> Iterator[Check]:
         symptom="FAILED|AddressSanitizer",
         subject=BROADCAST,
     )
-    return bugs_of(kind, _UNCHECKED)
+    yield from bugs_of(kind, _UNCHECKED)
+    by_reader: Options = {"what": "reader", "rounds": 2_000}
+    yield from bugs_of(replace(kind, options=by_reader), _CURSOR_BELIEVED)

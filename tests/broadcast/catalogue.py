@@ -124,7 +124,7 @@ def _lies() -> Iterator[AnyCheck]:
         "fuzz.c",
         "a reader that lies in its page disturbs nobody but itself",
         {"what": "reader", "rounds": 2_000},
-        {"rounds": 200_000},
+        {"rounds": 150_000},
         sanitizer="address",
     )
 

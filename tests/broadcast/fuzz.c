@@ -4,7 +4,8 @@
    what=writer: a reader of made-up memory stays inside data[] and inside its limits; with
    mutator=1 another thread rewrites it meanwhile.
    what=reader: a reader that writes lies into its page disturbs nobody but itself: another one,
-   which holds, misses nothing, and the writer is never held by who was caught lying. */
+   which holds, misses nothing, the writer is never held by who was caught lying, and what it finds
+   untaken is messages that it put in. */
 
 #include "sides.h"
 #include "lies.h"
@@ -22,7 +23,7 @@ static int hear_bell(int sleeper, bool (*has_work)(const void *side), const void
     fail("%d would sleep", sleeper);
 }
 
-static uint64_t accepted, poisoned, gaps, caught;
+static uint64_t accepted, poisoned, gaps, caught, untaken;
 
 static void *heap(size_t bytes)
 {
@@ -176,6 +177,48 @@ static void lie_in_page(CastPage *page, uint64_t near, uint64_t capacity, Dice *
     }
 }
 
+static bool is_message(const Work *work, uint64_t number, const CastWord *payload, uint32_t length)
+{
+    unsigned char bytes[MAX_BYTES];
+    if (message_length(&work->messages, number) != length)
+        return false;
+    message_fill(&work->messages, number, bytes, length);
+    return memcmp((const void *)payload, bytes, length) == 0;
+}
+
+/* What a reader has not taken is messages for it, each once and in order: all from a number up to
+   another, if it is an honest one. */
+static void look_at_untaken(CastWriter *writer, const Work *work, int reader, uint64_t number,
+                            uint64_t end)
+{
+    uint64_t position = 0;
+    const CastWord *payload = NULL;
+    uint32_t length;
+    while ((payload = cast_untaken(writer, slot_of(work, reader), &position, payload, &length))
+           != NULL) {
+        CHECK(length <= work->messages.max_bytes);
+        do {
+            number = next_for(work, number, reader);
+            if (number >= end)
+                fail("what reader %d has not taken is something else", reader);
+        } while (!is_message(work, number++, payload, length));
+        untaken++;
+    }
+    if (reader == GOOD && next_for(work, number, reader) < end)
+        fail("not all that reader %d has not taken", reader);
+}
+
+/* Look at both, so far as they were not shown the door. */
+static void look_at_both(CastWriter *writer, const Work *work, Taker *good, uint64_t end)
+{
+    uint64_t bells[CAST_MAX_WORDS];
+    cast_publish(writer, bells);
+    cast_retire(&good->reader);
+    look_at_untaken(writer, work, GOOD, good->number, end);
+    if (writer->seats[slot_of(work, LIAR)].page != NULL)
+        look_at_untaken(writer, work, LIAR, 0, end);
+}
+
 /* Whoever is in the way: the good one takes something, the liar is shown the door, as it would be
    for what it did or for doing nothing. */
 static void clear_the_way(CastWriter *writer, const Work *work, Taker *good)
@@ -216,6 +259,8 @@ static void hostile_reader(Dice *dice, uint64_t messages)
         if (below(dice, 4) == 0)
             cast_publish(&writer, bells);
         lie_in_page(pages[LIAR], writer.published, work.geometry.capacity, dice);
+        if (below(dice, 16) == 0)
+            look_at_both(&writer, &work, &good, number + 1);
     }
     cast_publish(&writer, bells);
     take_some(&good);
@@ -242,9 +287,9 @@ int main(int count, char **words)
             hostile_reader(&dice, 300);
     }
     printf("{\"rounds\": %llu, \"accepted\": %llu, \"poisoned\": %llu, \"gaps\": %llu, "
-           "\"caught\": %llu, \"seconds\": %.2f}\n",
+           "\"caught\": %llu, \"untaken\": %llu, \"seconds\": %.2f}\n",
            (unsigned long long)rounds, (unsigned long long)accepted,
            (unsigned long long)poisoned, (unsigned long long)gaps, (unsigned long long)caught,
-           (double)(now_ns() - begun) / 1e9);
+           (unsigned long long)untaken, (double)(now_ns() - begun) / 1e9);
     return 0;
 }

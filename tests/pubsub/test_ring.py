@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import mmap
 import os
 import random
 import signal
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,13 @@ from typing import Any
 import pytest
 
 import aioipc
-from aioipc import Channel, pubsub
+from aioipc import Channel, codecs, pubsub
 from aioipc.abc import Codec
 from aioipc.codecs import msgpack
 from aioipc.kernel.eventfd import create_eventfd
 from aioipc.pubsub import Gap, Message, Publisher, Subscription
-from aioipc.pubsub._codec import PublisherEnd
-from aioipc.wire.pubsub import Away, Open, Ride, Ring, Welcome
+from aioipc.pubsub._codec import PublisherEnd, SubscriberEnd
+from aioipc.wire.pubsub import Away, Open, Ride, Ring, Welcome, WhenFull
 from tests.children import Peers
 from tests.links import steps
 from tests.programs import program
@@ -407,3 +409,43 @@ async def test_a_subscriber_that_says_it_twice(caplog: pytest.LogCaptureFixture)
             await subscription.receive()
         await until(lambda: not publisher.statistics().subscribers)
     assert "says Ride once" in caplog.text
+
+
+@pytest.mark.parametrize("payload", [b"\xff", b"\0"])
+async def test_a_subscriber_that_says_it_is_within_a_message(peers: Peers, payload: bytes) -> None:
+    """The publisher takes no payload for a message, and the others go on."""
+    publisher = program(
+        peers,
+        """
+        from aioipc import pubsub
+        async with (
+            pubsub.publisher("shm:", codec="raw") as publisher,
+            pubsub.subscriber(publisher.address, "a", codec="raw", when_full="block") as good,
+        ):
+            say(publisher.address)
+            await publisher.ready(2)
+            payload = bytes.fromhex(sys.argv[1]) * 64
+            for _ in range(2):
+                await publisher.publish("a", payload)
+            await asyncio.sleep(0)  # at the end of a turn everything is shown
+            say("shown")
+            await hear()
+            for _ in range(8):
+                await publisher.publish("a", payload)
+            say([(await good.receive()).value for _ in range(10)] == [payload] * 10)
+        """,
+        payload.hex(),
+    )
+    codec: Codec[Any] = SubscriberEnd(codecs.get("raw"), aioipc.Limits())
+    async with aioipc.connect(await publisher.next_line(), codec=codec) as channel:
+        await channel.send_many([Ride(2**20), Open(["a"], WhenFull.DROP_OLDEST, 2, 2)])
+        assert isinstance(await channel.receive(), Ring)
+        ring, page = channel.take_fds()
+        with mmap.mmap(ring, 4096, prot=mmap.PROT_READ) as memory, mmap.mmap(page, 4096) as own:
+            os.close(ring)
+            os.close(page)
+            assert await publisher.next_line() == "shown"
+            (tail,) = struct.unpack_from("Q", memory)
+            struct.pack_into("Q", own, 0, tail - 32)
+            publisher.tell("go on")
+            assert await publisher.next_line() == "True"
