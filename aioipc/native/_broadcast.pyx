@@ -195,7 +195,7 @@ cdef class BroadcastReader:
             if answer == CAST_RECORD:
                 data = PyBytes_FromStringAndSize(NULL, record.length)
                 if not cast_copy(&self.reader, &record, <unsigned char*>PyBytes_AS_STRING(data)):
-                    continue
+                    break  # by who might do so again and again
                 if self.reader.cursor - self.reader.retired >= self.patience:
                     cast_retire(&self.reader)
                 self.taken += 1

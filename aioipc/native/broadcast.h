@@ -548,7 +548,8 @@ static inline CastAnswer cast_poison(CastReader *reader, CastFault fault)
     return CAST_POISONED;
 }
 
-/* Read how far the writer is: not behind us. Further than a ring ahead, we were overrun. */
+/* Read how far the writer is: not behind us. Further than a ring ahead, we were overrun, which
+   cast_look finds out. */
 static inline CastAnswer cast_see_tail(CastReader *reader)
 {
     if (reader->fault.reason != CAST_SOUND)
@@ -601,6 +602,8 @@ static inline CastAnswer cast_look(CastReader *reader, CastRecord *record)
     uint64_t mask = has_mask ? CAST_READ(&at[1 + reader->slot / 64]) : 0;
     if (!cast_is_whole(reader, reader->cursor))
         return CAST_AGAIN;
+    if (reader->tail_seen - reader->cursor > geometry.capacity)
+        return cast_poison(reader, (CastFault){CAST_BAD_TAIL, reader->tail_seen});
     uint64_t span = cast_span(geometry, tag, length);
     if (span > reader->tail_seen - reader->cursor || span > room
         || (tag != RING_PAD && length > cast_max_record(geometry)))

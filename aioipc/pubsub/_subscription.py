@@ -51,6 +51,8 @@ T = TypeVar("T")
 
 _WINDOW: Final = 256
 """The most messages under way to one subscriber."""
+_LOOKS: Final = 16
+"""So often a receive looks for a message before others have a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,11 @@ class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
     async def _receive_in_turn(self) -> Message[T] | Gap:
         if self.is_in_debt:
             await self._grant()
-        item: Message[T] | Gap | None = None
-        while item is None:
-            item = self.take_from_ring() or await self._hear()
+        looks = 0
+        while (item := self.take_from_ring() or await self._hear()) is None:
+            looks += 1
+            if looks % _LOOKS == 0:  # there is always more in the ring, and it is for others
+                await asyncio.sleep(0)
         return item
 
     async def _hear(self) -> Message[T] | Gap | None:

@@ -229,6 +229,9 @@ _UNCHECKED = {
     "mask-over-the-end": Mutation(
         "tag != RING_PAD && room >= cast_header_bytes(geometry)", "tag != RING_PAD"
     ),
+    "tail-not-checked": Mutation(
+        "if (reader->tail_seen - reader->cursor > geometry.capacity)", "if (0)"
+    ),
     "floor-not-checked": Mutation("|| tail - position > reader->geometry.capacity", ""),
 }
 

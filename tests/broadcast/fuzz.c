@@ -117,11 +117,13 @@ static void read_lies(Scene *scene, uint32_t slot)
         CastAnswer answer = cast_next(&reader, &record);
         if (cast_is_before(reader.cursor, before))
             fail("the cursor went back");
+        gaps += answer == CAST_GAP;
+        if ((answer == CAST_RECORD || answer == CAST_GAP)
+            && reader.tail_seen - reader.cursor > scene->geometry.capacity)
+            fail("%llu bytes are ahead of a reader that is in the ring",
+                 (unsigned long long)(reader.tail_seen - reader.cursor));
         if (answer == CAST_RECORD)
             copy_out(&reader, &record);
-        if (answer == CAST_GAP && (++gaps, reader.tail_seen - reader.cursor)
-                                      > scene->geometry.capacity)
-            fail("a gap ends outside of the ring");
         if (below(&scene->dice, 4) == 0)
             cast_retire(&reader);
         if (answer == CAST_EMPTY || below(&scene->dice, 16) == 0)

@@ -9,7 +9,7 @@ import os
 import random
 import signal
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ from aioipc import Channel, codecs, pubsub
 from aioipc.abc import Codec
 from aioipc.codecs import msgpack
 from aioipc.kernel.eventfd import create_eventfd
+from aioipc.kernel.memory import create_memory, seal
+from aioipc.kernel.owned import OwnedFd
+from aioipc.native._broadcast import HEAD_BYTES, PAGE_BYTES
+from aioipc.native._memory import Mapping
 from aioipc.pubsub import Gap, Message, Publisher, Subscription
 from aioipc.pubsub._codec import PublisherEnd, SubscriberEnd
 from aioipc.wire.pubsub import Away, Open, Ride, Ring, Welcome, WhenFull
@@ -351,7 +355,9 @@ async def test_a_stopped_subscriber_costs_the_others_nothing(peers: Peers) -> No
 
 
 @contextlib.asynccontextmanager
-async def false_publisher(*said: Any, fds: int = 2) -> AsyncIterator[str]:
+async def false_publisher(
+    *said: Any, fds: int = 2, files: Sequence[OwnedFd] | None = None
+) -> AsyncIterator[str]:
     """Answers a subscriber with these messages, the first of them with descriptors."""
     codec: Codec[Any] = PublisherEnd(msgpack)
     async with aioipc.listen("shm:", codec=codec) as listener:
@@ -366,9 +372,9 @@ async def false_publisher(*said: Any, fds: int = 2) -> AsyncIterator[str]:
 
         async def answer(channel: Channel[Any]) -> None:
             with contextlib.ExitStack() as stack:
-                files = [stack.enter_context(create_eventfd()) for _ in range(fds)]
+                sent = files or [stack.enter_context(create_eventfd()) for _ in range(fds)]
                 for number, message in enumerate(said):
-                    await channel.send(message, fds=files if number == 0 else ())
+                    await channel.send(message, fds=sent if number == 0 else ())
 
         serving = asyncio.create_task(serve())
         try:
@@ -409,6 +415,53 @@ async def test_a_subscriber_that_says_it_twice(caplog: pytest.LogCaptureFixture)
             await subscription.receive()
         await until(lambda: not publisher.statistics().subscribers)
     assert "says Ride once" in caplog.text
+
+
+PAD = struct.pack("Q", 2 << 32)
+"""Bytes of a ring that a reader is to pass."""
+
+
+@contextlib.asynccontextmanager
+async def in_false_ring(capacity: int) -> AsyncIterator[tuple[Subscription[Any], Mapping, Mapping]]:
+    """A subscription, the ring that it looks at, which its publisher made up, and its page."""
+    size = HEAD_BYTES + capacity
+    with (
+        create_memory(size, sealed=False) as ring,
+        create_memory(PAGE_BYTES) as page,
+    ):
+        memory = Mapping(ring.fileno(), size)
+        seal(ring, against_writing=True)
+        async with (
+            false_publisher(Ring(capacity, 4, 0, 0), Welcome(), files=(ring, page)) as address,
+            pubsub.subscriber(address, "a") as subscription,
+        ):
+            yield subscription, memory, Mapping(page.fileno(), PAGE_BYTES)
+
+
+async def test_a_publisher_that_says_it_is_far_ahead() -> None:
+    """No loop follows it there: a ring is never further than once around."""
+    async with in_false_ring(65536) as (subscription, memory, _):
+        view = memoryview(memory)
+        view[HEAD_BYTES : HEAD_BYTES + 8] = struct.pack("Q", 2 << 32 | 65536 - 8)
+        view[:8] = struct.pack("Q", 2**60)
+        with pytest.raises(aioipc.RingCorrupted):
+            await subscription.receive()
+
+
+async def test_what_is_for_others_leaves_others_their_turn() -> None:
+    capacity = 2**22
+    async with in_false_ring(capacity) as (subscription, memory, page):
+        view, end = memoryview(memory), struct.pack("Q", capacity)
+        view[HEAD_BYTES:] = PAD * (capacity // 8)
+        view[:8] = end
+        receiving = asyncio.create_task(subscription.receive())
+        turns = 0
+        while bytes(memoryview(page)[:8]) != end:
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns >= 20
+        receiving.cancel()
+        await asyncio.wait([receiving])
 
 
 @pytest.mark.parametrize("payload", [b"\xff", b"\0"])
