@@ -122,7 +122,7 @@ def test_other_lookups_are_as_with_any_object() -> None:
     opening._used = twin._used = True
     with pytest.raises((AttributeError, TypeError, pickle.PicklingError), match="open_"):
         pickle.dumps(opening)
-    half_made = type(opening).__new__(type(opening))
+    half_made: Any = object.__new__(type(opening))
     with pytest.raises(AttributeError, match=r"has no attribute '_open'$"):
         half_made._open  # noqa: B018
 
