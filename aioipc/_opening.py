@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
-import warnings
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from types import TracebackType
@@ -58,17 +56,12 @@ async def _aclose(opened: Any) -> None:
 class Opening(Generic[T]):
     """A resource about to be opened: ``await`` it, or enter it with ``async with``.
 
-    Dropped without either, it warns as a coroutine does.
-
     Args:
         open_: Opens it. What it is defined in is the name of the opening.
         close: Closes it; by default its ``aclose`` does.
     """
 
-    __slots__ = ("_close", "_open", "_opened", "_used")
-
-    _is_reusable = False
-    """Whether somebody may have it for later, and never need it."""
+    __slots__ = ("_close", "_open", "_opened")
 
     def __init__(
         self,
@@ -78,14 +71,11 @@ class Opening(Generic[T]):
         self._open = open_
         self._close = close
         self._opened: T | None = None
-        self._used = False
 
     def __await__(self) -> Generator[Any, Any, T]:
-        self._used = True
         return self._open().__await__()
 
     async def __aenter__(self) -> T:
-        self._used = True
         self._opened = await self._open()
         return self._opened
 
@@ -111,15 +101,6 @@ class Opening(Generic[T]):
             if not name.startswith("_"):
                 told += f": {self._name} was not awaited; write await ..., or async with ..."
             raise AttributeError(told, name=name, obj=self)
-
-    def __del__(self) -> None:
-        if not (getattr(self, "_used", True) or self._is_reusable or sys.is_finalizing()):
-            warnings.warn(
-                f"{self._name} was never awaited: nothing was opened",
-                RuntimeWarning,
-                source=self,
-                stacklevel=2,
-            )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"

@@ -427,8 +427,6 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
 class StreamOpening(Opening[ByteStream], anyio.abc.ByteStreamConnectable):
     """A stream about to be opened: await it, enter it, or hand it to who connects by itself."""
 
-    _is_reusable = True
-
     async def connect(self) -> ByteStream:
         """Open another one."""
         return await self._open()
