@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections.abc
 import contextvars
+import gc
 import inspect
 import io
 import sys
@@ -421,3 +422,16 @@ def test_eager_tasks(kind: str, factory: Callable[[], asyncio.AbstractEventLoop]
         pytest.skip("uvloop passes eager_start on, which this Python does not know")
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main())
+
+
+@asyncio_only
+@unix
+async def test_what_cannot_be_sent_at_all_is_nothing_to_await(link: Link) -> None:
+    async with link() as (left, _):
+        nothing: Any = 5
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with pytest.raises(TypeError, match="not iterable"):
+                await left.send_many(nothing)
+            gc.collect()
+        assert not caught

@@ -662,10 +662,11 @@ cdef class ChannelCore:
         Cancellation:
             A prefix of whole messages was sent.
         """
+        cdef list objects = list(objs)  # first: one that cannot be begun is not one to await
         cdef SendMany operation = SendMany.__new__(SendMany)
         operation.state = NEW
         operation.core = self
-        operation.objects = list(objs)
+        operation.objects = objects
         return operation
 
     def reserve(self, Py_ssize_t nbytes):
