@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import errno
+import inspect
 import logging
 import os
 import warnings
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Generic, TypeVar, overload
 
 import anyio
@@ -136,15 +137,15 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
             return await anext(self)
         except StopAsyncIteration:
             if self._closed:
-                raise ClosedError(f"this side closed the listener on {self.address}") from None
+                raise self._was_closed() from None
             raise EndOfStream(f"{self.address} has no other connection") from None
 
-    async def serve(
+    def serve(
         self,
         handler: Callable[[Channel[T]], Awaitable[object]],
         task_group: TaskGroup | None = None,
-    ) -> None:
-        """Run ``handler(channel)`` in a task for each channel, for ever.
+    ) -> Coroutine[Any, Any, None]:
+        """Run ``handler(channel)`` in a task for each channel, until the listener is closed.
 
         A channel closes when its handler ends. The end of the peer ends the handler quietly, and
         a breach of the protocol is logged in one line; any other exception is logged and closes
@@ -155,18 +156,37 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
             task_group: Where the handlers run; by default in one of this call's own.
 
         Raises:
+            TypeError: The handler cannot be called.
+            ClosedError: This side has closed the listener already.
+            BusyError: Another task is waiting, or serving.
             ForkError: The listener belongs to the parent process.
             RuntimeError: It belongs to another event loop.
 
         Cancellation:
             Cancels the handlers.
         """
-        self._check_owner()  # here, where no group is around the exception
+        if not callable(handler):
+            raise TypeError(f"a handler is an async function, not {handler!r}")
+        if self._closed:  # now: closed before its task begins to run, it just has nothing to do
+            raise self._was_closed()
+        return self._serve_in(task_group, handler)
+
+    async def _serve_in(
+        self, task_group: TaskGroup | None, handler: Callable[[Channel[T]], Awaitable[object]]
+    ) -> None:
+        self._check_owner()
         if task_group is not None:
             await self._serve(handler, task_group)
             return
+        failure = None
         async with anyio.create_task_group() as own:
-            await self._serve(handler, own)
+            try:
+                await self._serve(handler, own)
+            except IPCError as error:  # which is to have no group around it
+                failure = error
+                own.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _serve(
         self, handler: Callable[[Channel[T]], Awaitable[object]], tasks: TaskGroup
@@ -178,7 +198,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
         self, handler: Callable[[Channel[T]], Awaitable[object]], channel: Channel[T]
     ) -> None:
         try:
-            await handler(channel)
+            await _begun(handler, channel)
         except Exception as error:
             if not _is_ending(error, channel):
                 log.exception("%s: the handler of a channel failed", self.address)
@@ -187,6 +207,9 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
                 log.warning("%s: %s", self.address, _first(error))
         finally:
             await channel.aclose()
+
+    def _was_closed(self) -> ClosedError:
+        return ClosedError(f"this side closed the listener on {self.address}")
 
     def _check_owner(self) -> None:
         if self._is_forked:
@@ -374,6 +397,15 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<Listener {self.address} {self._options.codec.name} {state}>"
+
+
+def _begun(
+    handler: Callable[[Channel[T]], Awaitable[object]], channel: Channel[T]
+) -> Awaitable[object]:
+    handling = handler(channel)
+    if not inspect.isawaitable(handling):
+        raise TypeError(f"a handler is an async function, and {handler!r} is none")
+    return handling
 
 
 def _is_ending(error: Exception, channel: Channel[Any]) -> bool:

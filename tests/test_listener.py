@@ -537,6 +537,40 @@ class TestServing:
         assert str(crash.value) == "the peer's handler failed"
         assert caplog.messages == [f"{listener.address}: the handler of a channel failed"]
 
+    async def test_a_second_one_is_busy_and_harms_nobody(self, address: str) -> None:
+        async with (
+            aioipc.listen(address) as listener,
+            serving(listener),
+            aioipc.connect(listener.address) as channel,
+        ):
+            await channel.send("once")
+            assert await channel.receive() == "once"
+            with pytest.raises(BusyError, match="another task is waiting"):
+                await listener.serve(echo)
+            await channel.send("again")
+            assert await channel.receive() == "again"
+
+    async def test_a_closed_listener(self, address: str) -> None:
+        async with aioipc.listen(address) as listener:
+            late = asyncio.create_task(listener.serve(echo))
+        await late
+        with pytest.raises(ClosedError, match="this side closed the listener"):
+            await listener.serve(echo)
+
+    async def test_what_is_no_handler(self, address: str, caplog: pytest.LogCaptureFixture) -> None:
+        async with aioipc.listen(address) as listener:
+            with pytest.raises(TypeError, match="a handler is an async function, not 5"):
+                await listener.serve(5)  # type: ignore[arg-type]
+            async with (
+                serving(listener, lambda channel: None),
+                aioipc.connect(listener.address) as channel,
+            ):
+                with pytest.raises(PeerCrashed, match="the peer's handler failed"):
+                    await channel.receive()
+        (record,) = caplog.records
+        assert record.exc_info is not None
+        assert re.search("a handler is an async function, and .*lambda", str(record.exc_info[1]))
+
     async def test_the_end_of_a_peer_is_no_news(
         self, address: str, caplog: pytest.LogCaptureFixture
     ) -> None:

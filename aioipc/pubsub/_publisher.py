@@ -269,11 +269,10 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
 
     # Subscribers
 
-    async def _serve(self) -> None:
+    def _serve(self) -> Coroutine[Any, Any, None]:
         if isinstance(self._source, Listener):
-            await self._source.serve(self._serve_one)
-        else:
-            await self._serve_one(self._source)
+            return self._source.serve(self._serve_one)
+        return self._serve_one(self._source)
 
     async def _serve_one(self, channel: Channel[Any]) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 import anyio
@@ -93,11 +94,10 @@ class Server(AsyncResource):
             for connection in self._connections:
                 tasks.start_soon(connection.finish, self._limits.linger_s)
 
-    async def _serve(self) -> None:
+    def _serve(self) -> Coroutine[Any, Any, None]:
         if isinstance(self._source, Listener):
-            await self._source.serve(self._serve_one)
-        else:
-            await self._serve_one(self._source)
+            return self._source.serve(self._serve_one)
+        return self._serve_one(self._source)
 
     async def _serve_one(self, channel: Channel[Any]) -> None:
         async with Connection(channel, connected=False, handlers=self._handlers) as connection:
