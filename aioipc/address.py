@@ -135,7 +135,10 @@ def check_name(name: str, *, part: str = "name") -> str:
 
     Raises:
         AddressError: It is not 1 to 64 of ``A-Z a-z 0-9 . _ -``, or starts with a dot.
+        TypeError: It is no str.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"a {part} is a str, not {type(name).__name__}")
     if _NAME.fullmatch(name):
         return name
     right = "1 to 64 letters, digits, dots, underscores or hyphens, not starting with a dot"

@@ -12,12 +12,9 @@ __all__ = [
     "Check",
     "Introduction",
     "Letter",
+    "PostCodec",
     "Registered",
     "Reply",
-    "decode",
-    "encode",
-    "format",
-    "name",
 ]
 
 
@@ -56,14 +53,24 @@ class Registered(msgspec.Struct, array_like=True, tag=5, gc=False):
 
 Message: TypeAlias = Introduction | Letter | Reply | Check | Registered
 
-name: Final = "mailbox"
-format: Final = "msgpack"  # noqa: A001 - the contract's word
-encode = msgpack.encode
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+_decoder: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(
     Message, ext_hook=msgpack.refuse_ext
 )
 
 
-def decode(buffer: Any) -> Message:
-    """The message in a buffer."""
-    return _decoder.decode(buffer)
+class PostCodec:
+    """The codec between mailboxes; by its name they compare the one that they write letters in.
+
+    Args:
+        inner: The name of that one.
+    """
+
+    format: Final = "msgpack"
+    encode = staticmethod(msgpack.encode)
+
+    def __init__(self, inner: str) -> None:
+        self.name: Final = f"mailbox of {inner}"
+
+    def decode(self, buffer: Any) -> Message:
+        """The message in a buffer."""
+        return _decoder.decode(buffer)

@@ -186,6 +186,7 @@ class Mailbox(AsyncResource, Generic[T]):
         """The name of this mailbox."""
         self._listener = listener
         self._coding = coding
+        self._codec = post.PostCodec(coding.name)
         self._size = size
         self._linger_s = linger_s
         self._ending: BaseException | None = None
@@ -210,6 +211,7 @@ class Mailbox(AsyncResource, Generic[T]):
             ConnectError: There is no such mailbox, or it was closed.
             PeerCrashed: Its owner died; whether it has the message, nobody knows.
             AccessDenied: It does not believe that this is mailbox ``name``.
+            CodecMismatch: It reads another codec.
 
         Cancellation:
             As `Channel.send`: the message is sent whole, or not at all. With ``confirmed`` it may
@@ -226,6 +228,7 @@ class Mailbox(AsyncResource, Generic[T]):
             ConnectError: There is no such mailbox, or it was closed.
             PeerCrashed: Its owner died.
             AccessDenied: It does not believe that this is mailbox ``name``.
+            CodecMismatch: It reads another codec.
             DecodeError: The reply does not fit the codec.
 
         Cancellation:
@@ -295,7 +298,7 @@ class Mailbox(AsyncResource, Generic[T]):
             return link
         async with self._linking:
             if to not in self._links:
-                channel = await _connect(to)
+                channel = await _connect(to, self._codec)
                 await channel.send(post.Introduction(self.name))
                 self._links[to] = _Link(channel, lambda: self._links.pop(to, None))
         return self._links[to]
@@ -334,7 +337,7 @@ class Mailbox(AsyncResource, Generic[T]):
             AccessDenied: Somebody else, or nobody.
         """
         try:
-            async with await _connect(sender) as channel:
+            async with await _connect(sender, self._codec) as channel:
                 owner = channel.peer
         except IPCError:
             owner = None
@@ -370,9 +373,9 @@ class Mailbox(AsyncResource, Generic[T]):
         return True
 
 
-async def _connect(name: str) -> Channel[Any]:
+async def _connect(name: str, codec: post.PostCodec) -> Channel[Any]:
     try:
-        return await connect(_address(name), codec=post)
+        return await connect(_address(name), codec=codec)
     except ConnectError:
         raise ConnectError(f"there is no mailbox {name!r}") from None
 
@@ -412,7 +415,7 @@ def mailbox(
 
     async def open_() -> Mailbox[Any]:
         open_runtime_dir(_FOLDER).close()
-        listener = await listen(_address(name), codec=post, limits=known)
+        listener = await listen(_address(name), codec=post.PostCodec(coding.name), limits=known)
         return Mailbox(name, listener, coding, size, known.linger_s)
 
     return Opening(open_)

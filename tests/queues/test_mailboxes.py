@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,8 @@ async def test_a_claimed_name_is_verified(
                 peers,
                 f"""
                 from aioipc.queues import _post as post
-                async with aioipc.connect("unix:{runtime_dir}/mailbox/bank", codec=post) as channel:
+                codec = post.PostCodec("msgpack")
+                async with aioipc.connect("unix:{runtime_dir}/mailbox/bank", codec=codec) as channel:
                     await channel.send(post.Introduction("{claimed}"))
                     await channel.send(post.Letter(0, b"\\\\x01"))
                     try:
@@ -204,19 +206,44 @@ async def test_a_claimed_name_is_verified(
         assert (await bank.receive()).value == "true"
 
 
+async def test_a_name_is_a_str() -> None:
+    with pytest.raises(TypeError, match=r"^a mailbox name is a str, not int$"):
+        _ = queues.mailbox(5)  # type: ignore[arg-type]
+    async with queues.mailbox("a") as box:
+        with pytest.raises(TypeError, match=r"^a mailbox name is a str, not int$"):
+            await box.send(5, 1)  # type: ignore[arg-type]
+
+
+async def test_a_mailbox_of_another_codec(caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        queues.mailbox("m") as ours,
+        queues.mailbox("j", codec="json") as theirs,
+    ):
+        words = "the peer uses codec 'mailbox of (json|msgpack)', this side 'mailbox of"
+        for box, to in ((theirs, "m"), (ours, "j")):
+            with pytest.raises(aioipc.CodecMismatch, match=words):
+                await box.ask(to, {"a": 1})
+            with pytest.raises(aioipc.CodecMismatch, match=words):
+                await box.send(to, 5, confirmed=True)
+        assert len(caplog.messages) == 4
+        for message in caplog.messages:
+            assert re.search(words, message)
+
+
 async def test_hostile_senders_hurt_themselves_only(
     runtime_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with queues.mailbox("a") as a, queues.mailbox("b") as b:
         path = f"unix:{runtime_dir}/mailbox/b"
         for wrong in (post.Letter(0, b""), post.Introduction("../x"), [1, 2]):
-            async with aioipc.connect(path, codec=post) as channel:
+            async with aioipc.connect(path, codec=post.PostCodec("msgpack")) as channel:
                 await channel.send(wrong)
                 with pytest.raises(aioipc.IPCError):
                     await channel.receive()
         assert len(caplog.records) == 3
         assert not any(record.exc_info for record in caplog.records)
-        async with aioipc.connect(path, codec=post) as channel:
+        async with aioipc.connect(path, codec=post.PostCodec("msgpack")) as channel:
             await channel.send(post.Introduction("a"))
             await channel.send(post.Letter(0, b"\xc1"))
             await channel.send(post.Letter(0, b"\x01"))
