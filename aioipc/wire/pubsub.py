@@ -192,6 +192,7 @@ class Outbox:
         self._bytes = 0
         self._by_topic: dict[str, _Waiting] = {}
         self._lost = 0  # behind the last one that waits
+        self._is_last_unpaid = False  # what was sent last took no credit: nobody says it was read
 
     def __len__(self) -> int:
         """How many messages wait."""
@@ -210,8 +211,8 @@ class Outbox:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the subscriber has taken everything."""
-        return self._credit == self._window and self.is_empty
+        """Whether the subscriber has taken everything, `Lost` and `Away` included."""
+        return self._credit == self._window and self.is_empty and not self._is_last_unpaid
 
     @property
     def rides(self) -> int:
@@ -225,7 +226,11 @@ class Outbox:
         return max(0, self._credit + more)
 
     def take_back(self, messages: Sequence[bytes]) -> None:
-        """Messages that had left by the ring are to leave another way, before all others."""
+        """Messages that had left by the ring are to leave another way, behind an `Away`.
+
+        They come before all others, and the subscriber may have taken, and granted, some of them.
+        """
+        self._is_last_unpaid = True
         self._credit += len(messages)
         for data in reversed(messages):
             self._queue.appendleft(_Waiting("", data, 0))
@@ -239,6 +244,7 @@ class Outbox:
     def let_pass(self, count: int) -> None:
         """Messages left at once."""
         self._credit -= count
+        self._is_last_unpaid = False
         self.offered += count
 
     def offer(self, topic: str, data: bytes) -> bool:
@@ -277,8 +283,10 @@ class Outbox:
         head = self._queue[0]
         if head.lost:
             lost, head.lost = head.lost, 0
+            self._is_last_unpaid = True
             return Lost(lost)
         self._credit -= 1
+        self._is_last_unpaid = False
         return self._remove_head().data
 
     def lose(self) -> None:
@@ -288,8 +296,11 @@ class Outbox:
         self._miss(1)
 
     def _tell_lost(self) -> Lost | None:
+        if not self._lost:
+            return None
         lost, self._lost = self._lost, 0
-        return Lost(lost) if lost else None
+        self._is_last_unpaid = True
+        return Lost(lost)
 
     def _replace(self, topic: str, data: bytes) -> bool:
         """Let a message take the place of an older one of its topic, if that waits."""

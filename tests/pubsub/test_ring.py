@@ -119,6 +119,30 @@ async def test_who_has_caught_up_is_on_the_ring_again() -> None:
         assert publisher.statistics().dropped == subscription.statistics().missed == 12
 
 
+async def test_a_gap_comes_before_what_was_published_later() -> None:
+    """And nothing comes twice: nobody is on the ring while it has something else to read."""
+    middle, long = b"x" * 17_000, b"x" * 30_000  # over a quarter of the ring; over its own limit
+    async with (
+        pubsub.publisher("shm:", limits=SMALL) as publisher,
+        pubsub.subscriber(
+            publisher.address, "a", queue=2, limits=aioipc.Limits(max_message_bytes=20_000)
+        ) as subscription,
+    ):
+        await publisher.publish("a", "first")
+        assert await values(subscription, 1) == ["first"]
+        for number in range(4):
+            receiving = asyncio.create_task(subscription.receive())
+            await steps(20)  # it grants before it sleeps, and the publisher reads that
+            receiving.cancel()
+            await asyncio.wait([receiving])
+            await publisher.publish("a", long)
+            await publisher.publish("a", number)
+            await publisher.publish("a", middle)
+            assert await values(subscription, 3) == [-1, number, middle]
+        await publisher.publish("a", "last")
+        assert await values(subscription, 1) == ["last"]
+
+
 async def test_the_ring_is_too_small_for_what_is_under_way() -> None:
     """Nobody is overrun for that: the rest of it goes by the channel."""
     count, size = 300, 1_000

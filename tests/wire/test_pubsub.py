@@ -117,6 +117,27 @@ def test_a_stopped_subscriber_is_told_of_no_loss_until_it_goes_on() -> None:
     assert everything(box) == [9, b"a2"]
 
 
+def test_what_takes_no_credit_is_settled_by_the_message_behind_it() -> None:
+    """Until that is granted, nobody knows that the other was read."""
+    box = outbox("drop_newest", messages=2, window=1)
+    assert box.is_settled
+    offered(box, "a1", "a2", "a3")
+    assert everything(box) == [b"a1", b"a2", 1]
+    assert not box.is_settled
+    offered(box, "a4")
+    assert everything(box) == [b"a4"]
+    assert box.is_settled
+    box.let_pass(1)
+    box.grant(1)
+    assert box.is_settled, "whatever was taken from a ring"
+    box.take_back([])
+    assert not box.is_settled
+    box.let_pass(1)
+    assert not box.is_settled
+    box.grant(1)
+    assert box.is_settled
+
+
 def test_bytes_count_and_one_message_may_always_wait() -> None:
     box = outbox("drop_oldest", messages=100, size=10)
     box.offer("a", b"x" * 50)
