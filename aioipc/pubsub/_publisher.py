@@ -254,6 +254,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         self._waited += 1
         try:
             async with self._order:
+                self._check_open()
                 while not self._try_publish(topic, data):
                     await self._news.until_end()
                     self._check_open()

@@ -513,11 +513,12 @@ async def test_publishes_that_wait_when_the_publisher_closes() -> None:
         pubsub.subscriber("unix:end", ">", when_full="block", queue=1) as slow,
     ):
         await fill(publisher)
-        waiting = asyncio.create_task(publisher.publish("a", 1))
+        waiting = [asyncio.create_task(publisher.publish("a", number)) for number in range(4)]
         await steps(5)
         await publisher.aclose()
-        with pytest.raises(aioipc.ClosedError):
-            await waiting
+        for each in waiting:
+            with pytest.raises(aioipc.ClosedError):
+                await each
         assert await take(slow, 1) == [0]
         with pytest.raises(aioipc.PeerCrashed):
             await take(slow, 2)
