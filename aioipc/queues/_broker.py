@@ -13,16 +13,21 @@ from __future__ import annotations
 import collections
 import enum
 import heapq
-import itertools
+import math
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 __all__ = ["PRIORITIES", "Broker", "Counters", "Death", "Give", "Job", "Policy", "State"]
 
 Worker = Hashable
 """Who takes jobs: one connection."""
 
+
+K = TypeVar("K", float, tuple[int, int])
+
+_LEAST_STALE: Final = 1_000
+"""How much of a heap may be over before that is looked for."""
 
 PRIORITIES: Final = range(-(2**31), 2**31)
 """Which priorities a job may have."""
@@ -133,6 +138,8 @@ class Counters:
 @dataclass(slots=True)
 class _Asking:
     jobs: int = 0
+    too_long: float = math.inf
+    """How many bytes are too many for it, as far as is known."""
     held: dict[int, Job] = field(default_factory=dict)
 
 
@@ -150,12 +157,11 @@ class Broker:
         """Ready and leased ones."""
         self.dead: collections.OrderedDict[int, Job] = collections.OrderedDict()
         self._last_id = 0
-        self._serial = itertools.count()
-        # Heaps keep what is over until it comes to the top. Serials keep jobs from being compared.
-        self._ready: list[tuple[tuple[int, int], int, Job]] = []
+        # Heaps of numbers of jobs. They keep what is over until it comes to the top, or is most.
+        self._ready: list[tuple[tuple[int, int], int]] = []
         self._n_ready = 0
-        self._expiring: list[tuple[float, int, Job]] = []
-        self._leases: list[tuple[float, int, Job]] = []
+        self._expiring: list[tuple[float, int]] = []
+        self._leases: list[tuple[float, int]] = []
         self._workers: dict[Worker, _Asking] = {}
         self._turns: collections.deque[Worker] = collections.deque()
         """Who asked for jobs, each once, in the order of their turns."""
@@ -183,8 +189,10 @@ class Broker:
 
         The worker that was to have it is still waiting for one.
         """
-        self.counters.accepted -= 1
         worker, state = job.worker, job.state
+        if state is State.GONE:  # it was given out, and its worker is done with it
+            return
+        self.counters.accepted -= 1
         job.state = State.GONE
         if state is State.DEAD:
             del self.dead[job.id]
@@ -270,6 +278,14 @@ class Broker:
         self._return(job)
         return True
 
+    def too_long(self, worker: Worker, job_id: int) -> None:
+        """A job is longer than its worker takes: it is for others, and so are longer ones."""
+        job = self.jobs.get(job_id)
+        if job is not None and self.give_back(worker, job_id):
+            asking = self._workers[worker]
+            asking.too_long = min(asking.too_long, len(job.body))
+            self.ask(worker, 1)
+
     def lose(self, worker: Worker) -> None:
         """A worker is gone, with all that it had."""
         asking = self._workers.pop(worker, None)
@@ -286,13 +302,19 @@ class Broker:
     def advance(self, now_s: float) -> None:
         """Let expire what is over at this time."""
         while self._expiring and self._expiring[0][0] <= now_s:
-            _, _, job = heapq.heappop(self._expiring)
+            expires_s, number = heapq.heappop(self._expiring)
+            job = self.jobs.get(number)
+            if job is None or job.expires_s != expires_s:
+                continue
             if job.state is State.READY and job.attempts == 0:
                 self.counters.expired += 1
                 self._bury(job, Death.EXPIRED)
         while self._leases and self._leases[0][0] <= now_s:
-            ends_s, _, job = heapq.heappop(self._leases)
-            if job.state is State.LEASED and job.lease_ends_s == ends_s:
+            ends_s, number = heapq.heappop(self._leases)
+            job = self.jobs.get(number)
+            if job is None or job.lease_ends_s != ends_s:
+                continue
+            if job.state is State.LEASED:
                 assert job.worker is not None
                 del self._workers[job.worker].held[job.id]
                 self.counters.lost += 1
@@ -306,8 +328,15 @@ class Broker:
     def give(self, now_s: float) -> Iterator[Give]:
         """Give ready jobs to those who asked: one after the other, each in turn."""
         self.advance(now_s)
+        waiting: list[Worker] = []
         while self._n_ready and self._turns:
-            yield self._give_one(self._turns.popleft(), now_s)
+            worker = self._turns.popleft()
+            job = self._next_for(self._workers[worker])
+            if job is None:
+                waiting.append(worker)
+            else:
+                yield self._give_one(worker, job, now_s)
+        self._turns.extendleft(reversed(waiting))
 
     # Dead jobs
 
@@ -352,9 +381,15 @@ class Broker:
         self.jobs[job.id] = job
         job.state = State.READY
         self._n_ready += 1
-        heapq.heappush(self._ready, (job.rank, next(self._serial), job))
+        self._push(self._ready, (job.rank, job.id))
         if job.expires_s is not None and job.attempts == 0:
-            heapq.heappush(self._expiring, (job.expires_s, next(self._serial), job))
+            self._push(self._expiring, (job.expires_s, job.id))
+
+    def _push(self, heap: list[tuple[K, int]], place: tuple[K, int]) -> None:
+        heapq.heappush(heap, place)
+        if len(heap) > 2 * len(self.jobs) + _LEAST_STALE:
+            heap[:] = [each for each in heap if each[-1] in self.jobs]
+            heapq.heapify(heap)
 
     def _return(self, job: Job, *, is_new: bool = False) -> None:
         if not is_new:
@@ -362,11 +397,24 @@ class Broker:
         self._admit(job)
         self._write(job)
 
-    def _give_one(self, worker: Worker, now_s: float) -> Give:
-        while True:
-            _, _, job = heapq.heappop(self._ready)
-            if job.state is State.READY:
-                break
+    def _next_for(self, asking: _Asking) -> Job | None:
+        """The first job that is ready and not too long, out of the line."""
+        passed = []
+        found = None
+        while self._ready and found is None:
+            place = heapq.heappop(self._ready)
+            job = self.jobs.get(place[-1])
+            if job is None or job.state is not State.READY:
+                continue
+            if len(job.body) < asking.too_long:
+                found = job
+            else:
+                passed.append(place)
+        for place in passed:
+            heapq.heappush(self._ready, place)
+        return found
+
+    def _give_one(self, worker: Worker, job: Job, now_s: float) -> Give:
         asking = self._workers[worker]
         asking.jobs -= 1
         if asking.jobs:
@@ -380,7 +428,7 @@ class Broker:
             self.counters.redelivered += 1
         if self.policy.lease_s is not None:
             job.lease_ends_s = now_s + self.policy.lease_s
-            heapq.heappush(self._leases, (job.lease_ends_s, next(self._serial), job))
+            self._push(self._leases, (job.lease_ends_s, job.id))
         self._write(job)
         return Give(worker, job, job.attempts)
 

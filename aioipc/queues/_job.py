@@ -5,16 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from aioipc.errors import IPCError
 
-__all__ = ["Job", "Settle", "Taking"]
+__all__ = ["Job", "Settle", "Taking", "encodable"]
 
 T = TypeVar("T")
 
+_MOST_REASON: Final = 1_000
+
 Settle = Callable[[int, str | None], Awaitable[None]]
-"""Tells the server of a job's number: that it is done (None), or why it failed."""
+"""Tells the server of a job's number, at once: that it is done (None), or why it failed."""
+
+
+def encodable(reason: str) -> str:
+    """As much of it as is kept, in UTF-8: a name of a file may be none."""
+    return reason[:_MOST_REASON].encode(errors="backslashreplace").decode()
 
 
 class Job(Generic[T]):
@@ -71,7 +78,7 @@ class Job(Generic[T]):
             raise TypeError(f"reason is a str, not {reason!r}")
         if not self._is_settled:
             self._is_settled = True
-            await self._settle(self.id, reason[:1_000])
+            await self._settle(self.id, encodable(reason))
 
     def disown(self) -> None:
         """Say nothing any more: what became of it was said elsewhere."""

@@ -97,10 +97,13 @@ class Journal:
 
     async def aclose(self) -> None:
         """Write everything back and close the file. Idempotent."""
+        closing = None
         if self._file is not None:
-            with contextlib.suppress(ResourceExhausted):
-                await asyncio.shield(self._run(self._close))
+            closing = asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
+        if closing is not None:
+            with contextlib.suppress(sqlite3.Error, OSError):
+                await asyncio.shield(closing)
 
     async def _run(self, function: Any, *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()
@@ -170,7 +173,7 @@ class Journal:
             last = max(row[0] for row in (*kept, *gone))
             file.execute(
                 "INSERT INTO facts VALUES ('last', ?) ON CONFLICT (name) DO UPDATE "
-                "SET value = max(CAST(value AS INTEGER), excluded.value)",
+                "SET value = max(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))",
                 (last,),
             )
             file.execute("COMMIT")

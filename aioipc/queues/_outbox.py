@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import collections
+from collections.abc import Callable
 from typing import Any
 
 from aioipc.channel import Channel
-from aioipc.errors import IPCError, WouldBlock
+from aioipc.errors import FrameTooLarge, IPCError, WouldBlock
 
 __all__ = ["Outbox"]
 
@@ -25,10 +26,12 @@ class Outbox:
 
     Args:
         channel: To whom.
+        too_long: Called with a message that is longer than the peer takes, and that it never gets.
     """
 
-    def __init__(self, channel: Channel[Any]) -> None:
+    def __init__(self, channel: Channel[Any], too_long: Callable[[Any], object]) -> None:
         self._channel = channel
+        self._too_long = too_long
         self._kept: collections.deque[Any] = collections.deque()
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -44,6 +47,9 @@ class Outbox:
                 self._channel.send_nowait(message)
             except WouldBlock:
                 pass
+            except FrameTooLarge:
+                self._too_long(message)
+                return
             except IPCError:
                 return
             else:
@@ -63,7 +69,11 @@ class Outbox:
             while True:
                 await self._filled.wait()
                 while self._kept:
-                    await self._channel.send(self._kept[0])
+                    message = self._kept[0]
+                    try:
+                        await self._channel.send(message)
+                    except FrameTooLarge:
+                        self._too_long(message)
                     self._kept.popleft()
                 self._filled.clear()
                 self._emptied.set()

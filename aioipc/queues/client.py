@@ -8,6 +8,7 @@ import errno
 import itertools
 import numbers
 import operator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -26,7 +27,7 @@ from aioipc.errors import (
 from aioipc.loop.line import Line
 from aioipc.queues import _protocol as protocol
 from aioipc.queues._coding import Coding
-from aioipc.queues._job import Job, Taking
+from aioipc.queues._job import Job, Taking, encodable
 from aioipc.queues._outbox import Outbox
 from aioipc.queues._queue import Item, Queue, QueueStatistics
 
@@ -115,7 +116,7 @@ class WorkQueue(Queue[T]):
         self._taking = 0
         self._asked = 0
         self._has_taken = False
-        self._outbox = Outbox(channel)
+        self._outbox = Outbox(channel, self._too_long)
         # Their owner is this object: `aclose` ends them and waits for them.
         loop = asyncio.get_running_loop()
         self._reading = loop.create_task(self._read())
@@ -158,17 +159,13 @@ class WorkQueue(Queue[T]):
         put = protocol.Put(next(self._numbers), self._coding.encode(obj), priority, ttl_s)
         await self._putters.until(self._try_begin_put)
         try:
-            answer = await self._request(put, "the job may have been accepted")
+            await self._request(put, "the job may have been accepted")
         except asyncio.CancelledError:
             self._outbox.post(protocol.Withdraw(put.id))
             raise
         finally:
             self._puts -= 1
             self._putters.wake()
-        if isinstance(answer, protocol.Refused):
-            if answer.is_full:
-                raise ResourceExhausted(errno.ENOSPC, f"{self.address}: {answer.reason}")
-            raise ValueError(f"{self.address}: {answer.reason}")  # noqa: TRY004 - not our type
 
     def _try_begin_put(self) -> bool | None:
         if self._puts >= self._max_puts:
@@ -240,11 +237,20 @@ class WorkQueue(Queue[T]):
 
     async def aclose(self) -> None:
         """Close this end; jobs that were not settled are given to others. Idempotent."""
+        if self.ending is None:
+            if self._asked:
+                self._outbox.post(protocol.Unask(self._asked))
+            while self._given:  # nobody has begun them
+                self._outbox.post(protocol.GiveBack(self._given.pop().job))
         self._end(ClosedError(f"this side closed {self.address}"))
         for task in (self._reading, self._sending):
             task.cancel()
-        await asyncio.wait([self._reading, self._sending])
-        await self._channel.aclose()
+        try:
+            await asyncio.wait([self._reading, self._sending])
+            await self._channel.aclose()
+        except BaseException:
+            self._channel.abort()
+            raise
 
     # Taking
 
@@ -268,7 +274,7 @@ class WorkQueue(Queue[T]):
         try:
             value = self._coding.decode(given.body)
         except DecodeError as error:
-            self._outbox.post(protocol.Fail(_SILENT, given.job, str(error)[:1_000]))
+            self._outbox.post(protocol.Fail(_SILENT, given.job, encodable(str(error))))
             raise
         return Job(
             given.job,
@@ -299,7 +305,9 @@ class WorkQueue(Queue[T]):
         number = next(self._numbers)
         said = protocol.Done(number, job) if reason is None else protocol.Fail(number, job, reason)
         try:
-            settled = await self._request(said, f"it may know what became of job {job}")
+            settled = await self._request(
+                said, f"it may know what became of job {job}", send=self._post
+            )
         except EndOfStream as error:
             raise PeerCrashed(
                 f"{self.address}: the server was closed before it heard what became of job {job}"
@@ -311,25 +319,43 @@ class WorkQueue(Queue[T]):
 
     # The server
 
-    async def _request(self, message: Any, perhaps: str = "") -> Any:
+    async def _request(
+        self,
+        message: Any,
+        perhaps: str = "",
+        *,
+        send: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> Any:
         """Ask the server, and wait for its answer.
 
         Args:
             message: The question.
             perhaps: What may have come of it should no answer come.
+            send: What sends it.
+
+        Raises:
+            ResourceExhausted: The server has no room for it.
+            ValueError: The server refuses it.
         """
         if self.ending is not None:
             raise self.ending.with_traceback(None)
         request = self._requests[message.id] = _Request()
         try:
-            await self._send(message)
+            await (send or self._send)(message)
             while request.answer is None and self.ending is None:
                 await request.ready
         finally:
             self._requests.pop(message.id, None)
         if request.answer is None:
             raise self._unanswered(perhaps)
+        if isinstance(request.answer, protocol.Refused):
+            raise self._refused(request.answer)
         return request.answer
+
+    def _refused(self, answer: protocol.Refused) -> Exception:
+        if answer.is_full:
+            return ResourceExhausted(errno.ENOSPC, f"{self.address}: {answer.reason}")
+        return ValueError(f"{self.address}: {answer.reason}")
 
     def _unanswered(self, perhaps: str) -> BaseException:
         assert self.ending is not None, "woken for a reason"
@@ -345,6 +371,13 @@ class WorkQueue(Queue[T]):
             await self._channel.send(message)
         except PeerCrashed as error:  # the reader sees the same, maybe later
             self._end(error)
+
+    async def _post(self, message: Any) -> None:
+        """Say it, whatever becomes of who says it."""
+        self._outbox.post(message)
+
+    def _too_long(self, message: Any) -> None:
+        self._channel.abort()  # so that what it is about is given to others
 
     async def _read(self) -> None:
         try:

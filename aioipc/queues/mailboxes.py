@@ -23,6 +23,7 @@ from aioipc.errors import (
     ClosedError,
     ConnectError,
     DecodeError,
+    EncodeError,
     IPCError,
     ProtocolError,
 )
@@ -72,6 +73,7 @@ class Message(Generic[T]):
 
         Raises:
             RuntimeError: It did not ask, or has its answer.
+            EncodeError: The codec cannot encode it; the sender still waits.
             PeerCrashed: It is gone.
 
         Cancellation:
@@ -80,7 +82,11 @@ class Message(Generic[T]):
         reply, self._reply = self._reply, None
         if reply is None:
             raise RuntimeError(f"{self.sender} waits for no reply to this message")
-        await reply(obj)
+        try:
+            await reply(obj)
+        except EncodeError:
+            self._reply = reply
+            raise
 
     def __repr__(self) -> str:
         return f"<Message from {self.sender} pid={self.credentials.pid}>"
@@ -144,10 +150,17 @@ class _Link:
         return question.body
 
     async def aclose(self) -> None:
-        self._end(ClosedError(f"this side closed the way to {self.channel.address}"))
-        self._reading.cancel()
+        self._close()
         await asyncio.wait([self._reading])
         await self.channel.aclose()
+
+    def abort(self) -> None:
+        self._close()
+        self.channel.abort()
+
+    def _close(self) -> None:
+        self._end(ClosedError(f"this side closed the way to {self.channel.address}"))
+        self._reading.cancel()
 
     async def _read(self) -> None:
         try:
@@ -271,9 +284,15 @@ class Mailbox(AsyncResource, Generic[T]):
         finally:
             await self._listener.aclose()
             self._serving.cancel()
-            await asyncio.wait([self._serving])
-            for link in list(self._links.values()):
-                await link.aclose()
+            links = list(self._links.values())
+            try:
+                await asyncio.wait([self._serving])
+                for link in links:
+                    await link.aclose()
+            except BaseException:
+                for link in links:
+                    link.abort()
+                raise
 
     async def _linger(self) -> None:
         checks = [link.check() for link in self._links.values() if not link.is_checked]

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import dataclasses
 import errno
+import functools
 import logging
 import os
 import time
@@ -36,6 +37,9 @@ _LONGEST_TTL_S: Final = 10 * 366 * 86_400.0
 _DEAD_AT_ONCE: Final = 1_000
 _RETRY_S: Final = 1.0
 """How soon to look again whether the journal has room."""
+_AROUND_JOB: Final = 64
+"""What a worker is told beside the job, in bytes."""
+_MOST_OWED: Final = 4_096
 _SLACK: Final = 2
 """A put may overtake the withdrawal of another."""
 
@@ -43,9 +47,9 @@ _SLACK: Final = 2
 class _Client:
     """One connection: a producer, a worker, or both."""
 
-    def __init__(self, channel: Channel[Any]) -> None:
+    def __init__(self, channel: Channel[Any], too_long: Callable[[_Client, Any], object]) -> None:
         self.channel = channel
-        self.outbox = Outbox(channel)
+        self.outbox = Outbox(channel, functools.partial(too_long, self))
         self.waiting: dict[int, protocol.Put] = {}
         """Jobs for which there is no room yet, in the order in which they came."""
 
@@ -155,7 +159,7 @@ class QueueServer(AsyncResource):
     # Requests
 
     async def _serve_one(self, channel: Channel[Any]) -> None:
-        client = _Client(channel)
+        client = _Client(channel, self._too_long)
         sending = self._loop.create_task(client.outbox.run())
         try:
             with refusing(channel, "a client"):
@@ -164,6 +168,8 @@ class QueueServer(AsyncResource):
                         self._take_in(client, message)
                     self._changed.set()
                     await client.outbox.room()
+                    while self._owes_much(client):  # noqa: ASYNC110 - it is a matter of time
+                        await asyncio.sleep(_RETRY_S)
         finally:
             sending.cancel()
             await asyncio.wait([sending])
@@ -173,6 +179,20 @@ class QueueServer(AsyncResource):
                 )
             self._broker.lose(client)
             self._changed.set()
+
+    def _owes_much(self, client: _Client) -> bool:
+        """Whether so much waits for room in the journal that its client has to wait, too."""
+        if not self._lacks_room or len(self._answers) < _MOST_OWED:
+            return False
+        return sum(each[0] is client for each in self._answers) >= _MOST_OWED
+
+    def _too_long(self, client: _Client, message: Any) -> None:
+        """It takes no message of that length: a job is for others, and a question is refused."""
+        if isinstance(message, protocol.Given):
+            self._broker.too_long(client, message.job)
+        else:
+            client.outbox.post(protocol.Refused(message.id, "the answer is longer than it may be"))
+        self._changed.set()
 
     def _take_in(self, client: _Client, message: Any) -> None:
         rule = _RULES.get(type(message))
@@ -185,10 +205,12 @@ class QueueServer(AsyncResource):
             self._refuse(client, message.id, f"priority {message.priority:,} does not fit 32 bits")
         elif message.ttl_s is not None and not 0 < message.ttl_s <= _LONGEST_TTL_S:
             self._refuse(client, message.id, f"ttl_s is {message.ttl_s}, not some time to come")
+        elif len(message.body) > self._limits.max_message_bytes - _AROUND_JOB:
+            self._refuse(client, message.id, "with what goes along it would be over the limit")
         elif message.id in client.waiting:
             raise ProtocolError(f"job {message.id} was put twice")
         elif len(client.waiting) >= _SLACK * self._limits.max_calls:
-            raise ProtocolError(f"{len(client.waiting)} jobs of this client wait, over its limit")
+            self._refuse(client, message.id, "too many jobs of this client wait", is_full=True)
         else:
             client.waiting[message.id] = message
             self._outside.append((client, message.id))
@@ -239,8 +261,8 @@ class QueueServer(AsyncResource):
         if number:
             self._answer(client, protocol.Settled(number, held))
 
-    def _refuse(self, client: _Client, number: int, reason: str) -> None:
-        self._answer(client, protocol.Refused(number, reason))
+    def _refuse(self, client: _Client, number: int, reason: str, *, is_full: bool = False) -> None:
+        self._answer(client, protocol.Refused(number, reason, is_full=is_full))
 
     def _answer(self, client: _Client, message: object) -> None:
         self._answers.append((client, message))
@@ -250,8 +272,11 @@ class QueueServer(AsyncResource):
     async def _work(self) -> None:
         try:
             await self._work_on()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception):
+                log.error("%s is not served any more: %s", self.address, error)  # noqa: TRY400
             self._listening.cancel()  # nobody is to wait for answers that do not come
+            await self._listener.aclose()  # nor to come
             raise
 
     async def _work_on(self) -> None:

@@ -48,6 +48,38 @@ def test_a_job_that_is_retracted_never_was(fate: str) -> None:
     assert gives(broker)[0] == expected.get(fate, ("c", other.id, 1))
 
 
+def test_a_job_that_was_done_meanwhile_is_not_retracted() -> None:
+    broker = Broker(Policy())
+    job = broker.put(b"")
+    broker.ask("a", 1)
+    gives(broker)
+    assert broker.done("a", job.id)
+    broker.retract(job)
+    assert (broker.counters.accepted, broker.counters.done, broker.ready) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("policy", [Policy(max_jobs=1, lease_s=LEASE_S), Policy(max_jobs=1)])
+def test_what_is_over_is_not_kept(policy: Policy) -> None:
+    broker = Broker(policy)
+    broker.ask("a", 10_000)
+    for _ in range(10_000):
+        job = broker.put(b"", expires_s=1e9)
+        gives(broker)
+        assert broker.done("a", job.id)
+    assert max(len(broker._leases), len(broker._expiring), len(broker._ready)) < 2_000
+
+
+def test_a_job_that_was_revived_does_not_expire() -> None:
+    broker = Broker(Policy(max_attempts=1))
+    job = broker.put(b"", expires_s=5.0)
+    broker.ask("a", 1)
+    gives(broker)
+    broker.lose("a")
+    assert broker.revive(job.id)
+    broker.advance(6.0)
+    assert broker.ready == 1
+
+
 def test_what_could_not_be_written_is_still_to_be() -> None:
     broker = Broker(Policy())
     first = broker.put(b"")

@@ -190,7 +190,8 @@ async def test_a_claimed_name_is_verified(
                 f"""
                 from aioipc.queues import _post as post
                 codec = post.PostCodec("msgpack")
-                async with aioipc.connect("unix:{runtime_dir}/mailbox/bank", codec=codec) as channel:
+                bank = "unix:{runtime_dir}/mailbox/bank"
+                async with aioipc.connect(bank, codec=codec) as channel:
                     await channel.send(post.Introduction("{claimed}"))
                     await channel.send(post.Letter(0, b"\\\\x01"))
                     try:
@@ -259,3 +260,13 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
         receiving.cancel()
         await a.send("b", 1)
         assert (await b.receive()).value == 1
+
+
+async def test_a_reply_that_cannot_be_encoded_may_be_another_one() -> None:
+    async with queues.mailbox("asks") as asks, queues.mailbox("answers") as answers:
+        asking = asyncio.ensure_future(asks.ask("answers", 1))
+        message = await answers.receive()
+        with pytest.raises(aioipc.EncodeError):
+            await message.reply(object())
+        await message.reply("sorry")
+        assert await asking == "sorry"

@@ -28,7 +28,7 @@ async with aioipc.queues.open(sys.argv[1], prefetch=3_000) as queue:
 async def test_who_waits_for_room_hears_of_the_end() -> None:
     near, far = aioipc.pair("unix", codec="raw")
     async with near:
-        outbox = Outbox(near)
+        outbox = Outbox(near, pytest.fail)
         sending = asyncio.create_task(outbox.run())
         for _ in range(300):
             outbox.post(LARGE)

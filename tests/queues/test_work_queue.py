@@ -14,14 +14,16 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import aioipc
 from aioipc import queues
 from aioipc.queues import _protocol as protocol
+from aioipc.queues._journal import Journal
 from tests.children import PATIENCE_S, Peers
 from tests.echoes import serving
-from tests.links import steps
+from tests.links import steps, until
 from tests.programs import Nursery, program
 from tests.scale import SCALE, patience_s, scaled
 
@@ -852,3 +854,137 @@ async def drain(address: str) -> list[tuple[str, int]]:
                 return found
         except (aioipc.ConnectError, aioipc.PeerCrashed):
             await asyncio.sleep(0.02)
+
+
+async def test_a_job_that_is_too_long_for_one_worker_is_for_others() -> None:
+    limits = aioipc.Limits(max_message_bytes=10_000)
+    async with (
+        served() as (producer, worker, server),
+        queues.open(server.address, limits=limits) as small,
+        asyncio.timeout(PATIENCE_S),
+    ):
+        short = asyncio.ensure_future(small.get())
+        await producer.statistics()  # the server has heard that one is wanted
+        for size in (20_000, 15_000, 30_000):
+            await producer.put(b"x" * size)
+        assert (await counters(producer))["ready"] == 3
+        await producer.put(b"short")
+        assert await short == b"short"
+        for size in (20_000, 15_000, 30_000):
+            async with worker.take() as job:
+                assert (len(job.value), job.attempt) == (size, 1)
+
+
+async def test_a_job_that_could_be_given_to_nobody_is_refused() -> None:
+    limits = aioipc.Limits(max_message_bytes=10_000)
+    async with served(limits=limits) as (producer, worker, _):
+        with pytest.raises(ValueError, match="would be over the limit"):
+            await producer.put(b"x" * 9_960)
+        await producer.put(b"x" * 9_900)
+        assert len(await worker.get()) == 9_900
+
+
+async def test_an_answer_that_is_too_long_is_refused() -> None:
+    limits = aioipc.Limits(max_message_bytes=10_000)
+    policy = queues.Policy(max_attempts=1)
+    async with served(policy=policy) as (producer, worker, server):
+        await producer.put(b"x" * 20_000)
+        await (await worker.take()).fail("no")
+        async with queues.open(server.address, limits=limits) as small:
+            async with asyncio.timeout(PATIENCE_S):
+                with pytest.raises(ValueError, match="the answer is longer than it may be"):
+                    await small.dead_jobs()  # type: ignore[attr-defined]
+                assert (await small.statistics()).messages == 0
+
+
+async def test_a_reason_that_is_no_text() -> None:
+    async with served(policy=queues.Policy(max_attempts=1)) as (producer, worker, _):
+        await producer.put(1)
+        with pytest.raises(FileNotFoundError):
+            async with worker.take():
+                raise FileNotFoundError("no \udcff")
+        assert (await died(producer)).reason == r"FileNotFoundError: no \udcff"
+
+
+async def test_what_was_said_of_a_job_is_said_though_nobody_waits() -> None:
+    """Also while there is no room to say it."""
+    async with served() as (producer, worker, _):
+        await producer.put(1)
+        job = await worker.take()
+        acknowledging = asyncio.ensure_future(job.ack())
+        await steps(1)
+        acknowledging.cancel()
+        await asyncio.wait([acknowledging])
+        await reach(producer, "done", 1)
+
+
+@pytest.mark.parametrize("how", ["in a cancelled scope", "cancelled"])
+async def test_a_worker_that_is_left_in_a_hurry_holds_no_job(how: str) -> None:
+    async with served() as (producer, other, server):
+        await producer.put(1)
+        worker = await queues.open(server.address)
+        await worker.take()
+        if how == "cancelled":
+            closing = asyncio.ensure_future(worker.aclose())
+            await steps(1)
+            closing.cancel()
+            await asyncio.wait([closing])
+        else:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await worker.aclose()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await other.get() == 1
+
+
+async def test_what_a_worker_has_not_begun_when_it_leaves_has_cost_no_attempt() -> None:
+    async with served(prefetch=10) as (producer, worker, server):
+        for number in range(3):
+            await producer.put(number)
+        await worker.get()
+        await until(lambda: len(worker._given) == 2)
+        await worker.aclose()
+        async with queues.open(server.address) as next_:
+            assert (await next_.take()).attempt == 1
+
+
+async def test_a_journal_that_fails_ends_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    async with served(journal=tmp_path / "jobs.db") as (producer, _, server):
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "_write", fails)
+            with pytest.raises(aioipc.PeerCrashed):
+                await producer.put(1)
+        with pytest.raises(aioipc.ConnectError):
+            await queues.open(server.address)
+        assert "is not served any more: [Errno" in caplog.text
+
+
+async def test_numbers_are_given_once_whatever_was_done_last(tmp_path: Path) -> None:
+    journal = tmp_path / "jobs.db"
+    async with served(journal=journal) as (producer, worker, _):
+        for number in range(12):
+            await producer.put(number)
+        for job in reversed([await worker.take() for _ in range(12)]):
+            await job.ack()
+    async with served(journal=journal) as (producer, worker, _):
+        await producer.put("new")
+        assert (await worker.take()).id == 13
+
+
+async def test_more_puts_than_may_wait_are_refused_one_by_one() -> None:
+    policy = queues.Policy(max_jobs=1)
+    limits = aioipc.Limits(max_calls=16)
+    async with served(policy=policy, limits=limits) as (producer, _, server):
+        await producer.put(1)
+        async with aioipc.connect(server.address, codec=protocol) as channel:
+            await channel.send_many([protocol.Put(number, b"", 0) for number in range(1, 100)])
+            answers = [await channel.receive() for _ in range(99 - 2 * 16)]
+        assert {(type(each), each.is_full) for each in answers} == {(protocol.Refused, True)}
+        assert (await counters(producer))["ready"] == 1
