@@ -365,11 +365,25 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
             raise QuotaExceeded(
                 errno.EDQUOT, f"{count:,} patterns of one subscriber are over the limit of {most:,}"
             )
-        for topic, data in self._late_for(feed, added):
+        late = self._late_for(feed, added)
+        if late:
+            self._check_waiting(feed)
+            feed.step_off()  # what is published next comes behind them
+        for topic, data in late:
             feed.outbox.keep(topic, data)
         self._directory.add(feed, added)
         feed.pump()
         self._changed()
+
+    def _check_waiting(self, feed: Feed) -> None:
+        """Keep nothing that was retained for who has too much waiting, and asks again and again."""
+        waiting, limits = feed.outbox, self._limits
+        if len(waiting) >= limits.max_queued_messages or waiting.bytes >= limits.max_queued_bytes:
+            raise QuotaExceeded(
+                errno.EDQUOT,
+                f"a subscriber wants more that was retained, while {len(waiting):,} messages of "
+                f"{waiting.bytes:,} bytes wait for it: the limit",
+            )
 
     def _late_for(self, feed: Feed, patterns: set[str]) -> list[tuple[str, bytes]]:
         """The retained messages that these patterns match, and those of the feed did not."""

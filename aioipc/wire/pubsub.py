@@ -184,12 +184,13 @@ class Outbox:
         """Messages that were for this subscriber."""
         self.dropped = 0
         """Those of them that it will not get."""
+        self.bytes = 0
+        """What waits has so many."""
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._window = window
         self._credit = window
         self._queue: collections.deque[_Waiting] = collections.deque()
-        self._bytes = 0
         self._by_topic: dict[str, _Waiting] = {}
         self._lost = 0  # behind the last one that waits
         self._is_last_unpaid = False  # what was sent last took no credit: nobody says it was read
@@ -207,7 +208,7 @@ class Outbox:
         """Whether a message of ``size`` bytes can wait beside the others."""
         if not self._queue:
             return True
-        return len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes
+        return len(self._queue) < self._max_messages and self.bytes + size <= self._max_bytes
 
     @property
     def is_settled(self) -> bool:
@@ -234,7 +235,7 @@ class Outbox:
         self._credit += len(messages)
         for data in reversed(messages):
             self._queue.appendleft(_Waiting("", data, 0))
-            self._bytes += len(data)
+            self.bytes += len(data)
 
     @property
     def passes(self) -> int:
@@ -266,7 +267,7 @@ class Outbox:
         waiting = _Waiting(topic, data, self._lost)
         self._lost = 0
         self._queue.append(waiting)
-        self._bytes += len(data)
+        self.bytes += len(data)
         if self.when_full is WhenFull.LATEST:
             self._by_topic[topic] = waiting
 
@@ -307,12 +308,12 @@ class Outbox:
         waiting = self._by_topic.get(topic)
         if waiting is None:
             return False
-        self._bytes += len(data) - len(waiting.data)
+        self.bytes += len(data) - len(waiting.data)
         waiting.data = data
         waiting.lost += 1
         self.offered += 1
         self.dropped += 1
-        while self._bytes > self._max_bytes and self._queue[0] is not waiting:
+        while self.bytes > self._max_bytes and self._queue[0] is not waiting:
             self._drop_oldest()
         return True
 
@@ -343,7 +344,7 @@ class Outbox:
 
     def _remove_head(self) -> _Waiting:
         head = self._queue.popleft()
-        self._bytes -= len(head.data)
+        self.bytes -= len(head.data)
         if self._by_topic.get(head.topic) is head:
             del self._by_topic[head.topic]
         return head

@@ -18,7 +18,7 @@ from aioipc.abc import Codec
 from aioipc.codecs import msgpack
 from aioipc.pubsub import Gap, Message, Publisher, Subscription
 from aioipc.pubsub._codec import SubscriberEnd
-from aioipc.wire.pubsub import Credit, Open, Subscribe, WhenFull
+from aioipc.wire.pubsub import Credit, Open, Subscribe, Unsubscribe, WhenFull
 from tests.children import Peers
 from tests.programs import Nursery, program
 from tests.pubsub.turning import until
@@ -328,6 +328,29 @@ async def test_more_credit_than_the_window_is_worth_nothing() -> None:
             await publisher.publish("x", number)
         assert publisher.statistics().dropped == 6
         await channel.aclose()
+
+
+@pytest.mark.parametrize("policy", WhenFull)
+@pytest.mark.parametrize("limit", [{"max_queued_messages": 30}, {"max_queued_bytes": 300}])
+async def test_who_wants_what_is_retained_again_and_again_is_dropped(
+    policy: WhenFull, limit: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = aioipc.Limits(**limit)
+    codec: Codec[Any] = SubscriberEnd(msgpack, limits)
+    async with (
+        pubsub.publisher("unix:", retain=1, limits=limits) as publisher,
+        aioipc.connect(publisher.address, codec=codec) as channel,
+    ):
+        for number in range(20):
+            await publisher.publish(f"n.{number}", b"x" * 10)
+        await channel.send(Open(["other"], policy, 10, 1))
+        await publisher.ready()
+        with contextlib.suppress(aioipc.IPCError):
+            for _ in range(20):
+                await channel.send_many([Subscribe(["n.*"]), Unsubscribe(["n.*"])])
+        await until(lambda: not publisher.statistics().subscribers)
+        assert publisher.statistics().offered in {20, 40}
+    assert "more that was retained" in caplog.text
 
 
 async def test_who_never_subscribes_is_dropped(caplog: pytest.LogCaptureFixture) -> None:

@@ -143,6 +143,20 @@ async def test_a_gap_comes_before_what_was_published_later() -> None:
         assert await values(subscription, 1) == ["last"]
 
 
+async def test_what_is_retained_comes_before_what_is_published_later() -> None:
+    async with (
+        pubsub.publisher("shm:", retain=1, limits=SMALL) as publisher,
+        pubsub.subscriber(publisher.address, "a") as subscription,
+    ):
+        await publisher.publish("b", "retained")
+        await publisher.publish("a", 1)
+        assert by_ring(publisher) == 1
+        await subscription.subscribe("b")
+        await publisher.ready(topic="b")
+        await publisher.publish("b", "later")
+        assert await values(subscription, 3) == [1, "retained", "later"]
+
+
 async def test_the_ring_is_too_small_for_what_is_under_way() -> None:
     """Nobody is overrun for that: the rest of it goes by the channel."""
     count, size = 300, 1_000
