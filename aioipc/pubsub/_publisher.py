@@ -112,6 +112,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         self._feeds: set[Feed] = set()
         self._news = Waits()
         self._order = asyncio.Lock()  # asyncio's is fair: publishers wait in the order of the calls
+        self._closing = asyncio.Lock()
         self._waited = self._disconnected = 0
         self._offered_before = self._dropped_before = 0  # by subscribers that have left
         # Its owner is this object: `aclose` ends it and waits for it.
@@ -328,7 +329,7 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
     def _invite(self, channel: Channel[Any], longest: int) -> Seat | None:
         """Make room in the ring for who can be there: a process of this user, on this machine."""
         peer = channel.peer
-        if not self._has_ring or peer is None or not same_user(peer):
+        if not self._has_ring or self.is_closed or peer is None or not same_user(peer):
             return None
         try:
             if self.stage is None:
@@ -426,31 +427,38 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
 
         Publishes that wait raise ClosedError. What was published is delivered first, for at most
         ``limits.linger_s`` seconds, and then subscribers see a clean end; one that has not taken
-        everything by then sees PeerCrashed.
+        everything by then sees PeerCrashed. Who closes it meanwhile waits for that too.
 
         Cancellation:
             Closes at once, abruptly.
         """
         try:
-            if not self.is_closed:
-                self.is_closed = True
-                self._settle()
-                self._news.end()
-                if self.stage is not None:
-                    self.stage.publish()
-                if isinstance(self._source, Listener):
-                    await self._source.aclose()
-                async with anyio.create_task_group() as tasks:
-                    for feed in self._feeds:
-                        tasks.start_soon(self._finish, feed)
+            async with self._closing:  # another one that closes it waits for what this one delivers
+                if not self.is_closed:
+                    self.is_closed = True
+                    await self._deliver()
         finally:
             for feed in self._feeds:
                 feed.channel.abort()  # those that are left when this is cancelled
             self._work.cancel()
-            await asyncio.wait([self._work])
+            try:
+                await asyncio.wait([self._work])
+            finally:  # in a cancelled scope nothing can be waited for
+                if self.stage is not None:
+                    self.stage.close()
+                await self._source.aclose()
+
+    async def _deliver(self) -> None:
+        """Take no more subscribers and no more messages, and send what there is."""
+        self._settle()
+        self._news.end()
+        if self.stage is not None:
+            self.stage.publish()
+        if isinstance(self._source, Listener):
             await self._source.aclose()
-            if self.stage is not None:
-                self.stage.close()
+        async with anyio.create_task_group() as tasks:
+            for feed in self._feeds:
+                tasks.start_soon(self._finish, feed)
 
     async def _finish(self, feed: Feed) -> None:
         try:

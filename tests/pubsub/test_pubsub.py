@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
@@ -539,6 +540,35 @@ async def test_a_close_that_is_cancelled() -> None:
         await slow.aclose()
         with pytest.raises(aioipc.ClosedError):
             await slow.receive()
+
+
+@every_address
+async def test_who_closes_it_too_cuts_nothing_off(address: str) -> None:
+    publisher = await pubsub.publisher(address)
+    async with pubsub.subscriber(publisher.address, "a", queue=10) as subscription:
+        for number in range(15):
+            await publisher.publish("a", number)
+        closing = [asyncio.create_task(publisher.aclose()) for _ in range(3)]
+        await steps(10)
+        assert not any(each.done() for each in closing)
+        items = [item async for item in subscription]
+        await asyncio.gather(*closing)
+    assert items == [Message("a", number) for number in range(15)]
+
+
+async def test_a_publisher_that_is_left_in_a_cancelled_scope() -> None:
+    with anyio.CancelScope() as scope:
+        async with pubsub.publisher("shm:left") as publisher:
+            subscription = await pubsub.subscriber("shm:left", "a")
+            stage = publisher.stage
+            scope.cancel()
+    assert stage is not None
+    assert stage.ring is None, "nothing is left for a second aclose"
+    with pytest.raises((aioipc.EndOfStream, aioipc.PeerCrashed)):
+        await subscription.receive()
+    await subscription.aclose()
+    async with pubsub.publisher("shm:left"):
+        pass
 
 
 async def test_only_one_task_receives() -> None:
