@@ -143,18 +143,22 @@ class BroadcastMachine(RuleBasedStateMachine):
         begin = self.cursor if self.span(length) <= room else self.cursor + room
         return begin, begin + self.span(length)
 
-    def blocker(self, least: int) -> int | None:
-        """Who holds what ends before a position; -1: it is not published."""
+    def blockers(self, least: int) -> set[int]:
+        """Who holds the first that is held before a position; -1: it is not published."""
         if least > self.published:
-            return -1
+            return {-1}
         for entry in self.entries:
             if entry.begin >= least:
                 break
-            for reader in entry.readers:
-                model = self.readers[reader]
-                if model.holds and self.is_held(model, entry.begin):
-                    return reader
-        return None
+            models = {reader: self.readers[reader] for reader in entry.readers}
+            held = {
+                reader
+                for reader, model in models.items()
+                if model.holds and self.is_held(model, entry.begin)
+            }
+            if held:
+                return held
+        return set()
 
     def is_held(self, model: Model, begin: int) -> bool:
         return any(position == begin for position, _ in model.due)
@@ -165,11 +169,11 @@ class BroadcastMachine(RuleBasedStateMachine):
         length = round(fraction * self.capacity / 4)
         data = bytes((self.number * 7 + at) % 251 for at in range(length))
         begin, end = self.place(length)
-        blocker = self.blocker(end - self.capacity)
+        blockers = self.blockers(end - self.capacity)
         answer = self.hall("put", ctypes.c_uint64(whom), data, ctypes.c_size_t(length))
-        if blocker is not None:
+        if blockers:
             assert answer == "CAST_FULL"
-            assert self.hall("blocker") == blocker
+            assert self.hall("blocker") in blockers
             return
         assert answer == "CAST_DONE"
         self.follow_floor(end - self.capacity)
