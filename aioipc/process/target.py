@@ -94,18 +94,19 @@ class MainModule:
         """
         if _MAIN_IN_A_WORKER in sys.modules:
             return
-        if self.name is not None:
-            found = importlib.import_module(self.name)
-            sys.modules[_MAIN] = sys.modules[_MAIN_IN_A_WORKER] = found
-            return
-        assert self.path is not None
         module = types.ModuleType(_MAIN_IN_A_WORKER)
         sys.modules[_MAIN] = sys.modules[_MAIN_IN_A_WORKER] = module
         try:
-            module.__dict__.update(runpy.run_path(self.path, run_name=_MAIN_IN_A_WORKER))
+            module.__dict__.update(self._run())
         except BaseException:
             del sys.modules[_MAIN_IN_A_WORKER]
             raise
+
+    def _run(self) -> dict[str, Any]:
+        if self.name is not None:
+            return runpy.run_module(self.name, run_name=_MAIN_IN_A_WORKER)
+        assert self.path is not None
+        return runpy.run_path(self.path, run_name=_MAIN_IN_A_WORKER)
 
 
 @contextlib.contextmanager
@@ -133,7 +134,7 @@ def check_loaded() -> None:
 
 
 def main_module() -> MainModule:
-    """The main module of this process.
+    """The main module of this process, to which its classes come back from workers.
 
     Raises:
         ValueError: It has no file: it was typed in, or given with ``python -c``.
@@ -146,6 +147,7 @@ def main_module() -> MainModule:
             "a worker cannot import what was typed in or given with python -c: "
             "put its function into a file"
         )
+    sys.modules.setdefault(_MAIN_IN_A_WORKER, main)
     return MainModule(spec.name if spec is not None else None, path)
 
 

@@ -292,6 +292,48 @@ if __name__ == "__main__":
         assert peer.line() == "relative"
         assert peer.wait() == 0
 
+    @pytest.mark.parametrize("how", ["file", "module"])
+    async def test_classes_of_the_program_come_back(
+        self, how: str, peers: Peers, tmp_path: Path
+    ) -> None:
+        script = tmp_path / "program.py"
+        script.write_text("""
+from dataclasses import dataclass
+import aioipc
+
+@dataclass
+class Answer:
+    number: int
+
+class Wrong(Exception): ...
+
+def answer(number):
+    if number < 0:
+        raise Wrong(number)
+    return Answer(number)
+
+async def send(channel):
+    await channel.send(Answer(6))
+
+async def main():
+    print(await aioipc.process.run(answer, 5) == Answer(5), flush=True)
+    try:
+        await aioipc.process.run(answer, -5)
+    except Wrong as wrong:
+        print(wrong.args, flush=True)
+    for start in ("exec", "forkserver"):
+        async with aioipc.process.fork_server() as server:
+            start = server if start == "forkserver" else start
+            async with aioipc.process.spawn(send, codec="pickle", start=start) as worker:
+                print(await worker.channel.receive() == Answer(6), flush=True)
+
+if __name__ == "__main__":
+    aioipc.run(main())
+""")
+        peer = peers.file(script) if how == "file" else peers.module("program", cwd=tmp_path)
+        assert peer.rest().splitlines() == ["True", "(-5,)", "True", "True"]
+        assert peer.wait() == 0
+
     async def test_without_a_guard(self, peers: Peers, tmp_path: Path) -> None:
         """It would start workers without end."""
         script = tmp_path / "program.py"
