@@ -10,6 +10,7 @@
 #include "sides.h"
 #include "lies.h"
 #include <pthread.h>
+#include <signal.h>
 
 static void crashpoint(const char *id) { (void)id; }
 static void ring_bell(int sleeper) { (void)sleeper; }
@@ -276,12 +277,20 @@ static void hostile_reader(Dice *dice, uint64_t messages)
     free(pages[LIAR]);
 }
 
+static void never_ends(int number)
+{
+    (void)number;
+    fail("a round does not end");
+}
+
 int main(int count, char **words)
 {
     read_options(count, words);
     bool is_writer = strcmp(option_word("what", "writer"), "writer") == 0;
     uint64_t begun = now_ns(), rounds = option("rounds", 1000), first = option("first", 0);
+    signal(SIGALRM, never_ends);
     for (uint64_t round = first; round < first + rounds; round++) {
+        alarm(20);  /* a walk through lies may go on for ever */
         Dice dice = {mix(option("seed", 1)) + mix(round)};
         if (is_writer)
             hostile_writer(&dice, option("mutator", 0) != 0, 100);

@@ -106,9 +106,10 @@ LETTERS = {"msgpack": b"ab0\x93\x81\xdc", "json": b"ab0[{"}
 
 
 def messages(codec: Any) -> list[bytes]:
-    """Messages just as long as a record may be: long strings, and little between the brackets."""
+    """Messages just as long as a record may be: long strings, and brackets from end to end."""
     strings: list[object] = ["x" * 1_000] * 14
-    nested: list[object] = [{"key": [1, 2, 3]}] * 200
+    table: object = {"key": [1, 2, 3]}
+    nested: list[object] = [table] * ((IN_PLACE - 2_000) // (len(codec.encode(table)) + 1))
     return [padded(codec, objects) for objects in (strings, nested)]
 
 
