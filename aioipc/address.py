@@ -38,7 +38,7 @@ from aioipc.errors import AddressError
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Address", "check_name"]
+__all__ = ["Address", "check_name", "check_posix_name"]
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -143,6 +143,28 @@ def check_name(name: str, *, part: str = "name") -> str:
         return name
     right = "1 to 64 letters, digits, dots, underscores or hyphens, not starting with a dot"
     raise _wrong(part, name, right)
+
+
+def check_posix_name(name: str, *, part: str = "name", most_bytes: int = 255) -> str:
+    """Return ``name`` if something of POSIX may have it: shm_overview(7), sem_overview(7).
+
+    Args:
+        name: Mostly with a slash before it.
+        part: What to call it.
+        most_bytes: How long it may be behind the slash.
+
+    Raises:
+        AddressError: It cannot be one.
+        TypeError: It is no str.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a {part} is a str, not {type(name).__name__}")
+    bare = name.removeprefix("/")
+    if bare in {"", ".", ".."} or "/" in bare or "\0" in bare or not _encodable(bare):
+        raise _wrong(part, name, "one slash and then a name without slashes")
+    if len(os.fsencode(bare)) > most_bytes:
+        raise _wrong(part, name, f"at most {most_bytes} bytes long")
+    return name
 
 
 class _Parts(TypedDict, total=False):
@@ -284,11 +306,7 @@ def _port(text: str) -> int:
 
 def _queue_name(rest: str) -> _Parts:
     name = _path(rest)["path"]
-    if "/" in name[1:] or name in {"/", "/.", "/.."}:
-        raise _wrong("queue name", name, "one slash and then a name without slashes")
-    if len(os.fsencode(name)) > _MAX_QUEUE_NAME_BYTES + 1:
-        raise _wrong("queue name", name, f"at most {_MAX_QUEUE_NAME_BYTES} bytes long")
-    return {"name": name}
+    return {"name": check_posix_name(name, part="queue name", most_bytes=_MAX_QUEUE_NAME_BYTES)}
 
 
 def _key(rest: str) -> _Parts:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "check_count"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -79,6 +80,22 @@ class Limits:
             )
         if self.ring_bytes & (self.ring_bytes - 1):
             raise ValueError(f"ring_bytes must be a power of two, not {self.ring_bytes:,}")
+
+
+def check_count(what: str, value: object, low: int, high: int, unit: str) -> int:
+    """Return ``value`` if ``what`` may have so many of ``unit``.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is out of range.
+    """
+    wanted = f"{what} has {low:,} to {high:,} {unit}, not"
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{wanted} {value!r} of type {type(value).__name__}")
+    number: int = operator.index(value)  # type: ignore[arg-type]
+    if not low <= number <= high:
+        raise ValueError(f"{wanted} {number:,}")
+    return number
 
 
 _COUNT = (int,), "an int"

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import posix_ipc
 
-from aioipc.address import Address
+from aioipc.address import Address, check_posix_name
 from aioipc.errors import AddressError
 from aioipc.kernel.directory import denied
 from aioipc.kernel.memory import check_available, map_memory, size_of
@@ -53,6 +53,8 @@ def named_memory(name: str | Path) -> NamedMemory:
     """What a name stands for: a ``Path`` is a file, ``sysv:KEY`` a key, the rest is POSIX."""
     if isinstance(name, Path):
         return _File(name)
+    if not isinstance(name, str):
+        raise TypeError(f"the name of shared memory is a str or a Path, not {type(name).__name__}")
     return _SysvKey(name) if name.startswith(_SYSV) else _PosixName(name)
 
 
@@ -95,7 +97,7 @@ class _PosixName(_WithDescriptor):
     """As programs in other languages open it: shm_overview(7)."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name = check_posix_name(name)
 
     def __str__(self) -> str:
         return self._name

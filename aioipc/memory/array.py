@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from aioipc.abc import HasFileno
@@ -54,7 +55,7 @@ class SharedArray(_Base):
             order: ``"C"``, the last index moves fastest, or ``"F"``, the first.
 
         Raises:
-            ValueError: The array is larger than the memory.
+            ValueError: The array is larger than the memory, or an extent is negative.
             TypeError: It would hold Python objects.
         """
         needed = _nbytes(shape, dtype)
@@ -83,6 +84,7 @@ class SharedArray(_Base):
 
         Raises:
             ResourceExhausted: There is not so much memory.
+            ValueError: An extent is negative.
             TypeError: It would hold Python objects.
         """
         size = max(1, _nbytes(shape, dtype))
@@ -171,10 +173,13 @@ def _nbytes(shape: _Shape, dtype: DTypeLike) -> int:
     """How many bytes an array has.
 
     Raises:
-        TypeError: Its elements are pointers, which mean nothing elsewhere.
+        TypeError: Its elements are pointers, which mean nothing elsewhere, or this is no shape.
+        ValueError: An extent is negative.
     """
     kind: np.dtype[Any] = np.dtype(dtype)
     if kind.hasobject:
         raise TypeError(f"an array of {kind!r} cannot be shared: it refers to this process")
     extents = shape if isinstance(shape, tuple | list) else (shape,)
-    return math.prod(int(extent) for extent in extents) * kind.itemsize
+    if any(operator.index(extent) < 0 for extent in extents):
+        raise ValueError(f"an array has no extent below 0: {shape!r}")
+    return math.prod(map(operator.index, extents)) * kind.itemsize

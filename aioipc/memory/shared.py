@@ -10,8 +10,11 @@ from aioipc.errors import AccessDenied, AddressError, ProtocolError, from_os_err
 from aioipc.kernel.memory import checked_size, create_memory, map_memory, seal
 from aioipc.kernel.named_memory import Mapped, named_memory
 from aioipc.kernel.owned import Closing, OwnedFd, duplicate
+from aioipc.limits import check_count
 
 __all__ = ["SharedMemory"]
+
+_MOST_BYTES = 2**63 - 1  # of a file: ftruncate(2)
 
 
 class SharedMemory(Closing):
@@ -50,10 +53,9 @@ class SharedMemory(Closing):
             ResourceExhausted: There is not so much memory, or something has that name.
             AccessDenied: The kernel does not allow it.
             AddressError: It cannot be a name.
-            ValueError: The size is not positive, or a name and ``read_only_elsewhere`` are given.
+            ValueError: The size is impossible, or a name and ``read_only_elsewhere`` are given.
         """
-        if size < 1:
-            raise ValueError(f"shared memory has at least 1 byte, not {size}")
+        size = check_count("shared memory", size, 1, _MOST_BYTES, "bytes")
         if name is not None and read_only_elsewhere:
             raise ValueError("memory with a name can be written by whoever may open it")
         try:
@@ -62,7 +64,8 @@ class SharedMemory(Closing):
             else:
                 file, buffer = named_memory(name).create(size)
         except OSError as error:
-            raise from_os_error(error, f"make {size:,} bytes of shared memory") from error
+            what = "shared memory" if name is None else f"shared memory {str(name)!r}"
+            raise from_os_error(error, f"make {size:,} bytes of {what}") from error
         return cls(file, name, buffer)
 
     @classmethod

@@ -69,10 +69,10 @@ class Named(Guarded):
     kind: ClassVar[str]
 
     def __init__(self, name: str | os.PathLike[str], count: int, parts: list[str]) -> None:
-        self.name = os.fspath(name)
+        self.name = os.fsdecode(name)
         if "/" not in self.name:
             check_name(self.name)
-        elif os.path.basename(self.name) in ("", ".", ".."):
+        elif os.path.basename(self.name) in ("", ".", "..") or "\0" in self.name:
             raise AddressError(f"{self.name!r} names no file")
         super().__init__(f"{self.kind} {self.name!r}")
         self._count = count

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from aioipc.errors import BrokenBarrierError, BusyError
 from aioipc.kernel.ledger import Note, State
 from aioipc.kernel.lifeline import Hold, Lifeline, Watch, listen_and_watch
+from aioipc.limits import check_count
 from aioipc.sync._guard import Holder, kernel_errors
 from aioipc.sync._named import Named, Place
 
@@ -79,8 +80,7 @@ class Barrier(Named):
     kind = "barrier"
 
     def __init__(self, name: str | os.PathLike[str], parties: int) -> None:
-        if not 1 <= parties <= _MOST_PARTIES:
-            raise ValueError(f"a barrier has 1 to {_MOST_PARTIES} parties, not {parties}")
+        parties = check_count("a barrier", parties, 1, _MOST_PARTIES, "parties")
         seats = [f"{row}.{seat}" for row in range(2) for seat in range(parties)]
         super().__init__(name, parties, ["bell", *seats])
 

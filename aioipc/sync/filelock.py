@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 import os
 from collections.abc import Iterator
 
@@ -65,9 +66,10 @@ class FileLock(Enterable):
         *,
         network: bool = False,
     ) -> None:
-        self.path = os.fspath(path)
-        if not self.path:
-            raise AddressError("a file lock needs a path")
+        self.path = os.fsdecode(path)
+        if not self.path or "\0" in self.path:
+            raise AddressError(f"a file lock needs a path, not {self.path!r}")
+        start, length = operator.index(start), operator.index(length)
         if start < 0 or length < 0 or start + length > _MOST_BYTES:
             raise AddressError(f"a file has no region of {length:,} bytes from {start:,}")
         super().__init__(f"file lock {self.path!r}")

@@ -10,6 +10,7 @@ from typing import Self
 
 from aioipc.errors import AddressError, ClosedError, ConnectError, ForkError, WouldBlock
 from aioipc.kernel.tokens import TokenPipe
+from aioipc.limits import check_count
 from aioipc.sync._guard import Enterable, Guard, Holding, kernel_errors
 
 __all__ = ["JobServer"]
@@ -41,8 +42,7 @@ class JobServer(Enterable):
     """
 
     def __init__(self, jobs: int, *, fifo: str | os.PathLike[str] | None = None) -> None:
-        if not 1 <= jobs <= _MOST_JOBS:
-            raise ValueError(f"a jobserver has 1 to {_MOST_JOBS} jobs, not {jobs}")
+        jobs = check_count("a jobserver", jobs, 1, _MOST_JOBS, "jobs")
         with kernel_errors("make a jobserver"):
             if fifo is None:
                 pipe = TokenPipe.create(jobs - 1)

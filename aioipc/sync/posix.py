@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import posix_ipc
 
+from aioipc.address import check_posix_name
 from aioipc.errors import AccessDenied, AddressError, ClosedError, from_os_error
+from aioipc.limits import check_count
 from aioipc.sync._pumped import PumpedSemaphore
 
 __all__ = ["PosixSemaphore"]
+
+_MOST_PERMITS: int = posix_ipc.SEMAPHORE_VALUE_MAX
+_MOST_NAME_BYTES = 251  # sem_overview(7)
 
 
 class PosixSemaphore(PumpedSemaphore):
@@ -24,13 +29,13 @@ class PosixSemaphore(PumpedSemaphore):
     Raises:
         AddressError: There is no such semaphore, or it cannot be a name.
         AccessDenied: It belongs to somebody else.
-        ValueError: ``permits`` is negative.
+        ValueError: ``permits`` is negative, or over 2,147,483,647.
     """
 
     def __init__(self, name: str, permits: int | None = None) -> None:
-        if permits is not None and permits < 0:
-            raise ValueError(f"a semaphore cannot have {permits} permits")
-        self.name = name
+        if permits is not None:
+            permits = check_count("a semaphore", permits, 0, _MOST_PERMITS, "permits")
+        self.name = check_posix_name(name, part="semaphore name", most_bytes=_MOST_NAME_BYTES)
         try:
             if permits is None:
                 self._semaphore = posix_ipc.Semaphore(name)

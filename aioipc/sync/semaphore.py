@@ -7,12 +7,14 @@ import random
 
 from aioipc.errors import ClosedError, ForkError, WouldBlock
 from aioipc.kernel.eventfd import PermitCounter
+from aioipc.limits import check_count
 from aioipc.sync._guard import Enterable, Guard, Holder, Holding, kernel_errors
 from aioipc.sync._named import Named
 
 __all__ = ["AnonymousSemaphore", "Semaphore"]
 
 _MOST_PERMITS = 512  # who waits has a descriptor for each, and mostly 1,024 at all: getrlimit(2)
+_MOST_IN_EVENTFD = 2**32 - 1  # at the start: eventfd(2)
 
 
 class Semaphore(Named, Enterable):
@@ -34,8 +36,7 @@ class Semaphore(Named, Enterable):
     kind = "semaphore"
 
     def __init__(self, name: str | os.PathLike[str], permits: int) -> None:
-        if not 1 <= permits <= _MOST_PERMITS:
-            raise ValueError(f"a semaphore has 1 to {_MOST_PERMITS} permits, not {permits}")
+        permits = check_count("a semaphore", permits, 1, _MOST_PERMITS, "permits")
         super().__init__(name, permits, [str(slot) for slot in range(permits)])
         self._first = random.randrange(permits)  # noqa: S311 - spreads processes over the slots
 
@@ -111,13 +112,12 @@ class AnonymousSemaphore(Enterable):
         permits: How many there are at the start.
 
     Raises:
-        ValueError: ``permits`` is negative.
+        ValueError: ``permits`` is negative, or over 4,294,967,295.
         ResourceExhausted: There are no descriptors left.
     """
 
     def __init__(self, permits: int) -> None:
-        if permits < 0:
-            raise ValueError(f"a semaphore cannot have {permits} permits")
+        permits = check_count("a semaphore", permits, 0, _MOST_IN_EVENTFD, "permits")
         with kernel_errors("make a semaphore"):
             self._adopt(PermitCounter.create(permits))
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from aioipc.errors import AccessDenied, AddressError, ClosedError, from_os_error
 from aioipc.kernel.sysv import change_semaphore
+from aioipc.limits import check_count
 from aioipc.sync._pumped import PumpedSemaphore
 
 try:
@@ -19,6 +20,7 @@ __all__ = ["SysVSemaphore"]
 
 T = TypeVar("T")
 
+_MOST_PERMITS = 32_767  # SEMVMX: semctl(2)
 _REMOVED = frozenset({errno.EIDRM, errno.EINVAL})
 
 
@@ -36,15 +38,17 @@ class SysVSemaphore(PumpedSemaphore):
     Raises:
         AddressError: There is no such semaphore.
         AccessDenied: It belongs to somebody else.
-        ValueError: ``permits`` is negative.
+        ValueError: ``permits`` is negative, or over 32,767.
         ModuleNotFoundError: sysv_ipc is not installed.
     """
 
     def __init__(self, key: int | None, permits: int | None = None) -> None:
         if sysv_ipc is None:
             raise ModuleNotFoundError("System V semaphores need: pip install aioipc[sysv]")
-        if permits is not None and permits < 0:
-            raise ValueError(f"a semaphore cannot have {permits} permits")
+        if permits is not None:
+            permits = check_count("a semaphore", permits, 0, _MOST_PERMITS, "permits")
+        if key is not None and not isinstance(key, int):
+            raise TypeError(f"a key is an int, not {type(key).__name__}")
         name = "private" if key is None else f"{key:#x}"
         super().__init__(f"System V semaphore {name}", self._take, self._put)
         self._semaphore = self._told(lambda: _open(key, permits))

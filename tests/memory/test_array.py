@@ -55,8 +55,13 @@ def test_what_is_computed_lies_elsewhere() -> None:
 def test_what_cannot_be_made() -> None:
     with pytest.raises(TypeError, match="cannot be shared"):
         SharedArray.create(3, object)
-    with pytest.raises(ValueError, match="negative"):
-        SharedArray.create(-3)
+    shape: Any
+    for shape in (-1, -3, (-1,), (2, -1)):
+        with pytest.raises(ValueError, match="no extent below 0"):
+            SharedArray.create(shape)
+    for shape in ("3", (2.5,), None):
+        with pytest.raises(TypeError, match="integer"):
+            SharedArray.create(shape)
     with SharedMemory.create(8) as memory, pytest.raises(ValueError, match="over the 8 there are"):
         SharedArray(memory, 3, "f4")
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,10 +95,24 @@ def test_what_is_no_memory(tmp_path: Path) -> None:
 
 def test_more_than_there_is() -> None:
     for name in (None, "/aioipc-test-huge"):
-        with pytest.raises(ResourceExhausted, match="bytes of shared memory"):
+        shown = "" if name is None else f" '{name}'"
+        with pytest.raises(ResourceExhausted, match=f"bytes of shared memory{shown}: Cannot"):
             SharedMemory.create(2**50, name)
-    with pytest.raises(ValueError, match="at least 1 byte"):
-        SharedMemory.create(0)
+
+
+def test_sizes_and_names() -> None:
+    for size in (0, -1, 2**63):
+        with pytest.raises(ValueError, match=f"1 to 9,223,372,036,854,775,807 bytes, not {size:,}"):
+            SharedMemory.create(size)
+    wrong: Any
+    for wrong in ("3", 2.5, None):
+        with pytest.raises(TypeError, match=r"shared memory has .* of type"):
+            SharedMemory.create(wrong)
+    with pytest.raises(TypeError, match="a str or a Path, not int"):
+        SharedMemory.open(5)  # type: ignore[arg-type]
+    for wrong in ("", "/", "/a/b", "/nul\0", "/" + 256 * "x"):
+        with pytest.raises(AddressError, match="wrong name"):
+            SharedMemory.create(8, wrong)
 
 
 def test_by_name(name: str) -> None:

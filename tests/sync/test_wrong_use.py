@@ -1,0 +1,68 @@
+"""What cannot be made is refused at the call, and nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aioipc import AddressError, sync
+
+COUNTED: dict[str, tuple[Callable[[Any], object], int, int]] = {
+    "a semaphore, named": (lambda count: sync.Semaphore("x", count), 1, 512),
+    "a barrier": (lambda count: sync.Barrier("x", count), 1, 512),
+    "a semaphore, anonymous": (sync.AnonymousSemaphore, 0, 2**32 - 1),
+    "a semaphore, POSIX": (lambda count: sync.PosixSemaphore("/aioipc-wrong", count), 0, 2**31 - 1),
+    "a semaphore, System V": (lambda count: sync.SysVSemaphore(None, count), 0, 32_767),
+    "a jobserver": (sync.JobServer, 1, 4_096),
+}
+NAMED: dict[str, Callable[[Any], object]] = {
+    "lock": sync.Lock,
+    "event": sync.Event,
+    "condition": sync.Condition,
+    "rwlock": sync.RWLock,
+    "file lock": sync.FileLock,
+    "POSIX": lambda name: sync.PosixSemaphore(name, 1),
+    "System V": lambda name: sync.SysVSemaphore(name, 1),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_how_many(name: str) -> None:
+    make, least, most = COUNTED[name]
+    what = name.partition(",")[0]
+    for wrong in (least - 1, most + 1, -(2**70), 2**70):
+        with pytest.raises(ValueError, match=f"^{what} has {least} to {most:,} .*, not {wrong:,}$"):
+            make(wrong)
+    for other in ("3", 3.0, True, float("nan")):
+        with pytest.raises(TypeError, match=f"^{what} has .*, not {other!r} of type "):
+            make(other)
+    assert not os.path.exists("/dev/shm/sem.aioipc-wrong")
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_is_no_name(name: str) -> None:
+    make = NAMED[name]
+    with pytest.raises(TypeError):
+        make(3.5)
+    if name != "System V":
+        for wrong in ("", "nul\0", "/tmp/nul\0"):
+            with pytest.raises(AddressError):
+                make(wrong)
+
+
+@pytest.mark.parametrize("name", ["/", "/..", "/a/b", "a/b", "/" + 252 * "x", "/\udc80\udfff"])
+def test_what_no_posix_semaphore_is_called(name: str) -> None:
+    with pytest.raises(AddressError, match="wrong semaphore name"):
+        sync.PosixSemaphore(name, 1)
+
+
+def test_regions() -> None:
+    for start, length in ((-1, 0), (0, -1), (2**63 - 1, 1), (2**70, 0)):
+        with pytest.raises(AddressError, match=f"no region of {length:,} bytes from {start:,}"):
+            sync.FileLock("x", start, length)
+    for region in (("a", 0), (0, "a"), (0.5, 0)):
+        with pytest.raises(TypeError, match="integer"):
+            sync.FileLock("x", *region)
