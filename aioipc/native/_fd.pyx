@@ -175,8 +175,10 @@ cdef class FdStream(ByteCore):
         if n > 0:
             return n
         if n == 0:
+            if size == 0:
+                return 0  # all that was asked for
             self.at_end = True
-            if size and self.last_word is not None and not self.last_word():
+            if self.last_word is not None and not self.last_word():
                 return WOULD_BLOCK
             return AT_END
         if n == -EAGAIN:

@@ -470,3 +470,11 @@ async def _until_gone(pid: int) -> None:
         while not is_gone(pid):
             async with connect_lines("exec:true"):  # reaps what was let go of
                 pass
+
+
+async def test_to_read_nothing_is_not_the_end() -> None:
+    async with await aioipc.connect_stream("exec:cat") as stream:
+        assert stream.transport.try_read_into(memoryview(bytearray())) == 0
+        await stream.send(b"hello")
+        async with asyncio.timeout(PATIENCE_S):
+            assert await stream.receive() == b"hello"
