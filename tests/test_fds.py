@@ -11,6 +11,7 @@ import random
 import resource
 import socket
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,21 @@ async def test_both_directions_at_once(link: Link, files: list[int]) -> None:
         for end in ends:
             assert await end.receive() == "first"
             assert closed(end.take_fds()) == inodes(files[:3])
+
+
+@pytest.mark.asyncio
+async def test_a_list_that_grows_while_it_is_read(link: Link) -> None:
+    class Growing:
+        def fileno(self) -> int:
+            fds.extend([1] * 20_000)
+            return 1
+
+    fds: list[Any] = [Growing()]
+    async with link(codec="raw") as (left, right):
+        with pytest.raises(EncodeError, match="at most 253 descriptors along"):
+            await left.send(b"never", fds=fds)
+        await left.send(b"after")
+        assert await right.receive() == b"after"
 
 
 @pytest.mark.asyncio

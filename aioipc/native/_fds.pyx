@@ -143,9 +143,12 @@ cdef Py_ssize_t send_with_fds(
 cdef int read_numbers(object fds, int* numbers) except -1:
     """The descriptors that a caller wants to send, which are numbers or have a ``fileno()``."""
     cdef int count = 0
-    if len(fds) > MOST_FDS:
-        raise EncodeError(f"a message takes at most {MOST_FDS} descriptors along, not {len(fds)}")
+    cdef Py_ssize_t given = len(fds)
     for fd in fds:
+        if given > MOST_FDS or count == MOST_FDS:  # a ``fileno()`` may add some
+            raise EncodeError(
+                f"a message takes at most {MOST_FDS} descriptors along, not {len(fds)}"
+            )
         numbers[count] = fd if isinstance(fd, int) else fd.fileno()
         if numbers[count] < 0:
             raise EncodeError(f"{fd!r} is closed, so it cannot be sent")
