@@ -34,7 +34,7 @@ from aioipc.wire.shared import Shared, What
 from tests.children import PATIENCE_S, Peers
 from tests.conftest import LOOPS
 from tests.lent import lent_memory
-from tests.links import Link, link_over, steps
+from tests.links import Link, fill, link_over, steps
 from tests.programs import program
 from tests.scale import scaled
 from tests.shm.bare import BareEnd, open_fds, played_server
@@ -354,6 +354,28 @@ async def test_what_is_not_used_goes_back_to_the_kernel(
         assert lent_memory() == 0
         await put(left, b"and again")
         assert await take(right) == b"and again"
+
+
+@asyncio_only
+@pytest.mark.parametrize("link", ["shm"], indirect=True)
+async def test_what_cannot_be_said_now_disturbs_nobody_who_waits(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ring is full, and somebody waits for an open slot to end."""
+    monkeypatch.setattr(Segments, "idle_s", 0.01)
+    async with link(codec="raw") as (left, right):
+        await meet(left, right)
+        await put(left, b"one")
+        assert await take(right) == b"one"
+        async with left.reserve(8):
+            sent = fill(left)
+            flushing = asyncio.create_task(left.flush())
+            segments = left.port.segments
+            await until(segments._stale)  # which it could not say
+            assert not flushing.done()
+        async with asyncio.timeout(PATIENCE_S):
+            await flushing
+        assert len(await right.receive_many(len(sent) + 1)) == len(sent) + 1
 
 
 @asyncio_only

@@ -396,7 +396,10 @@ cdef class FramePort(MessagePort):
 
     def tell(self, bytes told):
         """Send a frame about lent memory, if there is room: whether there was."""
-        return self.c_send_shared(told, ()) == ACCEPTED
+        cdef int stall = self.stall
+        cdef int answer = self.c_send_shared(told, ())
+        self.stall = stall  # what others wait for
+        return answer == ACCEPTED
 
     cdef int c_shared_came(self, bytes told, int fd_count) except -1:
         """Take in a frame about lent memory, whose descriptors are there."""
