@@ -7,6 +7,7 @@ import contextlib
 import gc
 import itertools
 import random
+import threading
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 import aioipc
 from aioipc import Channel, ClosedError, EndOfStream, FrameTooLarge, Limits, PeerCrashed
+from tests.children import PATIENCE_S
 from tests.links import DUPLEX, SMALL_RING, Link, fill, steps
 
 pytestmark = pytest.mark.asyncio
@@ -528,3 +530,28 @@ async def test_a_message_that_does_not_decode_is_given_back(link: Link) -> None:
                 await right.receive()
         await left.send("after")
         assert await right.receive() == "after"
+
+
+@shm
+async def test_who_waits_to_borrow_hears_of_a_view_that_goes_in_another_thread(link: Link) -> None:
+    loop = asyncio.get_running_loop()
+    async with link(codec="raw") as (left, right):
+        for number in range(MOST_BORROWS + 1):
+            await left.send(b"%d" % number)
+        borrows = [right.borrow() for _ in range(MOST_BORROWS)]
+        kept = [(await borrow.__aenter__())[:] for borrow in borrows]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            for borrow in borrows:
+                await borrow.__aexit__(None, None, None)
+        waiting = asyncio.create_task(take(right))
+        await steps(5)
+        assert not waiting.done()
+        asleep_since = loop.time()
+        late = loop.call_later(PATIENCE_S, lambda: None)  # else a loop that is not woken sleeps on
+        thread = threading.Timer(0.05, kept.clear)  # when the loop sleeps
+        thread.start()
+        assert int(await waiting) == MOST_BORROWS
+        late.cancel()
+        thread.join()
+        assert loop.time() - asleep_since < PATIENCE_S

@@ -374,7 +374,11 @@ cdef class RingPort(FramePort):
         if self.out_of_leases:
             self.out_of_leases = False
             if self.read_callback is not None:
-                self.c_call_back(self._readable)
+                # Whose view was the last may be another thread.
+                try:
+                    self.pacer.loop.call_soon_threadsafe(self._readable)
+                except RuntimeError:
+                    pass  # the loop is closed, so nobody waits
         return 0
 
     @cython.final
