@@ -331,18 +331,21 @@ cdef class StreamPort(FramePort):
                 self.c_refuse(ProtocolError("a SHARED frame came as a part of a message"))
             self.c_shared_came(payload, word >> 16)
             return None if self.incoming is None else self.c_take_incoming()
+        if (word >> 8) & MORE or self.pieces is not None:
+            try:
+                # Not a list, which would grow with the number of parts, be they ever so short.
+                if self.pieces is None:
+                    self.pieces = bytearray()
+                self.pieces += payload
+                if not (word >> 8) & MORE:
+                    payload = bytes(self.pieces)
+            except MemoryError:  # this part is lost, and with it the message
+                self.c_refuse_for_memory(self.c_pieces_bytes() + PyBytes_GET_SIZE(payload))
         if (word >> 8) & MORE:
             if word >> 16:
                 self.queue.c_claim(word >> 16)
-            # Not a list, which would grow with the number of parts, be they ever so short.
-            if self.pieces is None:
-                self.pieces = bytearray()
-            self.pieces += payload
             return None
-        if self.pieces is not None:
-            self.pieces += payload
-            payload = bytes(self.pieces)
-            self.pieces = None
+        self.pieces = None
         if self.queue is not None:
             self.c_deliver_fds(word >> 16)
         self.counters.messages_received += 1

@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from tests.children import Peers
 from tests.echoes import is_served, served_again, serving
 from tests.programs import SERVE_ECHO, program
 from tests.shm.bare import LIMITS, open_fds
+from tests.shortage import limited, memory_in_use
 
 in_loop = pytest.mark.asyncio
 
@@ -33,20 +34,6 @@ def test_a_ring_that_is_too_small_or_too_large(ring_bytes: int) -> None:
 def test_a_ring_that_is_no_power_of_two(ring_bytes: int) -> None:
     with pytest.raises(ValueError, match=f"must be a power of two, not {ring_bytes:,}"):
         Limits(ring_bytes=ring_bytes)
-
-
-@contextlib.contextmanager
-def limited(what: int, soft: int) -> Iterator[None]:
-    before = resource.getrlimit(what)
-    resource.setrlimit(what, (soft, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(what, before)
-
-
-def memory_in_use() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 LARGE = Limits(ring_bytes=2**28)

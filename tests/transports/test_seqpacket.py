@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from aioipc import (
     PeerCrashed,
     PeerCredentials,
     ProtocolError,
+    QuotaExceeded,
     ResourceExhausted,
     TruncatedFrame,
     WouldBlock,
@@ -35,6 +37,7 @@ from aioipc.wire.hello import GoodbyeCode, Hello
 from tests.children import Peers
 from tests.links import steps
 from tests.programs import ECHO, SERVE_ECHO, converse, ends, program, stuck_send
+from tests.shortage import limited, memory_in_use
 
 pytestmark = pytest.mark.asyncio
 
@@ -392,4 +395,24 @@ async def test_a_small_send_buffer(room: int) -> None:
         for size in (0, 3_000, 100_000):
             sending = asyncio.create_task(near.send(bytes(size)))
             assert await far.receive() == bytes(size)
+            await sending
+
+
+async def test_no_memory_for_the_parts_of_a_message() -> None:
+    """It does not come without some of them when there is memory again."""
+    limits = Limits(max_message_bytes=2**30)
+    left, right = aioipc.pair("unix+seqpacket", codec="raw", limits=limits)
+    async with left, right:
+        await left.send(b"hello")
+        assert await right.receive() == b"hello"
+        sending = asyncio.create_task(left.send(bytes(2**26)))
+        await steps(5)
+        with (
+            limited(resource.RLIMIT_AS, memory_in_use() + 2**24),
+            pytest.raises(ResourceExhausted, match="no memory for"),
+        ):
+            await right.receive()
+        with pytest.raises(ResourceExhausted, match="no memory for"):
+            await right.receive()
+        with pytest.raises(QuotaExceeded, match="no memory for"):
             await sending
