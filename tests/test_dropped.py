@@ -16,9 +16,10 @@ import pytest
 
 import aioipc
 from aioipc import Channel, ClosedError, EndOfStream, PeerCrashed
+from tests import links
 from tests.children import Peers
 from tests.conftest import LOOPS
-from tests.links import DUPLEX, opened
+from tests.links import DUPLEX, opened, steps
 
 every_kind = pytest.mark.parametrize("kind", DUPLEX)
 pairs = pytest.mark.parametrize("kind", ["unix", "pipe", "memory"])
@@ -249,6 +250,33 @@ def test_dropped_after_its_loop_was_closed(
         del left, right
     assert len(told) == 2
     assert descriptors() <= before
+
+
+@pytest.mark.parametrize("factory", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize("kind", ["unix", "pipe", "memory", "shm", "tcp"])
+@pytest.mark.parametrize("how", ["abort", "aclose"])
+def test_closed_after_its_loop_was_closed_under_those_who_waited(
+    how: str, kind: str, factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def main() -> Any:
+        left, right = await opened(kind, codec="raw", limits=aioipc.Limits(linger_s=0.01))
+        links.fill(left)
+        waiting = [asyncio.create_task(op) for op in (left.receive(), left.send(b"x"))]
+        await steps(5)
+        return left, right, waiting
+
+    before = descriptors()
+    loop = factory()
+    left, right, waiting = loop.run_until_complete(main())
+    loop.close()
+    for channel in (left, right):
+        if how == "abort":
+            channel.abort()
+        else:
+            asyncio.run(channel.aclose())
+    assert descriptors() <= before
+    for task in waiting:
+        task._log_destroy_pending = False
 
 
 AT_EXIT = """

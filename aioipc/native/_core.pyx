@@ -181,7 +181,11 @@ cdef class Waiter:
             if now:
                 self.context.run(callback, self)
             else:
-                self.loop.call_soon(callback, self, context=self.context)
+                try:
+                    self.loop.call_soon(callback, self, context=self.context)
+                except RuntimeError:
+                    if not self.loop.is_closed():
+                        raise
         return 0
 
     def __await__(self):
