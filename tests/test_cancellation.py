@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import resource
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import pytest
 
 import aioipc
 from aioipc import Channel, WouldBlock
+from tests.children import PATIENCE_S
 from tests.links import DUPLEX, FRAMED, Link, fill, steps
 from tests.scale import patience_s, scaled
+from tests.shortage import limited, memory_in_use
 
 pytestmark = pytest.mark.asyncio
 
@@ -344,3 +347,21 @@ async def test_random_cancels_lose_nothing_and_duplicate_nothing(
         completed = {message for task, message in sends.items() if not task.cancelled()}
         assert completed <= set(got), "lost"
         assert len(completed) < len(sends), "nothing was cancelled"
+
+
+async def test_a_send_that_is_cancelled_without_memory_for_its_rest_holds_nobody_up() -> None:
+    size = 2**26
+    left, right = aioipc.pair("unix", codec="raw", limits=aioipc.Limits(max_message_bytes=size))
+    async with left, right:
+        first = asyncio.create_task(left.send(bytearray(size)))
+        second = asyncio.create_task(left.send(b"second"))
+        await steps(STEPS)
+        assert not first.done()
+        first.cancel()
+        with limited(resource.RLIMIT_AS, memory_in_use() + 2**24):
+            await asyncio.wait([first])
+        assert isinstance(first.exception(), MemoryError)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await right.receive() == bytes(size)  # which had begun
+            assert await right.receive() == b"second"
+        await second

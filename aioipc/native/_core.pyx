@@ -1233,13 +1233,16 @@ cdef class SendOperation(Operation):
         return self.core.c_next_sender()
 
     cdef int c_abandon(self) except -1:
-        if self.begun:
-            self.core.port.c_own_rest()
-        if self.queued:
-            self.c_leave()
-            if not self.core.queued and self.core.closed_with is None:
-                # Else the loop would hold on to the channel; one that closes waits for room itself.
-                self.core.port.on_writable(None)
+        try:
+            if self.begun:
+                self.core.port.c_own_rest()  # for which there may be no memory
+        finally:
+            if self.queued:
+                self.c_leave()
+                if not self.core.queued and self.core.closed_with is None:
+                    # Else the loop would hold on to the channel; one that closes waits for room
+                    # itself.
+                    self.core.port.on_writable(None)
         return 0
 
 
