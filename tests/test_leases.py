@@ -555,3 +555,24 @@ async def test_who_waits_to_borrow_hears_of_a_view_that_goes_in_another_thread(l
         late.cancel()
         thread.join()
         assert loop.time() - asleep_since < PATIENCE_S
+
+
+@shm
+async def test_who_waits_for_a_slot_hears_that_it_was_dropped_in_another_thread(link: Link) -> None:
+    loop = asyncio.get_running_loop()
+    async with link(codec="raw") as (left, right):
+        slots = [left.reserve(8)]
+        await slots[0].__aenter__()
+        await left.send(b"behind")
+        flushing = asyncio.create_task(left.flush())
+        await steps(5)
+        assert not flushing.done()
+        asleep_since = loop.time()
+        late = loop.call_later(PATIENCE_S, lambda: None)  # else a loop that is not woken sleeps on
+        thread = threading.Timer(0.05, slots.clear)  # when the loop sleeps
+        thread.start()
+        await flushing
+        late.cancel()
+        thread.join()
+        assert loop.time() - asleep_since < PATIENCE_S
+        assert await right.receive() == b"behind"

@@ -172,6 +172,8 @@ cdef class RingPort(FramePort):
 
     cdef int c_check_sending(self) except -1
     cdef int c_end_read(self, ReadLease lease) except -1
+    cdef int c_call_from_anywhere(self, object callback) except -1
+    cdef int c_abort(self, WriteLease lease) noexcept
     cdef int c_ring_bell(self) noexcept
     cdef int c_publish(self) except -1
     cdef int c_retire(self) except -1

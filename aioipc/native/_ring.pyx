@@ -91,7 +91,8 @@ cdef class WriteLease:
     def __dealloc__(self):
         if self.is_open and self.port.is_open:
             # Nobody will finish it, and what was sent after it waits behind it.
-            self.port.c_cancel(self)
+            self.port.c_abort(self)
+            self.port.c_call_from_anywhere(self.port._slot_dropped)
 
 
 @cython.no_gc_clear
@@ -374,11 +375,15 @@ cdef class RingPort(FramePort):
         if self.out_of_leases:
             self.out_of_leases = False
             if self.read_callback is not None:
-                # Whose view was the last may be another thread.
-                try:
-                    self.pacer.loop.call_soon_threadsafe(self._readable)
-                except RuntimeError:
-                    pass  # the loop is closed, so nobody waits
+                self.c_call_from_anywhere(self._readable)
+        return 0
+
+    cdef int c_call_from_anywhere(self, object callback) except -1:
+        """Call soon, from the loop: what is given back last may go in another thread."""
+        try:
+            self.pacer.loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            pass  # the loop is closed, so nobody waits
         return 0
 
     @cython.final
@@ -619,13 +624,20 @@ cdef class RingPort(FramePort):
         return 0
 
     cdef int c_cancel(self, object lease) except -1:
-        cdef WriteLease written = <WriteLease>lease
-        written.is_open = False
         if self.is_open:
-            if ring_abort(&self.producer, &written.lease) == RING_WAKE:
-                self.c_ring_bell()
+            self.c_abort(<WriteLease>lease)
             self.c_slot_ended()
         return 0
+
+    cdef int c_abort(self, WriteLease lease) noexcept:
+        lease.is_open = False
+        if ring_abort(&self.producer, &lease.lease) == RING_WAKE:
+            self.c_ring_bell()
+        return 0
+
+    def _slot_dropped(self):
+        if self.is_open:
+            self.c_slot_ended()
 
     cdef int c_slot_ended(self) except -1:
         """Let whoever waits for that look again."""
