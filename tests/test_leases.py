@@ -7,6 +7,7 @@ import contextlib
 import gc
 import itertools
 import random
+import sys
 import threading
 import warnings
 from typing import Any
@@ -576,3 +577,18 @@ async def test_who_waits_for_a_slot_hears_that_it_was_dropped_in_another_thread(
         thread.join()
         assert loop.time() - asleep_since < PATIENCE_S
         assert await right.receive() == b"behind"
+
+
+@shm
+async def test_the_count_of_references_to_none_stays(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+
+        async def there_and_back() -> None:
+            for _ in range(100):
+                await put(left, b"x")
+                assert await take(right) == b"x"
+
+        await there_and_back()
+        before = sys.getrefcount(None)
+        await there_and_back()
+        assert sys.getrefcount(None) < before + 50

@@ -3,6 +3,7 @@
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_SetFromErrno
+from cpython.ref cimport Py_DECREF
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
@@ -82,6 +83,7 @@ cdef class Mapping:
         if self.address is NULL or self.pid != getpid():
             raise BufferError("this memory belongs to the parent process")
         PyBuffer_FillInfo(view, self, self.address, self.size, not self.writable, flags)
+        Py_DECREF(None)  # Cython had put it there
 
     def __len__(self):
         return self.size

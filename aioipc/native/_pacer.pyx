@@ -4,6 +4,7 @@
 
 from cpython.buffer cimport Py_buffer, PyBuffer_FillInfo
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint64_t
 
 from aioipc.errors import IPCError
@@ -122,6 +123,7 @@ cdef class Borrowed:
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, <void*>self.payload, self.length, True, flags)
+        Py_DECREF(None)  # Cython had put it there
         self.views += 1
 
     def __releasebuffer__(self, Py_buffer* view):

@@ -87,6 +87,7 @@ cdef class WriteLease:
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, self.lease.payload, self.lease.length, False, flags)
+        Py_DECREF(None)  # Cython had put it there
 
     def __dealloc__(self):
         if self.is_open and self.port.is_open:
