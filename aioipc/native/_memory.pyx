@@ -1,9 +1,9 @@
 # cython: language_level=3
 """Memory of a file that several processes look at: mmap(2)."""
 
-from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_SetFromErrno
-from cpython.ref cimport Py_DECREF
+
+from aioipc.native._view cimport fill_view
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
@@ -82,8 +82,7 @@ cdef class Mapping:
     def __getbuffer__(self, Py_buffer* view, int flags):
         if self.address is NULL or self.pid != getpid():
             raise BufferError("this memory belongs to the parent process")
-        PyBuffer_FillInfo(view, self, self.address, self.size, not self.writable, flags)
-        Py_DECREF(None)  # Cython had put it there
+        fill_view(view, self, self.address, self.size, self.writable, flags)
 
     def __len__(self):
         return self.size

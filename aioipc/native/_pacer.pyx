@@ -2,10 +2,11 @@
 # cython: freethreading_compatible=False
 """One loop's pace: when an operation yields, when gathered messages leave, when to poll."""
 
-from cpython.buffer cimport Py_buffer, PyBuffer_FillInfo
+from cpython.buffer cimport Py_buffer
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint64_t
+
+from aioipc.native._view cimport fill_view
 
 from aioipc.errors import IPCError
 
@@ -122,8 +123,7 @@ cdef class Borrowed:
     """A message that still lies where it arrived, as a buffer."""
 
     def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, <void*>self.payload, self.length, True, flags)
-        Py_DECREF(None)  # Cython had put it there
+        fill_view(view, self, <void*>self.payload, self.length, False, flags)
         self.views += 1
 
     def __releasebuffer__(self, Py_buffer* view):

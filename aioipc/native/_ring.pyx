@@ -11,7 +11,6 @@ from cpython.buffer cimport (
     PyBUF_SIMPLE,
     PyBUF_WRITABLE,
     Py_buffer,
-    PyBuffer_FillInfo,
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
@@ -36,6 +35,7 @@ from aioipc.native._frames cimport (
     hold,
 )
 from aioipc.native._pacer cimport ACCEPTED, NO_FDS, NO_ROOM
+from aioipc.native._view cimport fill_view
 
 from aioipc.errors import (
     AddressError,
@@ -86,8 +86,7 @@ cdef enum:
 cdef class WriteLease:
 
     def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self.lease.payload, self.lease.length, False, flags)
-        Py_DECREF(None)  # Cython had put it there
+        fill_view(view, self, self.lease.payload, self.lease.length, True, flags)
 
     def __dealloc__(self):
         if self.is_open and self.port.is_open:
