@@ -47,6 +47,8 @@ __all__ = [
     "WorkerDied",
     "WouldBlock",
     "from_os_error",
+    "name_address",
+    "told_of",
 ]
 
 
@@ -350,3 +352,15 @@ def from_os_error(error: OSError, doing: str, *, connecting: bool = False) -> IP
     if number in _GONE:
         return PeerCrashed(message)
     return ResourceExhausted(number, message)
+
+
+def told_of(address: str, error: BaseException) -> str:
+    """What ``error`` says, behind the address that it is about; once if it names that itself."""
+    text = str(error)
+    return text if text.startswith(f"{address}: ") else f"{address}: {text}"
+
+
+def name_address(error: BaseException, address: str) -> None:
+    """Let a breach of the protocol, found where no address is known, say whose it is."""
+    if isinstance(error, ProtocolError):
+        error.args = (told_of(address, error),)

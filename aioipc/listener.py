@@ -41,6 +41,7 @@ from aioipc.errors import (
     PeerCrashed,
     QuotaExceeded,
     from_os_error,
+    told_of,
 )
 from aioipc.kernel.credentials import is_allowed, same_user
 from aioipc.limits import Limits
@@ -204,7 +205,7 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
                 log.exception("%s: the handler of a channel failed", self.address)
                 channel.abort(Exception())  # what failed need not be about this channel
             elif not isinstance(_first(error), _ENDINGS):
-                log.warning("%s: %s", self.address, _first(error))
+                log.warning("%s", told_of(self.address, _first(error)))
         finally:
             await channel.aclose()
 
@@ -307,7 +308,8 @@ class Listener(anyio.abc.Listener[Channel[T]], Generic[T]):
                 port.on_readable(lambda: self._greet(port))
                 return
         except IPCError as error:
-            log.warning("%s: a handshake failed: %s", self.address, error)
+            told = str(error).removeprefix(f"{self.address}: ")
+            log.warning("%s: a handshake failed: %s", self.address, told)
             self._drop(port, error)
             return
         self._greeting.pop(port).cancel()

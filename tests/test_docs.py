@@ -422,7 +422,7 @@ def test_the_tables_of_kinds_flags_and_codes() -> None:
         (code.value, code.name) for code in GoodbyeCode
     ]
     for number, _, _, raised in codes:
-        assert type(exception_for(Goodbye(int(number)))).__name__ == raised.strip("`")
+        assert type(exception_for(Goodbye(int(number)), "unix:/x")).__name__ == raised.strip("`")
 
 
 def test_the_constants_of_waiting() -> None:

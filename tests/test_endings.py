@@ -146,7 +146,7 @@ async def test_what_an_abort_tells(
         with pytest.raises(sees) as told:
             await right.receive()
     assert type(told.value) is sees
-    assert str(told.value) == text
+    assert str(told.value) == f"{right.address}: {text}"
 
 
 @kernel

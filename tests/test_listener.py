@@ -534,7 +534,7 @@ class TestServing:
             await channel.send("go")
             with pytest.raises(PeerCrashed) as crash:
                 await channel.receive()
-        assert str(crash.value) == "the peer's handler failed"
+        assert str(crash.value) == f"{channel.address}: the peer's handler failed"
         assert caplog.messages == [f"{listener.address}: the handler of a channel failed"]
 
     async def test_a_second_one_is_busy_and_harms_nobody(self, address: str) -> None:

@@ -58,6 +58,7 @@ cdef enum:
     CAPACITY = PAGE + BLOCK      # what one read did not use up stands before the next
     SLACK = 8192                 # room that control frames always find behind `out`
     SPARE_BLOCKS = 32
+    MOST_SHOWN = 16              # of what a peer began with that does not speak aioipc
     MOST_WAITING = 16            # control frames behind a message that is on its way
     LONG = 8192                  # bytes whose way takes a time worth looking at the clock
     MOST_FRAMES = 64             # without a message, before the clock is looked at
@@ -263,8 +264,9 @@ cdef class StreamPort(FramePort):
         length = <Py_ssize_t>(<uint32_t>header)
         word = <uint32_t>(header >> 32)
         kind = word & 0xFF
-        if not self.greeted and kind != HELLO:
-            self.c_refuse(HandshakeError(f"the peer began with frame kind {kind} instead of HELLO"))
+        if not self.greeted and (kind != HELLO or word >> 8 or length > CONTROL_LIMIT):
+            began = self.block[self.start:min(self.end, self.start + MOST_SHOWN)]
+            self.c_refuse(HandshakeError(f"the peer does not speak aioipc: it began with {began!r}"))
         if kind < DATA or kind > PONG or (kind == PAD and not self.pads):
             self.c_refuse(ProtocolError(f"a frame has the unknown kind {kind}"))
         if word >> 16:

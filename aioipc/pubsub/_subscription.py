@@ -24,6 +24,7 @@ from aioipc.errors import (
     ProtocolError,
     QuotaExceeded,
     WouldBlock,
+    name_address,
 )
 from aioipc.limits import Limits
 from aioipc.native._core import called_natively
@@ -176,7 +177,9 @@ class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
         if self._place is not None and isinstance(aside, Away):
             self._place.step_off(aside)
         elif self._place is None or not isinstance(aside, Look):
-            raise ProtocolError(f"a publisher does not say {type(aside).__name__} here")
+            raise ProtocolError(
+                f"{self._channel.address}: a publisher does not say {type(aside).__name__} here"
+            )
 
     async def _grant(self) -> None:
         """Let the publisher send as many again as were taken."""
@@ -356,10 +359,15 @@ async def _introduce(
             if isinstance(answer, Ring):
                 place = Place(answer, channel.take_fds())
                 answer = await channel.receive()
+    except ProtocolError as error:
+        name_address(error, channel.address)
+        raise
     except TimeoutError:
         raise ConnectError(
             f"subscribe at {channel.address}: no answer within {limits.handshake_s:g} s"
         ) from None
     if not isinstance(answer, Welcome):
-        raise ProtocolError(f"a publisher begins with Welcome, not {type(answer).__name__}")
+        raise ProtocolError(
+            f"{channel.address}: a publisher begins with Welcome, not {type(answer).__name__}"
+        )
     return place

@@ -395,7 +395,9 @@ class WorkQueue(Queue[T]):
             self._balance()
             return
         if not isinstance(message, protocol.Answer):
-            raise ProtocolError(f"a server does not say {type(message).__name__}")
+            raise ProtocolError(
+                f"{self._channel.address}: a server does not say {type(message).__name__}"
+            )
         request = self._requests.get(message.id)
         if request is not None:  # else nobody waits any more
             request.answer = message

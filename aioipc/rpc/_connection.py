@@ -20,6 +20,7 @@ from aioipc.errors import (
     PeerCrashed,
     ProtocolError,
     WouldBlock,
+    name_address,
 )
 from aioipc.loop.deadline import ANYIO, innermost
 from aioipc.native._calls import CallCore
@@ -260,6 +261,7 @@ class Connection(CallCore, AsyncResource):
             return
         if isinstance(error, DecodeError):  # it may have been about any call
             error = ProtocolError(f"the peer sent what is no message of a call: {error}")
+        name_address(error, self.channel.address)
         # Its frames hold what was received last: a cycle that the collector cannot see.
         self.ending = error.with_traceback(None)
         self.is_read = False

@@ -15,7 +15,7 @@ from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.channel import Channel
 from aioipc.connect import connect
-from aioipc.errors import IPCError
+from aioipc.errors import IPCError, told_of
 from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
 from aioipc.rpc import _codec
@@ -105,7 +105,7 @@ class Server(AsyncResource):
             try:
                 await connection.wait_ended()
             except IPCError as error:
-                log.warning("%s: %s", channel.address, error)
+                log.warning("%s", told_of(channel.address, error))
             finally:
                 self._connections.discard(connection)
 

@@ -15,6 +15,7 @@ from aioipc.errors import (
     FrameTooLarge,
     IPCError,
     ProtocolError,
+    name_address,
 )
 from aioipc.kernel.ancillary import let_fds_pass
 from aioipc.limits import MIB
@@ -132,7 +133,7 @@ class PeerPort(Session, StreamPort):
             return
         self.give_up(
             ProtocolError(
-                f"{self.stream.address}: the peer did not finish a message within "
+                "the peer did not finish a message within "
                 f"{self._allowed_s(announced):.3g} s: {came:,} of {announced:,} bytes came"
             )
         )
@@ -195,7 +196,11 @@ class FramedTransport:
 
     def try_receive(self) -> bytes | None:
         while True:
-            message = self._framer.next_message()
+            try:
+                message = self._framer.next_message()
+            except ProtocolError as error:
+                name_address(error, self.address)
+                raise
             if message is not None:
                 return message
             if self._ending is not None:

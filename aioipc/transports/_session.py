@@ -16,6 +16,7 @@ from aioipc.errors import (
     ProtocolError,
     ResourceExhausted,
     TruncatedFrame,
+    name_address,
 )
 from aioipc.kernel.pidfd import describe
 from aioipc.loop.death import DeathWatch, watch_holder, watch_peer
@@ -200,7 +201,8 @@ class Session:
             self._greet(payload)
         elif kind == Kind.GOODBYE:
             if not self._shared:
-                self.end_receiving(exception_for(Goodbye.parse(payload)))
+                goodbye = Goodbye.parse(payload)
+                self.end_receiving(exception_for(goodbye, self.transport.address))
         elif kind == Kind.PING:
             self.queue_control(Kind.PONG, payload)
             self.flush_quietly()
@@ -265,6 +267,8 @@ class Session:
         # Two peers that refuse each other would answer a GOODBYE with another for ever.
         if not isinstance(self.ending, ProtocolError) or self.ending is error:
             self.refuse(error)
+        # Afterwards: the peer knows the address, and maybe by another name.
+        name_address(error, self.transport.address)
 
     def _send_failed(self, error: IPCError) -> IPCError:
         """What was received says more about the end, and the failure what was lost in it."""
@@ -284,7 +288,7 @@ class Session:
         payload = None if self.ending is not None else self.look_ahead()
         if payload is not None:
             with contextlib.suppress(ProtocolError):
-                told = exception_for(Goodbye.parse(payload))
+                told = exception_for(Goodbye.parse(payload), self.transport.address)
                 if not isinstance(told, EndOfStream):
                     return told
         if payload is not None or self.ending is not None:

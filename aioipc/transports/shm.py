@@ -14,7 +14,7 @@ import socket
 
 from aioipc.abc import Allow, PeerCredentials
 from aioipc.address import Address
-from aioipc.errors import AddressError, ConnectError, HandshakeError, from_os_error
+from aioipc.errors import AddressError, ConnectError, HandshakeError, from_os_error, name_address
 from aioipc.kernel.ancillary import receive_with_fds, send_with_fds
 from aioipc.kernel.credentials import peer_credentials, same_user_or_root
 from aioipc.kernel.descriptors import file_name
@@ -32,7 +32,7 @@ __all__ = ["CAPABILITIES", "connect", "listen", "pair"]
 
 FOLDER = "shm"
 _MOST_FDS = 3
-_TOO_MANY_FDS = f"{{}}: the peer sent more than {_MOST_FDS} descriptors"
+_TOO_MANY_FDS = f"the peer sent more than {_MOST_FDS} descriptors"
 
 
 async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> RingTransport:
@@ -51,9 +51,10 @@ async def connect(address: Address, *, limits: Limits, allow: Allow | None) -> R
     try:
         offer, fds = await _receive_offer(sock, str(address))
         rings = take_rings(offer, fds)
-        _check_bells(rings, peer, str(address))
-    except BaseException:
+        _check_bells(rings, peer)
+    except BaseException as error:
         sock.close()
+        name_address(error, str(address))
         raise
     return RingTransport(sock, address=str(address), peer=peer, rings=rings)
 
@@ -136,14 +137,14 @@ def _adopt(address: Address, allow: Allow | None) -> tuple[OwnedSocket, PeerCred
     return OwnedSocket(socket.AF_UNIX, socket.SOCK_STREAM, fd), peer
 
 
-def _check_bells(rings: Rings, peer: PeerCredentials | None, address: str) -> None:
+def _check_bells(rings: Rings, peer: PeerCredentials | None) -> None:
     """Refuse to share bells with a stranger, who can make whoever rings them wait.
 
     O_NONBLOCK belongs to the open file description: fcntl(2).
     """
     if rings.bells and peer is not None and not same_user_or_root(peer):
         rings.close()
-        raise HandshakeError(f"{address}: uid {peer.uid} offers bells that it could block")
+        raise HandshakeError(f"uid {peer.uid} offers bells that it could block")
 
 
 async def _receive_offer(sock: socket.socket, address: str) -> tuple[Offer, list[OwnedFd]]:
@@ -158,12 +159,12 @@ async def _receive_offer(sock: socket.socket, address: str) -> tuple[Offer, list
             fds += came
             data += more
             if len(fds) > _MOST_FDS:
-                raise HandshakeError(_TOO_MANY_FDS.format(address))
+                raise HandshakeError(_TOO_MANY_FDS)
         answer = parse(data)
         if isinstance(answer, Offer):
             undo.pop_all()
             return answer, fds
-    raise exception_for(answer)
+    raise exception_for(answer, address)
 
 
 async def _receive(sock: socket.socket, size: int, address: str) -> tuple[bytes, list[OwnedFd]]:
@@ -182,5 +183,5 @@ async def _receive(sock: socket.socket, size: int, address: str) -> tuple[bytes,
         if cut and len(fds) < _MOST_FDS:  # there was room for them, but not in this process
             raise from_os_error(OSError(errno.EMFILE, ""), f"connect to {address}")
         if cut:
-            raise HandshakeError(_TOO_MANY_FDS.format(address))
+            raise HandshakeError(_TOO_MANY_FDS)
         raise ConnectError(f"connect to {address}: the server went away")

@@ -250,9 +250,10 @@ class HandshakeTimeout(TimeoutError):
     """
 
 
-def exception_for(goodbye: Goodbye) -> IPCError:
-    """What to raise where ``goodbye`` was received."""
+def exception_for(goodbye: Goodbye, address: str) -> IPCError:
+    """What to raise where ``goodbye`` was received, from the peer at ``address``."""
     kind, told = _EXCEPTIONS.get(goodbye.code, _UNKNOWN)
+    told = f"{address}: {told}"
     # Its words are the peer's, who means itself by "this side"; repr keeps them on one line.
     return kind(f"{told}; it says: {goodbye.reason!r}" if goodbye.reason else told)
 

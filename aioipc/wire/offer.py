@@ -78,7 +78,7 @@ def missing(data: bytes) -> int:
         HandshakeError: It is no offer, and no refusal.
     """
     if not MAGIC.startswith(data[: len(MAGIC)]):
-        raise HandshakeError(f"the peer offers no ring: it began with {data[:8]!r}")
+        raise HandshakeError(f"the peer offers no ring: it began with {data[:16]!r}")
     if len(data) < _OFFER.size:
         return _OFFER.size - len(data)
     _, _, _, kind, _, _, value = _OFFER.unpack_from(data)

@@ -76,7 +76,9 @@ async def refused(
                 await connecting
             assert type(raised.value) is kind
             assert sock.recv(100) == b"", "the client closed, and said nothing"
-            return str(raised.value)
+            address, _, why = str(raised.value).partition(": ")
+            assert address.startswith("shm:")
+            return why
 
 
 # Memory
@@ -289,7 +291,7 @@ def offer(
 
 
 BAD_OFFERS: dict[str, tuple[bytes, type[IPCError], str]] = {
-    "text": (b"HTTP/1.1 400 Bad", HandshakeError, "it began with b'HTTP/1.1'"),
+    "text": (b"HTTP/1.1 400 Bad", HandshakeError, "it began with b'HTTP/1.1 400 Bad'"),
     "one byte": (b"x", HandshakeError, "it began with b'x'"),
     "a HELLO": (b"\x89aioipc\n" + bytes(16), HandshakeError, "it began with"),
     "zeros": (bytes(24), HandshakeError, "it began with"),

@@ -197,7 +197,7 @@ class TestAWriterInAnotherLanguage:
     @pytest.mark.parametrize(
         ("greets", "pad", "says"),
         [
-            (False, pack_header(1, Kind.PAD) + b"x", "frame kind 2 instead of HELLO"),
+            (False, pack_header(1, Kind.PAD) + b"x", "does not speak aioipc"),
             (True, pack_header(PAGE + 1, Kind.PAD), "kind 2 announces 4,097 bytes"),
             (True, pack_header(0, Kind.PAD, 1), "flags 0x1 that were not agreed"),
         ],

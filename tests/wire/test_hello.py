@@ -240,7 +240,7 @@ EXCEPTIONS: dict[GoodbyeCode, type[IPCError]] = {
 
 @pytest.mark.parametrize("code", GoodbyeCode)
 def test_exception_for_each_code(code: GoodbyeCode) -> None:
-    error = exception_for(Goodbye(code, "because\nof this"))
+    error = exception_for(Goodbye(code, "because\nof this"), "unix:/x")
 
     assert type(error) is EXCEPTIONS[code]
     assert "'because\\nof this'" in str(error)
@@ -250,7 +250,7 @@ def test_exception_for_an_unknown_code() -> None:
     goodbye = Goodbye.parse(struct.pack("<H", 999) + b"new")
 
     assert goodbye.code == 999
-    assert type(exception_for(goodbye)) is PeerCrashed
+    assert type(exception_for(goodbye, "unix:/x")) is PeerCrashed
 
 
 @pytest.mark.parametrize(
@@ -289,5 +289,5 @@ def test_any_bytes_are_a_goodbye_or_a_protocol_error(payload: bytes) -> None:
     except ProtocolError:
         return
 
-    assert isinstance(exception_for(goodbye), IPCError)
+    assert isinstance(exception_for(goodbye, "unix:/x"), IPCError)
     assert Goodbye.parse(goodbye.pack()).code == goodbye.code

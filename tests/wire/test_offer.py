@@ -146,6 +146,6 @@ def test_a_refusal_of_one_byte() -> None:
 def test_why_it_was_refused(code: GoodbyeCode, error: type[Exception]) -> None:
     answer = parse(pack_refusal(Goodbye(code, "because")))
     assert isinstance(answer, Goodbye)
-    told = exception_for(answer)
+    told = exception_for(answer, "shm:/x")
     assert isinstance(told, error)
     assert "'because'" in str(told)
