@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, TypeVar, overload
 
 from aioipc._opening import ChannelOptions, Opening, check_allow
-from aioipc.abc import Allow, Codec
+from aioipc.abc import Allow, Capability, Codec
 from aioipc.address import Address
 from aioipc.channel import Channel
 from aioipc.errors import AddressError, ConnectError, IPCError, from_os_error
@@ -147,13 +147,19 @@ async def open_transport(family: Any, address: Address, limits: Limits, allow: A
         async with asyncio.timeout(limits.connect_s):
             return await family.connect(address, limits=limits, allow=allow)
     except TimeoutError:
+        # Nobody at all would have been noticed at once on this machine.
+        hint = "; a server is there, but takes nobody in" if _is_local(family) else ""
         raise ConnectError(
-            f"connect to {address}: no answer within {limits.connect_s:g} s"
+            f"connect to {address}: no answer within {limits.connect_s:g} s{hint}"
         ) from None
     except OSError as error:
         if isinstance(error, IPCError):
             raise
         raise from_os_error(error, f"connect to {address}", connecting=True) from error
+
+
+def _is_local(family: Any) -> bool:
+    return Capability.CREDENTIALS in family.CAPABILITIES
 
 
 def greet(channel: Channel[Any]) -> None:
