@@ -228,6 +228,20 @@ async def test_what_cannot_be_sent_is_not(link: Link, files: list[int]) -> None:
         assert closed(right.take_fds()) == inodes(files[:1])
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("fds", ["x", b"\0", 5, 0, iter([0]), [None], ["x"]], ids=repr)
+async def test_what_is_no_descriptor(link: Link, fds: Any) -> None:
+    async with link() as (left, right):
+        told = r"^fds= is a sequence of|^a descriptor is an int"
+        with pytest.raises(TypeError, match=told):
+            await left.send("never", fds=fds)
+        with pytest.raises(TypeError, match=told):
+            left.send_nowait("never", fds=fds)
+        assert left.statistics().messages_sent == 0
+        await left.send("next")
+        assert await right.receive() == "next"
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.asyncio
 async def test_other_transports_say_so(kind: str, files: list[int]) -> None:

@@ -609,6 +609,7 @@ cdef class ChannelCore:
                 sent.
             AddressError: The transport carries no descriptors, or the peer takes none. Nothing
                 was sent.
+            TypeError: ``fds`` is no sequence, or holds what is no descriptor. Nothing was sent.
             FrameTooLarge: It is over the limit. Nothing was sent.
             PeerCrashed: Nobody receives any more.
             ClosedError: This side closed the channel.

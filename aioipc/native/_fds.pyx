@@ -143,12 +143,14 @@ cdef Py_ssize_t send_with_fds(
 cdef int read_numbers(object fds, int* numbers) except -1:
     """The descriptors that a caller wants to send, which are numbers or have a ``fileno()``."""
     cdef int count = 0
-    cdef Py_ssize_t given = len(fds)
+    if isinstance(fds, (str, bytes, bytearray)) or not hasattr(fds, "__len__"):
+        raise TypeError(f"fds= is a sequence of descriptors, not {type(fds).__name__}")
+    fds = tuple(fds)  # to which no ``fileno()`` adds
+    if len(fds) > MOST_FDS:
+        raise EncodeError(f"a message takes at most {MOST_FDS} descriptors along, not {len(fds)}")
     for fd in fds:
-        if given > MOST_FDS or count == MOST_FDS:  # a ``fileno()`` may add some
-            raise EncodeError(
-                f"a message takes at most {MOST_FDS} descriptors along, not {len(fds)}"
-            )
+        if not isinstance(fd, int) and not hasattr(fd, "fileno"):
+            raise TypeError(f"a descriptor is an int or has a fileno(), not {type(fd).__name__}")
         numbers[count] = fd if isinstance(fd, int) else fd.fileno()
         if numbers[count] < 0:
             raise EncodeError(f"{fd!r} is closed, so it cannot be sent")

@@ -699,7 +699,7 @@ cdef class RingPort(FramePort):
 
     @cython.final
     cdef int c_send_any(self, object parts, object fds) except -1:
-        if fds is not NO_FDS and fds:
+        if fds is not NO_FDS and (fds or isinstance(fds, int)):
             return self.c_send_with_fds(parts, fds)
         if (
             self.send_failure is not None or self.write_ended or not self.is_open or self.dead

@@ -538,7 +538,7 @@ cdef class StreamPort(FramePort):
     # Sending
 
     cdef int c_send(self, object parts, object fds) except -1:
-        if fds is not NO_FDS and fds:
+        if fds is not NO_FDS and (fds or isinstance(fds, int)):
             return self.c_send_with_fds(parts, fds)
         self.c_check_sending()
         if self.blocked or self.rest is not None:
