@@ -13,7 +13,13 @@ from typing import Any
 
 from aioipc._doorkeeper import Doorkeeper
 from aioipc._handshakes import Handshakes
-from aioipc._opening import AnyTransport, has_own_port, is_message_transport
+from aioipc._opening import (
+    AnyTransport,
+    check_allow,
+    check_limits,
+    has_own_port,
+    is_message_transport,
+)
 from aioipc.abc import Acceptor, Allow, ByteTransport, Capability, PeerCredentials
 from aioipc.address import Address
 from aioipc.connect import open_transport
@@ -61,13 +67,15 @@ class Place:
 
         Raises:
             AddressError: It is wrong, or cannot do that, or carries nothing but messages.
+            TypeError: An argument is of a wrong type.
         """
+        check_allow(allow)
         where = Address.parse(address)
         family = family_of(where, able_to=able_to)
         # Rings carry both.
         if not family.CAPABILITIES & (Capability.STREAM | Capability.ZERO_COPY):
             raise AddressError(f"{where} carries messages, not bytes")
-        return cls(where, family, limits or Limits(), allow)
+        return cls(where, family, check_limits(limits), allow)
 
     async def connect(self) -> ByteTransport:
         """Open a byte transport there.

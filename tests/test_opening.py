@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import inspect
 import pickle
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import aioipc
+from aioipc import pubsub, rpc
 from aioipc._opening import Opening
 
 OPENERS: list[Callable[..., Any]] = [aioipc.connect, aioipc.listen, aioipc.pair]
@@ -52,6 +54,45 @@ def test_an_option_of_a_wrong_type(
 ) -> None:
     with pytest.raises(TypeError, match=told):
         opener("memory", **option) if opener is aioipc.pair else opener("memory:x", **option)
+
+
+class Store:
+    async def get(self, key: str) -> str:
+        return key
+
+
+OTHERS: dict[str, Callable[..., Any]] = {
+    "connect_stream": lambda **options: aioipc.connect_stream("unix:name", **options),
+    "listen_stream": lambda **options: aioipc.listen_stream("unix:name", **options),
+    "open_connection": lambda **options: aioipc.open_connection("unix:name", **options),
+    "start_server": lambda **options: aioipc.start_server(print, "unix:name", **options),
+    "create_connection": lambda **options: aioipc.create_connection(
+        asyncio.Protocol, "unix:name", **options
+    ),
+    "create_server": lambda **options: aioipc.create_server(
+        asyncio.Protocol, "unix:name", **options
+    ),
+    "rpc.connect": lambda **options: rpc.connect("unix:name", Store, **options),
+    "rpc.serve": lambda **options: rpc.serve("unix:name", Store(), **options),
+    "publisher": lambda **options: pubsub.publisher("unix:name", **options),
+    "subscriber": lambda **options: pubsub.subscriber("unix:name", "topic", **options),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"limits": {}}, "limits= is a Limits, not dict"),
+        ({"limits": 5}, "limits= is a Limits, not int"),
+        ({"allow": [0]}, "allow= is a function of a peer's credentials, not list"),
+    ],
+)
+def test_the_same_is_refused_whatever_is_opened(
+    name: str, option: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        OTHERS[name](**option)
 
 
 @pytest.mark.parametrize("opener", [aioipc.connect, aioipc.listen])

@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import AsyncResource
 
 from aioipc import codecs
-from aioipc._opening import Opening
+from aioipc._opening import Opening, check_allow, check_limits
 from aioipc.abc import Allow, Capability, Codec
 from aioipc.address import Address
 from aioipc.channel import Channel
@@ -524,7 +524,8 @@ def publisher(
     if retain < 0:
         raise ValueError(f"retain must be 0 or more, not {retain:,}")
     where = Address.parse(address)
-    known = limits or Limits()
+    known = check_limits(limits)
+    check_allow(allow)
     end = PublisherEnd(codecs.get(codec))
     way: Callable[..., Opening[Any]] = listen if can_listen(where) else connect
     able: Capability = family_of(where, able_to=way.__name__).CAPABILITIES

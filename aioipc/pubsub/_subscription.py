@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 from anyio.abc import AsyncResource
 
 from aioipc import codecs
-from aioipc._opening import Opening
+from aioipc._opening import Opening, check_allow, check_limits
 from aioipc.abc import Allow, Codec, PeerCredentials
 from aioipc.address import Address
 from aioipc.channel import Channel
@@ -305,7 +305,8 @@ def subscriber(
     Cancellation:
         Undoes: nothing stays open.
     """
-    known = limits or Limits()
+    known = check_limits(limits)
+    check_allow(allow)
     if when_full not in list(WhenFull):
         raise ValueError(f"when_full must be one of {', '.join(WhenFull)}, not {when_full!r}")
     if not 1 <= queue <= known.max_queued_messages:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from aioipc._opening import check_allow, check_limits
 from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.channel import Channel
@@ -80,7 +81,8 @@ def connect(
         allow: As for `aioipc.connect`.
 
     Raises:
-        TypeError: The interface has methods that cannot be called remotely.
+        TypeError: The interface has methods that cannot be called remotely, or an argument is
+            of a wrong type.
         ValueError: A channel cannot be connected again.
         Others: As `aioipc.connect`.
 
@@ -89,6 +91,8 @@ def connect(
     """
     proxy_of(interface)  # it complains here, where the interface is named
     handlers = {} if serve is None else handlers_of(serve, None)
+    check_limits(limits)
+    check_allow(allow)
 
     if reconnect and isinstance(address, Channel):
         raise ValueError("reconnect needs an address: a channel cannot be opened again")

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 from anyio.abc import AsyncResource
 
-from aioipc._opening import Opening
+from aioipc._opening import Opening, check_allow, check_limits
 from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.channel import Channel
@@ -136,14 +136,16 @@ def serve(
         allow: As for `aioipc.listen`.
 
     Raises:
-        TypeError: The interface cannot be called remotely, or the service does not keep it.
+        TypeError: The interface cannot be called remotely, or the service does not keep it; or
+            an argument is of a wrong type.
         Others: As `aioipc.listen`.
 
     Cancellation:
         Undoes: nothing stays open.
     """
     handlers = handlers_of(service, interface)
-    known = limits or Limits()
+    known = check_limits(limits)
+    check_allow(allow)
 
     async def open_() -> Server:
         if isinstance(address, Channel):
