@@ -238,7 +238,8 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
         Pending operations raise ClosedError. What was accepted is delivered first, for at
         most ``limits.linger_s`` seconds, and then the peer sees EndOfStream. What it does not
         take in that time is dropped, and it sees PeerCrashed; who has to know awaits `flush`
-        first.
+        first. So a send that raises ClosedError may be of a message that is delivered: one of
+        which a part had left.
 
         Cancellation:
             Closes at once, abruptly: the peer sees PeerCrashed.
