@@ -32,7 +32,7 @@ from aioipc.errors import (
     WouldBlock,
 )
 from aioipc.kernel.credentials import same_user
-from aioipc.limits import Limits
+from aioipc.limits import Limits, check_count
 from aioipc.listener import Listener, listen
 from aioipc.loop.waiting import Waits, pacer_of
 from aioipc.native._core import called_natively
@@ -49,6 +49,8 @@ from aioipc.wire.topics import TopicTrie, check_topic
 __all__ = ["Publisher", "PublisherStatistics", "publisher"]
 
 log = logging.getLogger("aioipc.pubsub")
+
+_MOST_RETAINED = 2**24
 
 T = TypeVar("T")
 
@@ -507,7 +509,7 @@ def publisher(
         address: Where subscribers connect to; see docs/addresses.md. It has to carry messages
             both ways. At an address without listeners (``stdio:``, ``fd:``) there is one.
         codec: As for `aioipc.connect`; subscribers need the same.
-        retain: How many messages of each topic late subscribers still get.
+        retain: How many messages of each topic late subscribers still get, at most 16,777,216.
         may_block: Whether a subscriber may choose ``when_full="block"``, and so stop the publisher.
         limits: Sizes and deadlines, how many may subscribe, and to how much.
         polling: As for `aioipc.connect`.
@@ -521,8 +523,7 @@ def publisher(
     Cancellation:
         Undoes: nothing stays open.
     """
-    if retain < 0:
-        raise ValueError(f"retain must be 0 or more, not {retain:,}")
+    retain = check_count("a topic", retain, 0, _MOST_RETAINED, "retained messages")
     where = Address.parse(address)
     known = check_limits(limits)
     check_allow(allow)

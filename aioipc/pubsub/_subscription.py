@@ -26,7 +26,7 @@ from aioipc.errors import (
     WouldBlock,
     name_address,
 )
-from aioipc.limits import Limits
+from aioipc.limits import Limits, check_count
 from aioipc.native._core import called_natively
 from aioipc.native._pubsub import SubscriptionCore
 from aioipc.pubsub._codec import Aside, SubscriberEnd
@@ -218,10 +218,13 @@ class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
         Raises:
             PeerCrashed: The publisher is gone.
             ClosedError: This side closed the subscription.
+            ValueError: That is no pattern.
 
         Cancellation:
             Either all patterns are removed or none is.
         """
+        for pattern in patterns:
+            check_pattern(pattern)
         await self._send(Unsubscribe(list(patterns)), self._patterns - {*patterns})
 
     async def _send(self, request: Subscribe | Unsubscribe, patterns: set[str]) -> None:
@@ -309,10 +312,7 @@ def subscriber(
     check_allow(allow)
     if when_full not in list(WhenFull):
         raise ValueError(f"when_full must be one of {', '.join(WhenFull)}, not {when_full!r}")
-    if not 1 <= queue <= known.max_queued_messages:
-        raise ValueError(
-            f"queue must be between 1 and {known.max_queued_messages:,}, not {queue:,}"
-        )
+    queue = check_count("queue", queue, 1, known.max_queued_messages, "messages")
     policy = WhenFull(when_full)
     wanted = _checked(patterns, known)
     window = 1 if policy is WhenFull.LATEST else min(queue, _WINDOW)
