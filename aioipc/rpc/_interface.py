@@ -173,6 +173,8 @@ class Method(StraightMethod):
             if marks.get("notification"):
                 return Shape.NOTIFICATION, None
             return Shape.CALL, _plain(result)
+        if item is None and result is Any and inspect.isasyncgenfunction(function):
+            item = (Any,)
         if item is not None:
             return Shape.STREAM, _plain(item[0])
         raise TypeError(

@@ -61,6 +61,9 @@ def test_async_generators_are_streams() -> None:
         async def letters(self) -> AsyncIterable[str]:
             yield "a"
 
+        async def unannotated(self):  # type: ignore[no-untyped-def]
+            yield None
+
     shapes = {method.shape for method in describe(Service).methods.values()}
     assert shapes == {Shape.STREAM}
 
