@@ -82,19 +82,19 @@ class Limits:
             raise ValueError(f"ring_bytes must be a power of two, not {self.ring_bytes:,}")
 
 
-def check_count(what: str, value: object, low: int, high: int, unit: str) -> int:
-    """Return ``value`` if ``what`` may have so many of ``unit``.
+def check_count(name: str, value: object, low: int, high: int | None = None) -> int:
+    """Return the value of an argument that counts something.
 
     Raises:
         TypeError: It is no whole number.
         ValueError: It is out of range.
     """
-    wanted = f"{what} has {low:,} to {high:,} {unit}, not"
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise TypeError(f"{wanted} {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{name} must be an int, not {value!r} of type {type(value).__name__}")
     number: int = operator.index(value)  # type: ignore[arg-type]
-    if not low <= number <= high:
-        raise ValueError(f"{wanted} {number:,}")
+    if number < low or (high is not None and number > high):
+        right = f"at least {low:,}" if high is None else f"between {low:,} and {high:,}"
+        raise ValueError(f"{name} must be {right}, not {number:,}")
     return number
 
 

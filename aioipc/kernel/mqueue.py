@@ -23,6 +23,7 @@ from aioipc.errors import (
 )
 from aioipc.kernel.directory import check_owner, denied
 from aioipc.kernel.owned import Closing, abandon_in_child
+from aioipc.limits import check_count
 from aioipc.native._queues import MqCalls
 
 __all__ = [
@@ -68,8 +69,7 @@ class Sizes:
         found = {"mode": self.mode}
         for name, number in numbers.items():
             found[name] = _setting(settings[name]) if number is None else number
-            if found[name] < 1:
-                raise ValueError(f"{name} must be at least 1, not {found[name]:,}")
+            check_count(name, found[name], 1)
         return found
 
 

@@ -55,7 +55,7 @@ class SharedMemory(Closing):
             AddressError: It cannot be a name.
             ValueError: The size is impossible, or a name and ``read_only_elsewhere`` are given.
         """
-        size = check_count("shared memory", size, 1, _MOST_BYTES, "bytes")
+        size = check_count("size", size, 1, _MOST_BYTES)
         if name is not None and read_only_elsewhere:
             raise ValueError("memory with a name can be written by whoever may open it")
         try:

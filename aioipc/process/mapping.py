@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from aioipc.errors import BusyError
+from aioipc.limits import check_count
 from aioipc.process.batch import Failed, Pace
 from aioipc.process.pool import Finished, Pool, pool_of
 from aioipc.rpc.parts import Method, Shape
@@ -348,8 +349,8 @@ def _results(
     progress: Callable[[int], object] | None,
     keeps_all: bool = False,
 ) -> Results[R]:
-    if lookahead is not None and lookahead < 1:
-        raise ValueError(f"lookahead must be at least 1, not {lookahead:,}")
+    if lookahead is not None:
+        lookahead = check_count("lookahead", lookahead, 1)
     calls = _calls(function, lookahead)
     return Results(calls, items, ordered=ordered, progress=progress, keeps_all=keeps_all)
 

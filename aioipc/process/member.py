@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from aioipc import rpc
 from aioipc.errors import PeerCrashed, WorkerDied
 from aioipc.kernel.usage import resident_bytes
-from aioipc.limits import Limits
+from aioipc.limits import Limits, check_count
 from aioipc.native._calls import Ask, News
 from aioipc.process.batch import Pace
 from aioipc.process.service import serve
@@ -69,8 +69,7 @@ class Terms:
             ValueError: It does not.
         """
         most_calls = (self.limits or Limits()).max_calls
-        if not 1 <= self.size <= 1024:
-            raise ValueError(f"size must be between 1 and 1,024, not {self.size:,}")
+        check_count("size", self.size, 1, 1024)
         if not 1 <= self.calls_per_worker <= most_calls:
             raise ValueError(
                 f"calls_per_worker must be between 1 and limits.max_calls, {most_calls:,}, "
@@ -78,8 +77,8 @@ class Terms:
             )
         for name in ("max_tasks_per_worker", "max_memory_bytes"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value:,}")
+            if value is not None:
+                check_count(name, value, 1)
         if not self.cancel_grace_s >= 0:  # nor NaN
             raise ValueError(f"cancel_grace_s must be 0 or more, not {self.cancel_grace_s:g}")
 

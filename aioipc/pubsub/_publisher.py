@@ -50,8 +50,6 @@ __all__ = ["Publisher", "PublisherStatistics", "publisher"]
 
 log = logging.getLogger("aioipc.pubsub")
 
-_MOST_RETAINED = 2**24
-
 T = TypeVar("T")
 
 
@@ -509,7 +507,7 @@ def publisher(
         address: Where subscribers connect to; see docs/addresses.md. It has to carry messages
             both ways. At an address without listeners (``stdio:``, ``fd:``) there is one.
         codec: As for `aioipc.connect`; subscribers need the same.
-        retain: How many messages of each topic late subscribers still get, at most 16,777,216.
+        retain: How many messages of each topic late subscribers still get.
         may_block: Whether a subscriber may choose ``when_full="block"``, and so stop the publisher.
         limits: Sizes and deadlines, how many may subscribe, and to how much.
         polling: As for `aioipc.connect`.
@@ -523,7 +521,7 @@ def publisher(
     Cancellation:
         Undoes: nothing stays open.
     """
-    retain = check_count("a topic", retain, 0, _MOST_RETAINED, "retained messages")
+    retain = check_count("retain", retain, 0)
     where = Address.parse(address)
     known = check_limits(limits)
     check_allow(allow)

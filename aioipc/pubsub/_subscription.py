@@ -312,7 +312,7 @@ def subscriber(
     check_allow(allow)
     if when_full not in list(WhenFull):
         raise ValueError(f"when_full must be one of {', '.join(WhenFull)}, not {when_full!r}")
-    queue = check_count("queue", queue, 1, known.max_queued_messages, "messages")
+    queue = check_count("queue", queue, 1, known.max_queued_messages)
     policy = WhenFull(when_full)
     wanted = _checked(patterns, known)
     window = 1 if policy is WhenFull.LATEST else min(queue, _WINDOW)

@@ -18,6 +18,8 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from aioipc.limits import check_count
+
 __all__ = ["PRIORITIES", "Broker", "Counters", "Death", "Give", "Job", "Policy", "State"]
 
 Worker = Hashable
@@ -70,12 +72,10 @@ class Policy:
     lease_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_jobs", "max_attempts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name):,}")
-        if self.max_dead < 0:
-            raise ValueError(f"max_dead must be at least 0, not {self.max_dead:,}")
-        if self.lease_s is not None and self.lease_s <= 0:
+        check_count("max_jobs", self.max_jobs, 1)
+        check_count("max_attempts", self.max_attempts, 1)
+        check_count("max_dead", self.max_dead, 0)
+        if self.lease_s is not None and not self.lease_s > 0:  # nor NaN
             raise ValueError(f"lease_s must be more than 0, not {self.lease_s:g}")
 
 

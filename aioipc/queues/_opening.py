@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from aioipc._opening import Opening
+from aioipc._opening import Opening, check_allow, check_limits
 from aioipc.abc import Allow, Capability, Codec
 from aioipc.address import Address
 from aioipc.connect import connect
 from aioipc.errors import AddressError
 from aioipc.kernel.mqueue import Sizes, make_queue, open_or_make_queue, open_queue
 from aioipc.kernel.sysv_queue import make_sysv_queue, open_or_make_sysv_queue, open_sysv_queue
-from aioipc.limits import Limits
+from aioipc.limits import Limits, check_count
 from aioipc.queues import _protocol as protocol
 from aioipc.queues._coding import Coding
 from aioipc.queues._queue import Queue
@@ -104,11 +104,11 @@ def open(  # noqa: A001 - queues.open
         Undoes: nothing stays open, but a queue that was made stays.
     """
     where = Address.parse(address)
-    coding = Coding(codec, limits or Limits())
+    coding = Coding(codec, check_limits(limits))
     making = Making(create, exclusive, max_messages, max_message_size, mode)
     making.check(where)
-    if prefetch < 0:
-        raise ValueError(f"prefetch must be at least 0, not {prefetch:,}")
+    check_allow(allow)
+    prefetch = check_count("prefetch", prefetch, 0)
     if where.scheme not in _KERNEL:
         _check_serves(where)
         served = functools.partial(_open_served, where, coding, prefetch, limits, allow)

@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from anyio.abc import AsyncResource
 
-from aioipc._opening import Opening
+from aioipc._opening import Opening, check_limits
 from aioipc.abc import Codec, PeerCredentials
 from aioipc.address import Address, check_name
 from aioipc.channel import Channel
@@ -28,7 +28,7 @@ from aioipc.errors import (
     ProtocolError,
 )
 from aioipc.kernel.runtime_dir import open_runtime_dir, runtime_path
-from aioipc.limits import Limits
+from aioipc.limits import Limits, check_count
 from aioipc.listener import Listener, listen
 from aioipc.loop.line import Line
 from aioipc.queues import _post as post
@@ -427,9 +427,8 @@ def mailbox(
         Undoes: nothing stays open.
     """
     check_name(name, part="mailbox name")
-    if size < 1:
-        raise ValueError(f"size must be at least 1, not {size:,}")
-    known = limits or Limits()
+    size = check_count("size", size, 1)
+    known = check_limits(limits)
     coding = Coding[Any](codec, known)
 
     async def open_() -> Mailbox[Any]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from anyio.abc import AsyncResource
 
-from aioipc._opening import Opening
+from aioipc._opening import Opening, check_allow, check_limits
 from aioipc.abc import Allow
 from aioipc.address import Address
 from aioipc.channel import Channel
@@ -441,7 +441,10 @@ def serve(
     Cancellation:
         Undoes: nothing stays open.
     """
-    known = limits or Limits()
+    known = check_limits(limits)
+    check_allow(allow)
+    if policy is not None and not isinstance(policy, Policy):
+        raise TypeError(f"policy= is a Policy, not {type(policy).__name__}")
     if fsync and journal is None:
         raise ValueError("fsync=True needs journal=")
 

@@ -80,7 +80,7 @@ class Barrier(Named):
     kind = "barrier"
 
     def __init__(self, name: str | os.PathLike[str], parties: int) -> None:
-        parties = check_count("a barrier", parties, 1, _MOST_PARTIES, "parties")
+        parties = check_count("parties", parties, 1, _MOST_PARTIES)
         seats = [f"{row}.{seat}" for row in range(2) for seat in range(parties)]
         super().__init__(name, parties, ["bell", *seats])
 

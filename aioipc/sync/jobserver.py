@@ -42,7 +42,7 @@ class JobServer(Enterable):
     """
 
     def __init__(self, jobs: int, *, fifo: str | os.PathLike[str] | None = None) -> None:
-        jobs = check_count("a jobserver", jobs, 1, _MOST_JOBS, "jobs")
+        jobs = check_count("jobs", jobs, 1, _MOST_JOBS)
         with kernel_errors("make a jobserver"):
             if fifo is None:
                 pipe = TokenPipe.create(jobs - 1)

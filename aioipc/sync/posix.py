@@ -34,7 +34,7 @@ class PosixSemaphore(PumpedSemaphore):
 
     def __init__(self, name: str, permits: int | None = None) -> None:
         if permits is not None:
-            permits = check_count("a semaphore", permits, 0, _MOST_PERMITS, "permits")
+            permits = check_count("permits", permits, 0, _MOST_PERMITS)
         self.name = check_posix_name(name, part="semaphore name", most_bytes=_MOST_NAME_BYTES)
         try:
             if permits is None:

@@ -36,7 +36,7 @@ class Semaphore(Named, Enterable):
     kind = "semaphore"
 
     def __init__(self, name: str | os.PathLike[str], permits: int) -> None:
-        permits = check_count("a semaphore", permits, 1, _MOST_PERMITS, "permits")
+        permits = check_count("permits", permits, 1, _MOST_PERMITS)
         super().__init__(name, permits, [str(slot) for slot in range(permits)])
         self._first = random.randrange(permits)  # noqa: S311 - spreads processes over the slots
 
@@ -117,7 +117,7 @@ class AnonymousSemaphore(Enterable):
     """
 
     def __init__(self, permits: int) -> None:
-        permits = check_count("a semaphore", permits, 0, _MOST_IN_EVENTFD, "permits")
+        permits = check_count("permits", permits, 0, _MOST_IN_EVENTFD)
         with kernel_errors("make a semaphore"):
             self._adopt(PermitCounter.create(permits))
 

@@ -46,7 +46,7 @@ class SysVSemaphore(PumpedSemaphore):
         if sysv_ipc is None:
             raise ModuleNotFoundError("System V semaphores need: pip install aioipc[sysv]")
         if permits is not None:
-            permits = check_count("a semaphore", permits, 0, _MOST_PERMITS, "permits")
+            permits = check_count("permits", permits, 0, _MOST_PERMITS)
         if key is not None and not isinstance(key, int):
             raise TypeError(f"a key is an int, not {type(key).__name__}")
         name = "private" if key is None else f"{key:#x}"

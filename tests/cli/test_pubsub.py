@@ -92,7 +92,7 @@ def test_a_publisher_that_dies(commands: Commands) -> None:
         (("sub", "unix:no", "a*"), "pattern 'a*'"),
         (("sub", "unix:no", "x" * 2000), "2,000 bytes is over the limit"),
         (("sub", "unix:no"), "missing argument"),
-        (("sub", "--queue", "100000", "unix:no", "a"), "queue has 1 to 65,536 messages"),
+        (("sub", "--queue", "100000", "unix:no", "a"), "queue must be between 1 and 65,536"),
         (("sub", "--when-full", "never", "unix:no", "a"), "'never' is not one of"),
     ],
     ids=lambda value: "-".join(value)[:30] if isinstance(value, tuple) else "",

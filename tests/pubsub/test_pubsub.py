@@ -605,11 +605,11 @@ async def test_addresses_that_are_one_way(runtime_dir: object) -> None:
 
 
 async def test_options_out_of_range() -> None:
-    with pytest.raises(ValueError, match="a topic has 0 to 16,777,216 retained messages, not -1"):
+    with pytest.raises(ValueError, match="retain must be at least 0, not -1"):
         _ = pubsub.publisher("unix:a", retain=-1)
     with pytest.raises(ValueError, match="when_full must be one of block, drop_oldest"):
         _ = pubsub.subscriber("unix:a", "a", when_full="never")
-    with pytest.raises(ValueError, match="queue has 1 to 65,536 messages, not "):
+    with pytest.raises(ValueError, match="queue must be between 1 and 65,536, not 0"):
         _ = pubsub.subscriber("unix:a", "a", queue=0)
     with pytest.raises(ValueError, match="pickle"):
         await pubsub.publisher("tcp://127.0.0.1:0", codec="pickle")
@@ -630,9 +630,9 @@ async def test_what_is_no_pattern_changes_nothing(wrong: Any) -> None:
 async def test_options_of_a_wrong_type() -> None:
     wrong: Any
     for wrong in ("x", 2.5, None):
-        with pytest.raises(TypeError, match=r"a topic has .* retained messages, not"):
+        with pytest.raises(TypeError, match="retain must be an int, not"):
             _ = pubsub.publisher("unix:a", retain=wrong)
-        with pytest.raises(TypeError, match=r"queue has .* messages, not"):
+        with pytest.raises(TypeError, match="queue must be an int, not"):
             _ = pubsub.subscriber("unix:a", "a", queue=wrong)
 
 

@@ -10,13 +10,14 @@ import pytest
 
 from aioipc import AddressError, sync
 
-COUNTED: dict[str, tuple[Callable[[Any], object], int, int]] = {
-    "a semaphore, named": (lambda count: sync.Semaphore("x", count), 1, 512),
-    "a barrier": (lambda count: sync.Barrier("x", count), 1, 512),
-    "a semaphore, anonymous": (sync.AnonymousSemaphore, 0, 2**32 - 1),
-    "a semaphore, POSIX": (lambda count: sync.PosixSemaphore("/aioipc-wrong", count), 0, 2**31 - 1),
-    "a semaphore, System V": (lambda count: sync.SysVSemaphore(None, count), 0, 32_767),
-    "a jobserver": (sync.JobServer, 1, 4_096),
+POSIX = "/aioipc-wrong"
+COUNTED: dict[str, tuple[str, Callable[[Any], object], int, int]] = {
+    "semaphore": ("permits", lambda count: sync.Semaphore("x", count), 1, 512),
+    "barrier": ("parties", lambda count: sync.Barrier("x", count), 1, 512),
+    "anonymous": ("permits", sync.AnonymousSemaphore, 0, 2**32 - 1),
+    "POSIX": ("permits", lambda count: sync.PosixSemaphore(POSIX, count), 0, 2**31 - 1),
+    "System V": ("permits", lambda count: sync.SysVSemaphore(None, count), 0, 32_767),
+    "jobserver": ("jobs", sync.JobServer, 1, 4_096),
 }
 NAMED: dict[str, Callable[[Any], object]] = {
     "lock": sync.Lock,
@@ -31,15 +32,15 @@ NAMED: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_how_many(name: str) -> None:
-    make, least, most = COUNTED[name]
-    what = name.partition(",")[0]
+    argument, make, least, most = COUNTED[name]
     for wrong in (least - 1, most + 1, -(2**70), 2**70):
-        with pytest.raises(ValueError, match=f"^{what} has {least} to {most:,} .*, not {wrong:,}$"):
+        words = f"^{argument} must be between {least:,} and {most:,}, not {wrong:,}$"
+        with pytest.raises(ValueError, match=words):
             make(wrong)
     for other in ("3", 3.0, True, float("nan")):
-        with pytest.raises(TypeError, match=f"^{what} has .*, not {other!r} of type "):
+        with pytest.raises(TypeError, match=f"^{argument} must be an int, not {other!r} of type "):
             make(other)
-    assert not os.path.exists("/dev/shm/sem.aioipc-wrong")
+    assert not os.path.exists(f"/dev/shm/sem.{POSIX[1:]}")
 
 
 @pytest.mark.parametrize("name", NAMED)
