@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+
+LONGER_THAN_THE_HEAP = 2**27
+"""Bytes for which malloc(3) has no room, whatever was freed before: it asks the kernel for them."""
 
 
 @contextlib.contextmanager
@@ -21,5 +25,6 @@ def limited(what: int, soft: int) -> Iterator[None]:
 
 
 def memory_in_use() -> int:
-    """The bytes that ``RLIMIT_AS`` counts."""
+    """The bytes that ``RLIMIT_AS`` counts, without garbage, which would make room at any time."""
+    gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -22,7 +22,7 @@ from aioipc import Channel, WouldBlock
 from tests.children import PATIENCE_S
 from tests.links import DUPLEX, FRAMED, Link, fill, steps
 from tests.scale import patience_s, scaled
-from tests.shortage import limited, memory_in_use
+from tests.shortage import LONGER_THAN_THE_HEAP, limited, memory_in_use
 
 pytestmark = pytest.mark.asyncio
 
@@ -350,7 +350,7 @@ async def test_random_cancels_lose_nothing_and_duplicate_nothing(
 
 
 async def test_a_send_that_is_cancelled_without_memory_for_its_rest_holds_nobody_up() -> None:
-    size = 2**26
+    size = LONGER_THAN_THE_HEAP
     left, right = aioipc.pair("unix", codec="raw", limits=aioipc.Limits(max_message_bytes=size))
     async with left, right:
         first = asyncio.create_task(left.send(bytearray(size)))

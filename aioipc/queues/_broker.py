@@ -217,7 +217,7 @@ class Broker:
         """Take back a job from the journal, before anything else. One that was leased is ready."""
         self._last_id = max(self._last_id, job.id)
         if job.state is State.DEAD:
-            self.dead[job.id] = job
+            self._keep_dead(job)
             return
         job.worker, job.lease_ends_s = None, None
         if job.state is State.LEASED:
@@ -451,8 +451,11 @@ class Broker:
             self._n_ready -= 1
         self.jobs.pop(job.id, None)
         job.state, job.death = State.DEAD, death
-        self.dead[job.id] = job
         self._write(job)
+        self._keep_dead(job)
+
+    def _keep_dead(self, job: Job) -> None:
+        self.dead[job.id] = job
         while len(self.dead) > self.policy.max_dead:
             _, oldest = self.dead.popitem(last=False)
             oldest.state = State.GONE

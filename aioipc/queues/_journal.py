@@ -63,6 +63,7 @@ class Journal:
         self._fsync = fsync
         self._thread = ThreadPoolExecutor(1, "aioipc-journal")
         self._file: sqlite3.Connection | None = None
+        self._closing: asyncio.Future[None] | None = None
 
     async def open(self) -> tuple[list[Job], int]:
         """Open the file and return the jobs that are in it, and the last number that was given.
@@ -96,14 +97,16 @@ class Journal:
         await self._run(self._write, kept, gone)
 
     async def aclose(self) -> None:
-        """Write everything back and close the file. Idempotent."""
-        closing = None
-        if self._file is not None:
-            closing = asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown(wait=False)
-        if closing is not None:
-            with contextlib.suppress(sqlite3.Error, OSError):
-                await asyncio.shield(closing)
+        """Write everything back and close the file. Idempotent.
+
+        Cancellation:
+            Abandons the wait; it is closed all the same.
+        """
+        if self._closing is None:  # an opening that was cancelled may be in the thread still
+            self._closing = asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+            self._thread.shutdown(wait=False)
+        with contextlib.suppress(sqlite3.Error, OSError):
+            await asyncio.shield(self._closing)
 
     async def _run(self, function: Any, *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()

@@ -24,6 +24,7 @@ from aioipc.errors import (
     ConnectError,
     DecodeError,
     EncodeError,
+    FrameTooLarge,
     IPCError,
     ProtocolError,
 )
@@ -74,6 +75,7 @@ class Message(Generic[T]):
         Raises:
             RuntimeError: It did not ask, or has its answer.
             EncodeError: The codec cannot encode it; the sender still waits.
+            FrameTooLarge: It is longer than the limits allow; the sender still waits.
             PeerCrashed: It is gone.
 
         Cancellation:
@@ -84,7 +86,7 @@ class Message(Generic[T]):
             raise RuntimeError(f"{self.sender} waits for no reply to this message")
         try:
             await reply(obj)
-        except EncodeError:
+        except (EncodeError, FrameTooLarge):
             self._reply = reply
             raise
 
@@ -193,7 +195,7 @@ class Mailbox(AsyncResource, Generic[T]):
     """
 
     def __init__(
-        self, name: str, listener: Listener[Any], coding: Coding[T], size: int, linger_s: float
+        self, name: str, listener: Listener[Any], coding: Coding[T], size: int, limits: Limits
     ) -> None:
         self.name = name
         """The name of this mailbox."""
@@ -201,8 +203,9 @@ class Mailbox(AsyncResource, Generic[T]):
         self._coding = coding
         self._codec = post.PostCodec(coding.name)
         self._size = size
-        self._linger_s = linger_s
+        self._limits = limits
         self._ending: BaseException | None = None
+        self._closed = asyncio.Event()
         self._messages: collections.deque[Message[T]] = collections.deque()
         self._receivers = Line()
         self._deliverers = Line()
@@ -275,29 +278,34 @@ class Mailbox(AsyncResource, Generic[T]):
         Cancellation:
             Closes at once; what was sent and not received may be lost.
         """
+        if self._ending is not None:
+            await self._closed.wait()
+            return
+        self._ending = ClosedError(f"this side closed the mailbox {self.name}")
+        self._receivers.end(self._ending)
+        self._deliverers.end(self._ending)
         try:
-            if self._ending is None:
-                self._ending = ClosedError(f"this side closed the mailbox {self.name}")
-                self._receivers.end(self._ending)
-                self._deliverers.end(self._ending)
-                await self._linger()
+            await self._linger()
         finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        self._serving.cancel()
+        links = list(self._links.values())
+        try:
             await self._listener.aclose()
-            self._serving.cancel()
-            links = list(self._links.values())
-            try:
-                await asyncio.wait([self._serving])
-                for link in links:
-                    await link.aclose()
-            except BaseException:
-                for link in links:
-                    link.abort()
-                raise
+            await asyncio.wait([self._serving])
+            for link in links:
+                await link.aclose()
+        finally:
+            for link in links:
+                link.abort()  # which is closed, unless this was cancelled
+            self._closed.set()
 
     async def _linger(self) -> None:
         checks = [link.check() for link in self._links.values() if not link.is_checked]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._linger_s):
+            async with asyncio.timeout(self._limits.linger_s):
                 await asyncio.gather(*checks, return_exceptions=True)
 
     def __aiter__(self) -> Self:
@@ -310,17 +318,31 @@ class Mailbox(AsyncResource, Generic[T]):
 
     async def _link_to(self, to: str) -> _Link:
         check_name(to, part="mailbox name")
-        if self._ending is not None:
-            raise self._ending.with_traceback(None)
+        self._check_open()
         link = self._links.get(to)
         if link is not None:
             return link
         async with self._linking:
             if to not in self._links:
-                channel = await _connect(to, self._codec)
-                await channel.send(post.Introduction(self.name))
+                channel = await self._connect(to)
+                try:
+                    await channel.send(post.Introduction(self.name))
+                    self._check_open()  # or nobody would close it
+                except BaseException:
+                    channel.abort()
+                    raise
                 self._links[to] = _Link(channel, lambda: self._links.pop(to, None))
         return self._links[to]
+
+    def _check_open(self) -> None:
+        if self._ending is not None:
+            raise self._ending.with_traceback(None)
+
+    async def _connect(self, name: str) -> Channel[Any]:
+        try:
+            return await connect(_address(name), codec=self._codec, limits=self._limits)
+        except ConnectError:
+            raise ConnectError(f"there is no mailbox {name!r}") from None
 
     # In
 
@@ -356,7 +378,7 @@ class Mailbox(AsyncResource, Generic[T]):
             AccessDenied: Somebody else, or nobody.
         """
         try:
-            async with await _connect(sender, self._codec) as channel:
+            async with await self._connect(sender) as channel:
                 owner = channel.peer
         except IPCError:
             owner = None
@@ -392,13 +414,6 @@ class Mailbox(AsyncResource, Generic[T]):
         return True
 
 
-async def _connect(name: str, codec: post.PostCodec) -> Channel[Any]:
-    try:
-        return await connect(_address(name), codec=codec)
-    except ConnectError:
-        raise ConnectError(f"there is no mailbox {name!r}") from None
-
-
 def _address(name: str) -> Address:
     return Address.parse(f"unix:{runtime_path()}/{_FOLDER}/{name}")
 
@@ -416,7 +431,7 @@ def mailbox(
         name: 1 to 64 letters, digits, dots, underscores or hyphens.
         size: How many messages wait in it; then their senders wait.
         codec: As for `aioipc.connect`; all mailboxes that write to each other need the same.
-        limits: As for `aioipc.listen`.
+        limits: As for `aioipc.listen`, and for what is sent to others.
 
     Raises:
         AddressError: It is no such name.
@@ -434,6 +449,6 @@ def mailbox(
     async def open_() -> Mailbox[Any]:
         open_runtime_dir(_FOLDER).close()
         listener = await listen(_address(name), codec=post.PostCodec(coding.name), limits=known)
-        return Mailbox(name, listener, coding, size, known.linger_s)
+        return Mailbox(name, listener, coding, size, known)
 
     return Opening(open_)

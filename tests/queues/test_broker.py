@@ -69,6 +69,14 @@ def test_what_is_over_is_not_kept(policy: Policy) -> None:
     assert max(len(broker._leases), len(broker._expiring), len(broker._ready)) < 2_000
 
 
+def test_no_more_dead_jobs_come_back_than_are_kept() -> None:
+    broker = Broker(Policy(max_attempts=1, max_dead=1))
+    broker.restore(Job(1, b"", attempts=1, state=State.LEASED))
+    broker.restore(Job(2, b"", attempts=1, state=State.DEAD, death=Death.FAILED))
+    assert list(broker.dead) == [2]
+    assert [(job.id, job.state) for job in broker.take_written()] == [(1, State.GONE)]
+
+
 def test_a_job_that_was_revived_does_not_expire() -> None:
     broker = Broker(Policy(max_attempts=1))
     job = broker.put(b"", expires_s=5.0)

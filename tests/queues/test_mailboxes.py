@@ -6,12 +6,14 @@ import asyncio
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import aioipc
 from aioipc import queues
 from aioipc.queues import _post as post
+from aioipc.queues import mailboxes
 from tests.children import PATIENCE_S, Peers
 from tests.links import steps
 from tests.programs import program
@@ -50,6 +52,56 @@ async def test_closing_waits_for_a_full_mailbox_no_longer_than_it_may() -> None:
             await brief.send("owner", 1)
             await brief.send("owner", 2)
         assert (await owner.receive()).value == 1
+
+
+async def test_a_second_close_waits_for_the_first() -> None:
+    async with asyncio.timeout(PATIENCE_S), queues.mailbox("owner", size=1) as owner:
+        brief = await queues.mailbox("brief")
+        for number in range(5):
+            await brief.send("owner", number)
+        closings = [asyncio.ensure_future(brief.aclose()) for _ in range(2)]
+        await steps(3)
+        assert not any(closing.done() for closing in closings)
+        assert [(await owner.receive()).value for _ in range(5)] == list(range(5))
+        await asyncio.gather(*closings)
+
+
+async def test_who_connects_while_the_mailbox_closes_sends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connect, may_connect = aioipc.connect, asyncio.Event()
+
+    async def connect_later(*arguments: Any, **options: Any) -> aioipc.Channel[Any]:
+        await may_connect.wait()
+        return await connect(*arguments, **options)
+
+    async with asyncio.timeout(PATIENCE_S), queues.mailbox("owner"):
+        brief = await queues.mailbox("brief")
+        monkeypatch.setattr(mailboxes, "connect", connect_later)
+        sending = [asyncio.ensure_future(brief.send("owner", 1)) for _ in range(2)]
+        await steps(3)
+        await brief.aclose()
+        may_connect.set()
+        for task in sending:
+            with pytest.raises(aioipc.ClosedError):
+                await task
+
+
+async def test_limits_hold_both_ways() -> None:
+    limits = aioipc.Limits(max_message_bytes=1_000)
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        queues.mailbox("a", limits=limits) as a,
+        queues.mailbox("b") as b,
+    ):
+        with pytest.raises(aioipc.FrameTooLarge):
+            await a.send("b", bytes(2_000))
+        asking = asyncio.ensure_future(a.ask("b", "?"))
+        message = await b.receive()
+        with pytest.raises(aioipc.FrameTooLarge):
+            await message.reply(bytes(2_000))
+        await message.reply("short")
+        assert await asking == "short"
 
 
 async def test_a_cancelled_close_is_at_once() -> None:

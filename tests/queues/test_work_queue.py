@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -469,6 +470,26 @@ async def test_a_journal_remembers(tmp_path: Path) -> None:
         await producer.put("new")
         assert (await worker.take()).id == 7, "no number is given twice"
     assert journal.stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_opening_that_is_cancelled_leaves_the_journal(tmp_path: Path) -> None:
+    began, disk = threading.Event(), threading.Event()
+
+    class Slow(Journal):
+        def _open(self) -> tuple[list[Any], int]:
+            began.set()
+            disk.wait()
+            return super()._open()
+
+    path = tmp_path / "jobs.db"
+    opening = asyncio.ensure_future(Slow(path).open())
+    await asyncio.to_thread(began.wait)
+    opening.cancel()
+    await steps(3)
+    disk.set()
+    await asyncio.wait([opening])
+    async with queues.serve("unix:", journal=path):
+        pass
 
 
 async def test_one_journal_for_one_server(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from aioipc.wire.hello import GoodbyeCode, Hello
 from tests.children import Peers
 from tests.links import steps
 from tests.programs import ECHO, SERVE_ECHO, converse, ends, program, stuck_send
-from tests.shortage import limited, memory_in_use
+from tests.shortage import LONGER_THAN_THE_HEAP, limited, memory_in_use
 
 pytestmark = pytest.mark.asyncio
 
@@ -405,7 +405,7 @@ async def test_no_memory_for_the_parts_of_a_message() -> None:
     async with left, right:
         await left.send(b"hello")
         assert await right.receive() == b"hello"
-        sending = asyncio.create_task(left.send(bytes(2**26)))
+        sending = asyncio.create_task(left.send(bytes(LONGER_THAN_THE_HEAP)))
         await steps(5)
         with (
             limited(resource.RLIMIT_AS, memory_in_use() + 2**24),
