@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +27,7 @@ from aioipc.rpc.parts import (
     method_of,
 )
 
-__all__ = ["Calling", "call_method", "import_object", "serve_forever"]
+__all__ = ["Calling", "call_method", "serve_forever"]
 
 _JSON = Notation.of("json", None, as_json=True)
 _PLAIN = Notation.of("text", None, as_json=False)
@@ -168,36 +165,6 @@ def _titled(name: str, doc: str | None) -> str:
 def _shown(parameter: RemoteParameter) -> str:
     default = "" if parameter.default is None else f" = {parameter.default}"
     return f"{parameter.name}: {parameter.type}{default}"
-
-
-def import_object(text: str) -> object:
-    """The object called ``MODULE:NAME``; a class is called to make one.
-
-    The current directory is searched as well, as by ``python -m``.
-
-    Raises:
-        UsageProblem: There is no such thing.
-    """
-    module_name, colon, name = text.partition(":")
-    if not colon or not module_name or not name:
-        raise UsageProblem(f"a service is written MODULE:CLASS, not {text!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
-        raise UsageProblem(f"there is no module {error.name!r}") from None
-    found = getattr(module, name, None)
-    if found is None:
-        raise UsageProblem(f"the module {module_name} has no {name!r}")
-    if callable(found) and not isinstance(found, type):
-        raise UsageProblem(f"{text} is a function; name a class, or an object that was made of one")
-    try:
-        return found() if isinstance(found, type) else found
-    except TypeError as error:
-        raise UsageProblem(f"{text} cannot be made without arguments: {error}") from None
 
 
 async def serve_forever(address: Address, service: object) -> None:

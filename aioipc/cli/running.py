@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import sys
 from dataclasses import dataclass
 from typing import NoReturn, TextIO
 
+from aioipc.cli.importing import find_module
 from aioipc.cli.notation import Notation
 from aioipc.cli.problems import OutputFailed, UsageProblem, write_to
 from aioipc.cli.session import first_of
@@ -49,16 +49,17 @@ async def run_workers(wanted: Running) -> None:
     one fails too often.
 
     Raises:
-        UsageProblem: The target is not written as it should be.
+        UsageProblem: The target is not written as it should be, or there is no such module.
         WorkerDied: One failed.
         OutputClosed: Nobody reads what they write.
         OutputFailed: It cannot be written: a full disk, for example.
     """
     try:
-        name = Target.of(wanted.target).function
+        target = Target.of(wanted.target)
     except ValueError as error:
         raise UsageProblem(str(error)) from None
-    sys.path.insert(0, os.getcwd())
+    find_module(target.module)
+    name = target.function
     output = _Output()
     if wanted.restart:
         await _supervise(wanted, name, output)

@@ -133,17 +133,27 @@ def test_a_second_signal_does_not_wait(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "why"),
+    ("arguments", "why"),
     [
-        ("work", "a target is written 'module:function', not 'work'"),
-        ("work:nothing", "ended with exit status 1"),
-        ("nowhere:work", "ended with exit status 1"),
+        (["work"], "a target is written 'module:function', not 'work'"),
+        (["nowhere:work"], "there is no module 'nowhere'"),
+        (["work.deep:work"], "there is no module 'work.deep'"),
+        (["work:serve", "--grace", "nan"], "'nan' is no time"),
+        (["work:serve", "--grace", "-1"], "-1.0 is not in the range"),
     ],
 )
-def test_what_cannot_be_run(target: str, why: str, commands: Commands) -> None:
-    done = commands.run("run", target)
-    assert done.status in {1, 2}
-    assert why in done.err.splitlines()[-1]
+def test_what_makes_no_sense(arguments: list[str], why: str, commands: Commands) -> None:
+    done = commands.run("run", *arguments)
+    assert (done.status, done.out) == (2, b"")
+    assert why in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_function_that_is_not_there(commands: Commands) -> None:
+    done = commands.run("run", "work:nothing")
+    assert done.status == 1
+    assert "there is no function nothing in module work" in done.err
+    assert "ended with exit status 1" in done.err.splitlines()[-1]
 
 
 def test_nobody_reads_its_output(commands: Commands) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from aioipc.cli.commands.common import ADDRESSES, STATUSES, address_of
+from aioipc.cli.importing import import_object
 from aioipc.cli.session import run_session
 
 __all__ = ["call", "serve"]
@@ -33,6 +34,6 @@ def serve(address: str, service: str) -> int:
 
     MODULE is looked for in the current directory as well. Ctrl-C lets the calls that run finish.
     """
-    from aioipc.cli.calling import import_object, serve_forever  # noqa: PLC0415 - the same
+    from aioipc.cli.calling import serve_forever  # noqa: PLC0415 - the same
 
     return run_session(serve_forever(address_of(address), import_object(service)), address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from aioipc.wire.framing import FRAMERS
 __all__ = [
     "ADDRESSES",
     "STATUSES",
+    "Seconds",
     "address_of",
     "codec_option",
     "count_option",
@@ -76,6 +78,19 @@ def codec_option_with(more: str = "") -> Callable[[F], F]:
     )
 
 
+class Seconds(click.FloatRange):
+    """A time within a range. NaN is none, and no comparison tells."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Take a time from the command line."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no time", param, ctx)
+        return seconds
+
+
 def number_option(
     name: str, about: str, *, default: int | None = None, least: int = 1
 ) -> Callable[[F], F]:
@@ -102,7 +117,7 @@ def seconds_option(
     return click.option(
         *([short] if short else []),
         name,
-        type=click.FloatRange(least),
+        type=Seconds(least),
         default=default,
         show_default=bool(default),
         metavar="SECONDS",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
+from aioipc.cli.commands.common import Seconds
+
 __all__ = ["demo"]
 
 
 @click.command()
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.01, 60),
+    type=Seconds(0.01, 60),
     default=0.3,
     show_default=True,
     help="How long each measurement takes; there are three for each transport.",

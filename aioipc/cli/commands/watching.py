@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from aioipc.cli.commands.common import STATUSES
+from aioipc.cli.commands.common import STATUSES, Seconds
 from aioipc.cli.session import run_session
 
 __all__ = ["top"]
@@ -15,7 +15,7 @@ __all__ = ["top"]
 @click.option("--json", "as_json", is_flag=True, help="One reading: a JSON object per process.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.05),
+    type=Seconds(0.05),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
