@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-
-LONGER_THAN_THE_HEAP = 2**27
-"""Bytes for which malloc(3) has no room, whatever was freed before: it asks the kernel for them."""
 
 
 @contextlib.contextmanager
@@ -25,6 +21,15 @@ def limited(what: int, soft: int) -> Iterator[None]:
 
 
 def memory_in_use() -> int:
-    """The bytes that ``RLIMIT_AS`` counts, without garbage, which would make room at any time."""
-    gc.collect()
+    """The bytes that ``RLIMIT_AS`` counts."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """Have 16 MiB left, in a process that has done little.
+
+    In another one malloc(3) may have room for much more, of what was freed before.
+    """
+    with limited(resource.RLIMIT_AS, memory_in_use() + 2**24):
+        yield
