@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import errno
 import logging
 import os
@@ -128,7 +129,6 @@ class Entrance:
         limits: How many of another user may be inside, and how long a handshake may take.
         enter: Called with the byte transport of each, once its handshake is over if it has one.
         has_room: Whether another one may come in.
-        inside: Says how many of a user are.
         looked: Called after each look, whoever came.
 
     Attributes:
@@ -143,7 +143,6 @@ class Entrance:
         *,
         enter: Callable[[ByteTransport], object],
         has_room: Callable[[], bool],
-        inside: Callable[[int], int],
         looked: Callable[[], object] = lambda: None,
     ) -> None:
         self.exhausted = False
@@ -153,7 +152,7 @@ class Entrance:
         self._handshakes = Handshakes(limits, self._let_in, self.look)
         self._enter = enter
         self._has_room = has_room
-        self._inside = inside
+        self._inside: collections.Counter[int] = collections.Counter()  # by uid
         self._looked = looked
         self._door = Doorkeeper(acceptor.address, handshake_s=limits.handshake_s, log=log)
         self._closed = False
@@ -208,15 +207,22 @@ class Entrance:
         if not is_allowed(self._allow, peer, self.address):
             raise AccessDenied(errno.EACCES, f"{self.address}: uid {peer.uid} may not connect")
         quota = self._limits.max_connections_per_foreign_uid
-        if peer.uid != os.geteuid() and self._inside(peer.uid) >= quota:
+        if peer.uid != os.geteuid() and self._inside[peer.uid] >= quota:
             raise QuotaExceeded(
                 errno.EDQUOT,
                 f"{self.address} holds {quota:,} connections of uid {peer.uid}, its limit",
             )
 
     def _let_in(self, stream: ByteTransport) -> None:
+        if stream.peer is not None:
+            self._inside[stream.peer.uid] += 1
         self._enter(stream)
         self._looked()
+
+    def left(self, peer: PeerCredentials | None) -> None:
+        """One of those who were let in is gone. From any thread."""
+        if peer is not None:
+            self._inside[peer.uid] -= 1
 
     def close(self) -> None:
         """Take in nobody any more. Idempotent."""

@@ -297,8 +297,6 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
         self._limits = limits
         self._ready: collections.deque[ByteStream] = collections.deque()
         self._waits = Waits()
-        # Weak, so that a stream that is dropped open still warns.
-        self._foreign: weakref.WeakSet[ByteStream] = weakref.WeakSet()
         self._open = 0
         self._loop = asyncio.get_running_loop()
         self._accepting = False
@@ -309,7 +307,6 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
             limits,
             enter=self._enter,
             has_room=self._has_room,
-            inside=self._inside,
             looked=self._waits.end,
         )
         if getattr(acceptor, "speaks_first", False):
@@ -334,26 +331,18 @@ class StreamListener(anyio.abc.Listener[ByteStream]):
 
     def _enter(self, transport: ByteTransport) -> None:
         this = weakref.ref(self)  # or a stream would keep a listener that is dropped open
+        peer = transport.peer
 
         def when_closed() -> None:
             if (listener := this()) is not None:
-                listener._leave()
+                listener._leave(peer)
 
-        stream = ByteStream(transport, self._limits, when_closed)
         self._open += 1
-        self._ready.append(stream)
-        if transport.peer is not None and transport.peer.uid != os.geteuid():
-            self._foreign.add(stream)
+        self._ready.append(ByteStream(transport, self._limits, when_closed))
 
-    def _inside(self, uid: int) -> int:
-        """How many streams of another user are open."""
-        return sum(
-            stream.peer is not None and stream.peer.uid == uid and not stream._closed
-            for stream in self._foreign
-        )
-
-    def _leave(self) -> None:
+    def _leave(self, peer: PeerCredentials | None) -> None:
         self._open -= 1
+        self._entrance.left(peer)
         if not self._closed and self._open == self._limits.max_connections - 1:
             with contextlib.suppress(RuntimeError):  # its loop has ended
                 # A stream may be collected in any thread.

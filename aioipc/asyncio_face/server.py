@@ -55,7 +55,6 @@ class Server(asyncio.AbstractServer):
             place.limits,
             enter=self._enter,
             has_room=self._has_room,
-            inside=self._inside,
         )
 
     @property
@@ -161,16 +160,12 @@ class Server(asyncio.AbstractServer):
     def _has_room(self) -> bool:
         return len(self._clients) < self._limits.max_connections
 
-    def _inside(self, uid: int) -> int:
-        """How many connections of a user are open."""
-        peers = [transport.get_extra_info("peercred") for transport in self._clients]
-        return sum(peer is not None and peer.uid == uid for peer in peers)
-
     def _enter(self, stream: ByteTransport) -> None:
         try:
             protocol = self._protocol_factory()
             Transport(self._loop, stream, protocol, server=self, limits=self._limits)
         except Exception as error:  # noqa: BLE001 - the others go on
+            self._entrance.left(stream.peer)
             stream.close()
             self._loop.call_exception_handler(
                 {
@@ -185,6 +180,7 @@ class Server(asyncio.AbstractServer):
     def _detach(self, transport: Transport) -> None:
         was_full = not self._has_room()
         self._clients.discard(transport)
+        self._entrance.left(transport.get_extra_info("peercred"))
         self._wake()
         if was_full and self._serving:
             self._entrance.look()
