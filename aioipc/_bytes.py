@@ -38,6 +38,9 @@ READ_BYTES = 256 * 1024
 
 Reader = Callable[[int], bytes | None]
 
+_PEERS_PER_TURN = 64
+"""So many are taken in before others in the loop have a turn; 4,096 may wait in the backlog."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -164,7 +167,11 @@ class Entrance:
 
     def look(self) -> None:
         """Take in whoever is there, and whoever comes, as long as there is room."""
+        taken = 0
         while not self._closed and not self.exhausted and self._has_room():
+            if taken == _PEERS_PER_TURN:
+                self._door.accept_later(0, self.look)
+                break
             if not self._handshakes.has_room:
                 self._acceptor.on_readable(self._make_room)
                 break
@@ -180,6 +187,7 @@ class Entrance:
                 self._acceptor.on_readable(self.look)
                 break
             self._admit(transport)
+            taken += 1
         self._looked()
 
     def _make_room(self) -> None:

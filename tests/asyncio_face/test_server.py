@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import socket
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -118,6 +122,27 @@ async def test_not_more_than_so_many_connections() -> None:
         for transport, protocol in mine[1:]:
             transport.close()
             await protocol.lost()
+
+
+async def test_others_have_a_turn_while_many_come(tmp_path: Path) -> None:
+    many = 200
+    made: list[Recorder] = []
+
+    def factory() -> Recorder:
+        made.append(Recorder())
+        return made[-1]
+
+    path = str(tmp_path / "socket")
+    async with aioipc.create_server(factory, f"unix:{path}", start_serving=False) as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(many):
+                stack.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+            server.start()
+            counts = [0, len(made)]
+            while len(made) < many:
+                await asyncio.sleep(0)
+                counts.append(len(made))
+        assert max(after - before for before, after in pairwise(counts)) <= 64
 
 
 async def test_a_refused_peer(caplog: pytest.LogCaptureFixture) -> None:
