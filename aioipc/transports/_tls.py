@@ -328,7 +328,6 @@ class TLSStream:
         await self._below.wait_delivered()
 
     def close(self) -> None:
-        with contextlib.suppress(IPCError):
-            self.close_write()
+        # Without TLS's own end, which `close_write` says: the peer sees that this was cut off.
         self._on_readable = self._on_writable = None
         self._below.close()

@@ -267,6 +267,39 @@ async def test_the_end_of_tcp_is_not_the_end_of_tls() -> None:
             await far.receive()
 
 
+async def _cut_off_transport(where: Address) -> None:
+    transport, _ = await aioipc.create_connection(asyncio.Protocol, where)
+    transport.write(b"half\n")
+    transport.abort()
+
+
+async def _cut_off_stream(where: Address) -> None:
+    stream = await aioipc.connect_stream(where)
+    await stream.send(b"half\n")
+    stream.abort()
+
+
+async def _cut_off_channel(where: Address) -> None:
+    channel = await aioipc.connect(where, framing="lines", codec="raw")
+    await channel.send(b"half")
+    await channel.flush()
+    channel.abort()
+
+
+@pytest.mark.parametrize("cut_off", [_cut_off_transport, _cut_off_stream, _cut_off_channel])
+async def test_what_is_cut_off_has_no_end_of_tls(cut_off: Callable[[Address], Any]) -> None:
+    """As with asyncio: RFC 8446, 6.1, has it say that all was sent."""
+    async with aioipc.listen_stream(Address.parse(HERE).with_tls(server_context())) as listener:
+        cutting = asyncio.create_task(cut_off(there(listener.address)))
+        async with await listener.accept() as far:
+            received = b""
+            while received != b"half\n":  # one record or two
+                received += await far.receive()
+            with pytest.raises(PeerCrashed, match="without the end of TLS"):
+                await far.receive()
+        await cutting
+
+
 # Byte streams
 
 
