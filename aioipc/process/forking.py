@@ -149,6 +149,7 @@ class ForkServer(AsyncResource):
     def __init__(self, setup: Setup | None = None) -> None:
         self._owner = os.getpid()
         self._is_closed = False
+        self._closing = asyncio.Lock()
         self._setup = _server_setup(setup or Setup())
         self._server: _Server | None = _Server(self._setup)
         self._retired: list[_Server] = []
@@ -226,9 +227,10 @@ class ForkServer(AsyncResource):
         """
         servers = self._take_all()
         try:
-            while servers:
-                await servers[-1].aclose()
-                servers.pop()
+            async with self._closing:  # who comes second waits for the first
+                while servers:
+                    await servers[-1].aclose()
+                    servers.pop()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for server in servers:

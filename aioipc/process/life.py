@@ -31,7 +31,8 @@ class Child:
         args: For the function, pickled.
         restart: "always"; "on_failure", after another end than with status 0; or "never".
         announces: Whether it says by its first message that it is ready, whatever that holds,
-            even what the codec cannot decode. If not, it is ready as soon as it has been started.
+            even what the codec cannot decode; one whose channel ends before is ended. If not, it
+            is ready as soon as it has been started.
         on_message: Called with each object that it sends. What it raises goes to the exception
             handler of the loop.
         codec: Of its channel.
@@ -82,6 +83,7 @@ class Life:
         self._news = asyncio.Event()
         # Its owner is this object: `aclose` waits for it.
         self._reader = loop.create_task(self._read())
+        self._reader.add_done_callback(lambda _: self._news.set())
         worker.when_ended(self._news.set)
 
     @classmethod
@@ -100,8 +102,8 @@ class Life:
         return self.worker.status is not None
 
     async def wait_ready(self) -> bool:
-        """Wait until it is ready; False if it ends before."""
-        while not self.is_ready and not self.has_ended:
+        """Wait until it is ready; False if it ends before, or its channel does."""
+        while not self.is_ready and not self.has_ended and not self._reader.done():
             await self._news.wait()
             self._news.clear()
         return self.is_ready and not self.has_ended

@@ -85,6 +85,7 @@ async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
         Exception: What it raised, with a note that has the traceback.
         RemoteError: What it returned or raised cannot be pickled, or not be unpickled.
         WorkerDied: The process ended before, be it with status 0.
+        TypeError: It is no function.
         ValueError: The worker could not import the function, or the arguments cannot be pickled.
         ResourceExhausted: There is no memory for large arguments, or another process.
 
@@ -92,6 +93,8 @@ async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
         Ends the process: SIGTERM, which cancels an ``async`` function, and SIGKILL two seconds
         later.
     """
+    if not callable(function):
+        raise TypeError(f"process.run() takes a function, not {function!r}")
     serve = _run_async if inspect.iscoroutinefunction(function) else _run_plain
     target = Target.of(function)
     try:

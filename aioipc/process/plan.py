@@ -80,13 +80,14 @@ def plan_for(
     """Check what can be checked before anything is started.
 
     Raises:
+        TypeError: It is no target at all.
         ValueError: The target cannot be found by a worker, or the arguments cannot travel.
         RuntimeError: This is a worker, loading the module that wants to start it.
     """
     check_loaded()
-    if isinstance(target, str) or callable(target):
-        return _function_plan(Target.of(target), args, facts, setup)
-    return _command_plan(list(target), args, setup)
+    if isinstance(target, Sequence) and not isinstance(target, str):
+        return _command_plan(list(target), args, setup)
+    return _function_plan(Target.of(target), args, facts, setup)
 
 
 def _function_plan(
@@ -96,7 +97,8 @@ def _function_plan(
     try:
         rest = pack(facts, args)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise ValueError(f"the arguments of {target} cannot be pickled: {error}") from error
+        wanted = next((arg for arg in args if isinstance(arg, Target)), target)  # that of a pool
+        raise ValueError(f"the arguments of {wanted} cannot be pickled: {error}") from error
     needs_main = f"{target.module}".encode() == _MAIN or _MAIN in rest
     main = main_module() if needs_main else None
     others = tuple(filter(None, map(_module_of, args)))

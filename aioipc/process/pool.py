@@ -448,7 +448,8 @@ def pool(
 
     Raises:
         ValueError: A worker could not import the implementation; or a number is out of range.
-        TypeError: The interface has methods that cannot be called remotely.
+        TypeError: The interface has methods that cannot be called remotely; or the implementation
+            is no function.
         WorkerDied: A worker could not make its object: the message has the last lines of its
             traceback.
         ResourceExhausted: There are too many processes or descriptors.

@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import AsyncResource
 
 from aioipc._opening import Opening
-from aioipc.errors import ClosedError, IPCError, WorkerDied
+from aioipc.errors import AccessDenied, ClosedError, IPCError, WorkerDied
 from aioipc.kernel.notify import notify, watchdog_s
 from aioipc.process.life import Child, Life
 from aioipc.process.restarts import Restarts
@@ -190,6 +190,8 @@ class Supervisor(AsyncResource):
             if await life.wait_ready():
                 place.was_ready = True
                 self._changed.set()
+            elif not life.has_ended:  # with its channel gone it can never say so
+                return life
             while True:
                 life = place.life
                 await life.worker.wait()
@@ -216,6 +218,7 @@ class Supervisor(AsyncResource):
         self._check_open()  # if not, `aclose` lets it finish
         if not is_ready:
             self._drain(new)
+            await asyncio.wait(self._draining)
             death = new.worker.death() or ended(new.worker)
             log.error("%s is not replaced: %s", old.worker.name, death)
             return
@@ -256,6 +259,9 @@ class Supervisor(AsyncResource):
     async def aclose(self) -> None:
         """Ask all children to finish, each within its grace, and wait for that. Idempotent.
 
+        Raises:
+            AccessDenied: One of them did not end by itself, and runs as another user: it goes on.
+
         Cancellation:
             They are killed at once.
         """
@@ -266,9 +272,9 @@ class Supervisor(AsyncResource):
                 self._drain(place.coming)
         try:
             await self._end(self._helpers)
-            await self._end(self._keepers)
+            outcomes = await self._end(self._keepers)
             while self._draining:
-                await asyncio.wait(self._draining)
+                outcomes += await asyncio.gather(*self._draining, return_exceptions=True)
         except BaseException:
             with anyio.move_on_after(_CLOSING_S, shield=True):
                 await self._end([*self._keepers, *self._draining])
@@ -276,11 +282,14 @@ class Supervisor(AsyncResource):
         finally:
             if self._signals is not None:
                 await self._signals.aclose()
+        for outcome in outcomes:
+            if isinstance(outcome, AccessDenied):
+                raise outcome
 
-    async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
+    async def _end(self, tasks: list[asyncio.Task[None]]) -> list[BaseException | None]:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

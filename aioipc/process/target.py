@@ -37,6 +37,7 @@ class Target:
         """Name a function, or take ``"module:function"`` apart.
 
         Raises:
+            TypeError: It is neither.
             ValueError: Another process cannot find it by its name: it is a lambda, it is
                 defined in another function, or the name stands for something else.
         """
@@ -44,6 +45,8 @@ class Target:
             if named := _NAMED.fullmatch(target):
                 return cls(named["module"], named["function"])
             raise ValueError(f"a target is written 'module:function', not {target!r}")
+        if not callable(target):
+            raise TypeError(f"a target is a function or 'module:function', not {target!r}")
         module = getattr(target, "__module__", None)
         function = getattr(target, "__qualname__", None)
         if module is None or function is None:

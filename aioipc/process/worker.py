@@ -266,6 +266,7 @@ def spawn(
         start: "exec" for a fresh interpreter, or a server that forks it: `fork_server`.
 
     Raises:
+        TypeError: The target is neither a function nor a command.
         ValueError: The worker could not import the function, or it was given what cannot be
             pickled; or a command, or one with an environment or descriptors of its own, was to
             be forked.

@@ -334,5 +334,15 @@ async def hesitate_after_the_first(channel: Channel, path: str) -> None:
     note(path, "ended")
 
 
+async def be_deaf(channel: Channel, path: str) -> None:
+    note(path, "began")
+    await channel.aclose()
+    await asyncio.Event().wait()
+
+
+async def be_deaf_after_the_first(channel: Channel, path: str) -> None:
+    await (be_deaf if Path(path).exists() else serve_until_told)(channel, path)
+
+
 def leave_with(channel: BlockingChannel, status: int) -> None:
     os._exit(status)

@@ -11,6 +11,7 @@ from tests.programs import program
 pytestmark = [pytest.mark.asyncio, as_root]
 
 HEAD = f"""
+from aioipc import process
 from aioipc.process import Setup, pipeline, spawn
 
 setup = Setup(stdin="pipe", stdout="null", stderr="null", grace_s=0.05)
@@ -71,6 +72,22 @@ await leave(worker)
     assert (await peer.next_line()).startswith("[Errno 1] SIGINT to <Worker sleep")
     assert (await peer.next_line()).startswith("[Errno 1] SIGTERM to sleep (pid ")
     assert await peer.next_line() == "None"
+
+
+async def test_it_cannot_be_told_to_end_by_its_supervisor(peers: Peers) -> None:
+    peer = program(
+        peers,
+        HEAD
+        + """
+supervisor = await process.supervise([process.Child(target=["sleep", "1000"], setup=setup)])
+become_nobody()
+try:
+    await supervisor.aclose()
+except aioipc.AccessDenied as error:
+    say(error)
+""",
+    )
+    assert (await peer.next_line()).startswith("[Errno 1] SIGTERM to sleep (pid ")
 
 
 async def test_its_end_is_seen_where_it_was_forked(peers: Peers) -> None:

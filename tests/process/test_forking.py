@@ -274,6 +274,15 @@ async def tell(channel):
         await worker.aclose()
         assert has_ended(worker.pid)
 
+    async def test_a_second_close_waits_for_the_first(self) -> None:
+        async with fork_server() as server, spawn(targets.echo, start=server):
+            pid = pid_of(server)
+            first = asyncio.ensure_future(server.aclose())
+            await steps(1)
+            await server.aclose()
+            assert is_gone(pid)
+            await first
+
     async def test_nobody_outlives_the_parent(self, peers: Peers) -> None:
         peer = peers.script("""
             import asyncio

@@ -124,7 +124,7 @@ class TestOpening:
     async def test_with_arguments_that_cannot_be_sent(self, start: Any) -> None:
         opening = pool(models.Worker, Model, size=2, args=(lambda: 0,), start=start)
         async with asyncio.timeout(PATIENCE_S):
-            with pytest.raises(ValueError, match="cannot be pickled"):
+            with pytest.raises(ValueError, match=r"models:\w+ cannot be pickled"):
                 await opening.__aenter__()
 
     @pytest.mark.parametrize(
@@ -163,6 +163,8 @@ class TestOpening:
     async def test_what_cannot_be_a_pool(self) -> None:
         with pytest.raises(ValueError, match="define it at the top of a module"):
             _ = pool(lambda: None, Model)
+        with pytest.raises(TypeError, match="a target is a function"):
+            _ = pool(5, Model)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="declares no public method"):
             _ = pool(models.Worker, object)
         with pytest.raises(TypeError, match="is none"):

@@ -82,6 +82,8 @@ async def test_arguments_that_cannot_travel() -> None:
         await process.run(targets.power, lambda: None)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="define it at the top of a module"):
         await process.run(lambda: None)
+    with pytest.raises(TypeError, match=r"process\.run\(\) takes a function, not 'os:getpid'"):
+        await process.run("os:getpid")  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("function", [targets.hang, targets.hang_later, targets.hang_for_ever])

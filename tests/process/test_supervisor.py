@@ -106,6 +106,16 @@ class TestRestarts:
             async with supervise([child]):
                 pytest.fail("it is ready")
 
+    async def test_of_one_whose_channel_ends_before_it_is_ready(self, diary: Path) -> None:
+        child = service(diary, targets.be_deaf, schedule=Schedule(most=1, first_s=0.01))
+        with pytest.raises(WorkerDied, match="be_deaf"):
+            async with asyncio.timeout(PATIENCE_S), supervise([child]):
+                pytest.fail("it is ready")
+        pids = [int(line.split()[1]) for line in lines(diary)]
+        assert len(pids) == 2
+        for pid in pids:
+            await gone(pid)
+
     async def test_that_fail_for_a_moment(
         self, sleeper: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -235,13 +245,19 @@ class TestReload:
         assert min(serving[1:-1]) == 1
         assert serving[-1] == 0
 
-    async def test_whose_new_one_fails(self, diary: Path, caplog: pytest.LogCaptureFixture) -> None:
-        child = service(diary, targets.refuse_after_the_first)
+    @pytest.mark.parametrize(
+        "target", [targets.refuse_after_the_first, targets.be_deaf_after_the_first]
+    )
+    async def test_whose_new_one_fails(
+        self, target: Any, diary: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        child = service(diary, target)
         async with supervise([child], reload_on=None) as supervisor:
             pids = supervisor.pids
             with caplog.at_level(logging.ERROR, "aioipc.process"):
-                await supervisor.reload()
-            assert "refuse_after_the_first is not replaced" in caplog.text
+                async with asyncio.timeout(PATIENCE_S):
+                    await supervisor.reload()
+            assert f"{target.__name__} is not replaced" in caplog.text
             assert supervisor.pids == pids
             assert supervisor.reloads == 0
 

@@ -196,6 +196,11 @@ class TestTargets:
         with pytest.raises(ValueError, match=why):
             await spawn(target)
 
+    @pytest.mark.parametrize("target", [5, None])
+    async def test_that_is_none(self, target: Any) -> None:
+        with pytest.raises(TypeError, match=f"a function or 'module:function', not {target}"):
+            await spawn(target)
+
     async def test_a_local_function(self) -> None:
         async def local(channel: object) -> None: ...
 
