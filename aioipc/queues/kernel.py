@@ -141,8 +141,12 @@ class KernelQueue(QueueCore[T], Queue[T]):
         line = self._getters.get(selector)
         if line is None:
             line = self._getters[selector] = Line(self._ask)
-        with self._tally.waiting():
-            message, key = await line.until(lambda: self.calls.try_receive(selector))
+        try:
+            with self._tally.waiting():
+                message, key = await line.until(lambda: self.calls.try_receive(selector))
+        finally:
+            if not line.places and self._getters.get(selector) is line:
+                del self._getters[selector]  # there are as many kinds as there are numbers
         value = self._coding.decode(message)
         return self._item(value, key) if is_item else value
 

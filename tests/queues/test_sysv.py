@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import aioipc
 from aioipc import queues
+from aioipc.loop.line import Line
 from tests.children import PATIENCE_S, Peers
 from tests.kernel.strangers import as_root
 from tests.links import steps
@@ -23,6 +25,11 @@ pytestmark = pytest.mark.asyncio
 
 def pumps() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "aioipc-pump"]
+
+
+def lines() -> int:
+    gc.collect()
+    return sum(isinstance(each, Line) for each in gc.get_objects())
 
 
 async def test_types_select(sysv_key: int) -> None:
@@ -47,6 +54,17 @@ async def test_each_waits_for_its_type(sysv_key: int) -> None:
             await queue.put(kind, kind=kind)
             assert await waiting[kind] == kind
         assert await queue.get() == "any"
+
+
+async def test_types_that_nobody_waits_for_any_more_cost_nothing(sysv_key: int) -> None:
+    async with queues.open(f"sysv:{sysv_key}", create=True) as queue:
+        before = lines()
+        for kind in range(1, 100):  # as of answers, each of another type
+            waiting = asyncio.ensure_future(queue.get(kind=kind))
+            await steps(2)
+            await queue.put(kind, kind=kind)
+            assert await waiting == kind
+        assert lines() == before
 
 
 async def test_a_c_program_sends(sysv_key: int, sysv_peer: Path) -> None:
