@@ -46,6 +46,7 @@ USAGE = {
     "send unix:x --codec json hello": "message 'hello' is not JSON: ",
     "send unix:x --wait-reply --replies 1 y": "--wait-reply and --replies exclude each other",
     "send unix:x --replies some y": "--replies takes a number or 'all', not 'some'",
+    "run m:f --workers 99999999999999999999": "invalid value for '--workers'",
     "listen unix:x --count 0": "invalid value for '--count'",
     "listen --echo fifo:/tmp/x": "fifo:/tmp/x is one way, so --echo has no way back",
     "send --wait-reply fifo:/tmp/x y": "fifo:/tmp/x is one way, so there can be no replies",

@@ -92,12 +92,12 @@ class Seconds(click.FloatRange):
 
 
 def number_option(
-    name: str, about: str, *, default: int | None = None, least: int = 1
+    name: str, about: str, *, default: int | None = None, least: int = 1, most: int | None = None
 ) -> Callable[[F], F]:
     """An option that takes a whole number."""
     return click.option(
         name,
-        type=click.IntRange(least),
+        type=click.IntRange(least, most),
         default=default,
         show_default=default is not None,
         metavar="N",

@@ -45,7 +45,7 @@ def lock(
 
 @click.command(epilog=STATUSES)
 @click.argument("target", metavar="MODULE:FUNCTION")
-@number_option("--workers", "How many processes.", default=1)
+@number_option("--workers", "How many processes.", default=1, most=1024)
 @seconds_option(
     "--grace",
     "How long each may take to end after it was told to, before it is killed.",
