@@ -138,6 +138,10 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
     ``async for obj in channel`` receives until the end. docs/index.md is a tour.
     """
 
+    # There is a __dict__ all the same, from anyio. While it is empty, CPython 3.13 remembers where
+    # it found a method, and does not look for it at each call.
+    __slots__ = ("_lingering", "_polling", "_state", "_when_closed", "_write_ended", "limits")
+
     def __init__(
         self,
         port: Port,

@@ -48,37 +48,14 @@ from aioipc.errors import (
 )
 from aioipc.native._scan import error_of
 
+cdef extern from "awaiting.h":
+    ctypedef struct PyAsyncMethods:
+        pass
+    int awaiting_begin() except -1
+    void awaiting_set_am_send(PyTypeObject*, PyAsyncMethods*, void*)
+
 cdef extern from *:
     """
-    /* What `await` calls on CPython 3.12 and later, where it does not look for am_send. To return
-       NULL without an exception is to return None. */
-    static PyObject *aioipc_iternext(PyObject *operation) {
-        PyObject *result = NULL, *stop;
-        sendfunc send = Py_TYPE(operation)->tp_as_async->am_send;
-        PySendResult status = send(operation, Py_None, &result);
-        if (status == PYGEN_NEXT || result == NULL)
-            return result;
-        stop = result == Py_None ? NULL : PyObject_CallOneArg(PyExc_StopIteration, result);
-        Py_DECREF(result);
-        if (stop != NULL) {
-            PyErr_SetObject(PyExc_StopIteration, stop);
-            Py_DECREF(stop);
-        }
-        return NULL;
-    }
-    /* Cython fills tp_as_async from __await__, __aiter__ and __anext__, but has no name for
-       am_send, which saves a StopIteration per operation (PEP 380 results by return). A type
-       inherits the table by pointer, so each gets one of its own. Called once per type. */
-    static void aioipc_set_am_send(PyTypeObject *type, PyAsyncMethods *table, sendfunc send) {
-        *table = *type->tp_as_async;
-        table->am_send = send;
-        type->tp_as_async = table;
-        type->tp_iternext = aioipc_iternext;
-    #ifdef Py_TPFLAGS_HAVE_AM_SEND
-        type->tp_flags |= Py_TPFLAGS_HAVE_AM_SEND;
-    #endif
-        PyType_Modified(type);
-    }
     /* PyObject_CallOneArg, which takes three calls to reach a method of msgspec. */
     static inline PyObject *aioipc_try_one_argument(PyObject *function, PyObject *argument) {
         if (PyCFunction_CheckExact(function) && PyCFunction_GET_FLAGS(function) == METH_FASTCALL) {
@@ -121,9 +98,6 @@ cdef extern from *:
     PyObject* try_one_argument "aioipc_try_one_argument"(object, object)  # without raising what it raised
     int PyErr_ExceptionMatches(object)
     void PyErr_Clear()
-    ctypedef struct PyAsyncMethods:
-        pass
-    void aioipc_set_am_send(PyTypeObject*, PyAsyncMethods*, void*)
     unsigned long this_thread "aioipc_thread"() nogil
     int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
 
@@ -1612,14 +1586,15 @@ def called_natively(cls):
 
 cdef PyAsyncMethods tables[11]
 
-aioipc_set_am_send(<PyTypeObject*>Operation, &tables[0], <void*>step)
-aioipc_set_am_send(<PyTypeObject*>Receive, &tables[1], <void*>step_receive)
-aioipc_set_am_send(<PyTypeObject*>ReceiveNext, &tables[2], <void*>step_next)
-aioipc_set_am_send(<PyTypeObject*>ReceiveMany, &tables[3], <void*>step)
-aioipc_set_am_send(<PyTypeObject*>SendOperation, &tables[4], <void*>step)
-aioipc_set_am_send(<PyTypeObject*>Send, &tables[5], <void*>step_send)
-aioipc_set_am_send(<PyTypeObject*>SendMany, &tables[6], <void*>step)
-aioipc_set_am_send(<PyTypeObject*>Flush, &tables[7], <void*>step)
-aioipc_set_am_send(<PyTypeObject*>Slot, &tables[8], <void*>step_slot)
-aioipc_set_am_send(<PyTypeObject*>Borrow, &tables[9], <void*>step_borrow)
-aioipc_set_am_send(<PyTypeObject*>Finished, &tables[10], <void*>step)
+awaiting_begin()
+awaiting_set_am_send(<PyTypeObject*>Operation, &tables[0], <void*>step)
+awaiting_set_am_send(<PyTypeObject*>Receive, &tables[1], <void*>step_receive)
+awaiting_set_am_send(<PyTypeObject*>ReceiveNext, &tables[2], <void*>step_next)
+awaiting_set_am_send(<PyTypeObject*>ReceiveMany, &tables[3], <void*>step)
+awaiting_set_am_send(<PyTypeObject*>SendOperation, &tables[4], <void*>step)
+awaiting_set_am_send(<PyTypeObject*>Send, &tables[5], <void*>step_send)
+awaiting_set_am_send(<PyTypeObject*>SendMany, &tables[6], <void*>step)
+awaiting_set_am_send(<PyTypeObject*>Flush, &tables[7], <void*>step)
+awaiting_set_am_send(<PyTypeObject*>Slot, &tables[8], <void*>step_slot)
+awaiting_set_am_send(<PyTypeObject*>Borrow, &tables[9], <void*>step_borrow)
+awaiting_set_am_send(<PyTypeObject*>Finished, &tables[10], <void*>step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import struct
@@ -61,6 +62,29 @@ async def test_the_result_of_an_operation_without_am_send(obj: object) -> None:
             assert repr(stop.value.value) == repr(result)
         with pytest.raises(WouldBlock):
             right.receive_nowait()
+
+
+class Thing:
+    """Something that can be missed."""
+
+
+async def test_a_result_that_was_taken_is_held_by_nobody() -> None:
+    left, right = aioipc.pair("memory", codec="pickle")
+    async with left, right:
+        kept = []
+        for number in range(6):
+            await left.send((number, Thing()))
+            await left.flush()
+            if number % 2:
+                assert next(right.receive(), "it is over") == "it is over"  # type: ignore[call-overload]
+            else:
+                with pytest.raises(StopIteration) as stop:
+                    next(right.receive())  # type: ignore[call-overload]
+                kept.append(stop.value)
+        assert [stop.value[0] for stop in kept] == [0, 2, 4]
+        gc.collect()
+        alive = [thing for thing in gc.get_objects() if type(thing) is Thing]
+        assert len(alive) == len(kept)
 
 
 class Codec:
