@@ -89,19 +89,19 @@ async def test_it_can_be_awaited() -> None:
 
 @pytest.mark.parametrize("address", ADDRESSES.values())
 async def test_leaving_it_cancelled_cuts_off_who_does_not_read(address: str) -> None:
-    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    accepted, opened = loop.create_future(), loop.create_future()
 
     def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        accepted.put_nowait(writer)
+        accepted.set_result(writer)
 
     async with aioipc.start_server(ignore, address, limits=LIMITS) as server:
-        opened = asyncio.get_running_loop().create_future()
 
         async def write() -> None:
             async with aioipc.open_connection(server.address) as (_, writer):
                 opened.set_result(writer)
-                await accepted.get()
+                await asyncio.wait([accepted])
                 writer.write(bytes(20_000_000))
 
         writing = asyncio.create_task(write())
@@ -113,6 +113,7 @@ async def test_leaving_it_cancelled_cuts_off_who_does_not_read(address: str) -> 
             await writing
         await asyncio.sleep(0)
         assert " closed" in repr(writer.transport)
+        accepted.result().close()
 
 
 async def test_leaving_it_says_nothing_of_a_peer_that_broke_the_rules() -> None:
