@@ -540,3 +540,4 @@ async def test_a_subscriber_that_says_it_is_within_a_message(peers: Peers, paylo
             struct.pack_into("Q", own, 0, tail - 32)
             publisher.tell("go on")
             assert await publisher.next_line() == "True"
+    assert await publisher.ended() == 0
