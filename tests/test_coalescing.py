@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import shutil
-import subprocess
-import sys
-import textwrap
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +14,7 @@ from aioipc import Channel
 from aioipc.testing._turns import MOST_OPERATIONS, Turns
 from tests.links import STREAMS, Link
 from tests.scale import patience_s
+from tests.traced import calls_by_phase
 
 in_loop = pytest.mark.asyncio
 duplex = pytest.mark.parametrize("link", STREAMS, indirect=True)
@@ -363,113 +360,69 @@ async def test_one_read_brings_what_fits_into_a_block(link: Link) -> None:
 
 # The same, as the kernel counts it
 
-STRACE = shutil.which("strace")
-
 TRACED = """
-    import asyncio, os, sys, aioipc, uvloop
+async def ends(kind):
+    if kind != "tcp":
+        return aioipc.pair(kind, codec="raw", polling="block")
+    options = {"codec": "raw", "polling": "block"}
+    async with aioipc.listen("tcp://127.0.0.1:0", **options) as listener:
+        left = await aioipc.connect(listener.address, **options)
+        right = await listener.accept()
+        await right.send(b"so that the HELLO is read before anything is counted")
+        await left.receive()
+        return left, right
 
-    def phase(name):
-        os.write(2, f"phase {name}".encode())
-
-    async def ends(kind):
-        if kind != "tcp":
-            return aioipc.pair(kind, codec="raw", polling="block")
-        options = {"codec": "raw", "polling": "block"}
-        async with aioipc.listen("tcp://127.0.0.1:0", **options) as listener:
-            left = await aioipc.connect(listener.address, **options)
-            right = await listener.accept()
-            await right.send(b"so that the HELLO is read before anything is counted")
-            await left.receive()
-            return left, right
-
-    async def main(kind):
-        left, right = await ends(kind)
-        phase("first")
-        await left.send(b"first")
-        phase("receive first")
-        await right.receive()
-        phase("send_many")
-        await left.send_many([b"x" * 100] * 100)
-        phase("receive one")
-        await right.receive()
-        phase("receive buffered")
-        for _ in range(49):
-            await right.receive()
-        await right.receive_many(50)
-        # Not `send`: strace makes the first write so slow that the loop would have to turn.
-        phase("hundred sends")
-        for _ in range(100):
-            left.send_nowait(b"x")
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        phase("receive hundred")
-        for _ in range(100):
-            await right.receive()
-        phase("end")
-        left.abort()
-        right.abort()
-
-    loop = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}[sys.argv[1]]
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(main(sys.argv[2]))
+left, right = await ends(sys.argv[1])
+phase("first")
+await left.send(b"first")
+phase("receive first")
+await right.receive()
+phase("send_many")
+await left.send_many([b"x" * 100] * 100)
+phase("receive one")
+await right.receive()
+phase("receive buffered")
+for _ in range(49):
+    await right.receive()
+await right.receive_many(50)
+# Not `send`: strace makes the first write so slow that the loop would have to turn.
+phase("hundred sends")
+for _ in range(100):
+    left.send_nowait(b"x")
+await asyncio.sleep(0)
+await asyncio.sleep(0)
+phase("receive hundred")
+for _ in range(100):
+    await right.receive()
+phase("end")
+left.abort()
+right.abort()
 """
-
 WRITES = ("write", "writev", "sendto", "sendmsg")
 READS = ("read", "readv", "recvfrom", "recvmsg")
-_PHASE = re.compile(r'write\(2<[^>]*>, "phase ([^"]*)"')
-_CALL = re.compile(r"^(?:\d+ +)?(\w+)\(\d+<(socket|pipe|UNIX|TCP)")
 
 
-def calls_by_phase(trace: str) -> dict[tuple[str, str], int]:
-    """How many calls wrote to, or read from, a socket or a pipe between two phases."""
-    counted: dict[tuple[str, str], int] = {}
-    phase = ""
-    for line in trace.splitlines():
-        if match := _PHASE.search(line):
-            phase = match[1]
-        elif match := _CALL.match(line):
-            kind = "write" if match[1] in WRITES else "read"
-            counted[phase, kind] = counted.get((phase, kind), 0) + 1
-    return counted
-
-
-@pytest.fixture(scope="module")
-def strace() -> str:
-    if STRACE is None:
-        pytest.skip("strace is not installed")
-    probe = [STRACE, "-o", "/dev/null", "true"]
-    if subprocess.run(probe, capture_output=True, check=False).returncode:
-        pytest.skip("strace may not trace here")
-    return STRACE
+def on_lines(calls: Counter[str], names: tuple[str, ...]) -> int:
+    """How many of these were made on a socket or a pipe."""
+    return sum(calls[f"{name} of a line"] for name in names)
 
 
 @pytest.mark.timeout(patience_s(60))
 @pytest.mark.parametrize("kind", ["unix", "pipe", "tcp"])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_the_kernel_counts_the_same(loop: str, kind: str, strace: str, tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    subprocess.run(
-        [
-            *(strace, "-f", "-qq", "-y", "-s", "64", "-e", f"trace={','.join(WRITES + READS)}"),
-            *("-o", str(trace), sys.executable, "-c", textwrap.dedent(TRACED), loop, kind),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    counted = calls_by_phase(trace.read_text())
+def test_the_kernel_counts_the_same(loop: str, kind: str, tmp_path: Path) -> None:
+    counted = calls_by_phase(TRACED, loop, kind, tmp_path=tmp_path)
     sending = {
-        phase: counted.get((phase, "write"), 0) for phase in ("first", "send_many", "hundred sends")
+        phase: on_lines(counted[phase], WRITES) for phase in ("first", "send_many", "hundred sends")
     }
     assert sending == {"first": 1, "send_many": 1, "hundred sends": 2}
-    receiving = {
-        phase: counted.get((phase, "read"), 0)
-        for phase in ("receive first", "receive one", "receive buffered", "receive hundred")
-    }
+    quiet = ("receive first", "receive one", "receive buffered", "receive hundred")
+    receiving = {phase: on_lines(counted[phase], READS) for phase in quiet}
     assert receiving == {
         "receive first": 1,
         "receive one": 1,
         "receive buffered": 0,
         "receive hundred": 1,
     }
-    for quiet in ("receive first", "receive one", "receive buffered", "receive hundred"):
-        assert (quiet, "write") not in counted
+    for phase in quiet:
+        assert not on_lines(counted[phase], WRITES), phase

@@ -34,6 +34,7 @@ from tests.children import Peer, Peers
 from tests.links import DUPLEX, Link, fill, link_over, steps
 from tests.programs import AS_NOBODY, program
 from tests.scale import scaled
+from tests.shortage import open_fds
 
 CARRIERS = ("unix", "unix-listen", "packets", "packets-listen", "shm", "shm-listen", "fd")
 OTHERS = tuple(kind for kind in DUPLEX if kind not in CARRIERS)
@@ -62,11 +63,6 @@ def files() -> Iterator[list[int]]:
     yield found
     for fd in found:
         os.close(fd)
-
-
-def open_fds() -> int:
-    """How many descriptors this process has."""
-    return len(os.listdir("/proc/self/fd"))
 
 
 def inodes(fds: Sequence[int]) -> list[int]:

@@ -14,7 +14,7 @@ import struct
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,6 +50,8 @@ from tests.children import PATIENCE_S
 from tests.conftest import LOOPS
 from tests.links import Link
 from tests.scale import patience_s, scaled
+from tests.shortage import open_fds
+from tests.victim import Victim, attacked
 
 asyncio_only = pytest.mark.asyncio
 
@@ -177,39 +179,7 @@ class BarePipes(Bare):
         self._writes.close()
 
 
-def open_fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 # A listener that is attacked
-
-
-@dataclass
-class Victim:
-    """A listener that echoes, and how its channels ended."""
-
-    address: str
-    endings: asyncio.Queue[BaseException] = field(default_factory=asyncio.Queue)
-
-    async def echo(self, channel: Channel[bytes]) -> None:
-        try:
-            while True:
-                await channel.send(await channel.receive())
-        except BaseException as error:
-            self.endings.put_nowait(error)
-            raise
-
-    async def assert_serves(self) -> None:
-        async with aioipc.connect(self.address, codec="raw", limits=LIMITS) as good:
-            await good.send(b"still served?")
-            assert await good.receive() == b"still served?"
-        assert type(await self.endings.get()) is EndOfStream
-
-    async def assert_settled(self, fds: int) -> None:
-        """Wait until every connection of this test is closed on the victim's side too."""
-        async with asyncio.timeout(PATIENCE_S):
-            while open_fds() > fds:  # noqa: ASYNC110 - nothing tells of a close
-                await asyncio.sleep(0)
 
 
 def address_in(place: str, directory: Path, name: str) -> str:
@@ -227,15 +197,8 @@ async def serving(
 ) -> AsyncIterator[Victim]:
     async with asyncio.timeout(patience_s(PATIENCE_S)):
         address = address_in(place, directory, name)
-        async with aioipc.listen(address, codec=codec, limits=limits) as listener:
-            victim = Victim(listener.address)
-            task = asyncio.create_task(listener.serve(victim.echo))
-            try:
-                yield victim
-            finally:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        async with attacked(address, codec=codec, limits=limits) as victim:
+            yield victim
 
 
 @pytest.fixture

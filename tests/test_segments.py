@@ -37,7 +37,8 @@ from tests.lent import lent_memory
 from tests.links import Link, fill, link_over, steps
 from tests.programs import program
 from tests.scale import scaled
-from tests.shm.bare import BareEnd, open_fds, played_server
+from tests.shm.bare import BareEnd, played_server
+from tests.shortage import open_fds
 
 asyncio_only = pytest.mark.asyncio
 CARRYING = ("shm", "unix", "packets")

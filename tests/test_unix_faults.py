@@ -39,6 +39,7 @@ from tests.echoes import is_served, serving
 from tests.kernel.strangers import NOBODY, as_root, public
 from tests.programs import AS_NOBODY, SERVE_ECHO, Nursery, program
 from tests.scale import patience_s, scaled
+from tests.shortage import open_fds
 
 __all__ = ["public"]
 
@@ -54,10 +55,6 @@ FLOOD = scaled(300, full=1_000)
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "socket"
-
-
-def open_fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 @as_root

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-import subprocess
-import sys
-import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,7 @@ from aioipc import pubsub
 from aioipc.pubsub import Publisher, Subscription
 from tests.links import steps
 from tests.scale import patience_s
-from tests.shm.test_counting import calls_by_phase
+from tests.traced import calls_by_phase
 
 in_loop = pytest.mark.asyncio
 
@@ -116,68 +112,47 @@ async def test_one_bell_for_each_who_sleeps_and_each_batch(count: int) -> None:
 
 
 TRACED = """
-    import asyncio, os, sys
-    import uvloop
-    from aioipc import Limits, pubsub
-
-    def phase(name):
-        os.write(2, f"phase {name}".encode())
-
-    async def main():
-        options = {"codec": "raw", "limits": Limits(ring_bytes=1 << 20), "polling": "block"}
-        publisher = await pubsub.publisher(sys.argv[2], **options)
-        subscriptions = [
-            await pubsub.subscriber(publisher.address, "a", when_full="block", **options)
-            for _ in range(8)
-        ]
-        await publisher.publish("a", b"the first")
-        for subscription in subscriptions:
-            await subscription.receive()
-        for _ in range(5):
-            await asyncio.sleep(0)
-        phase("publish")
-        for _ in range(100):
-            publisher.publish_nowait("a", b"x" * 100)
-        phase("end of turn")
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        phase("receive")
-        for subscription in subscriptions:
-            for _ in range(100):
-                await subscription.receive()
-        phase("sleep")
-        receiving = [asyncio.ensure_future(each.receive()) for each in subscriptions]
-        for _ in range(5):
-            await asyncio.sleep(0)
-        phase("publish to sleepers")
-        for _ in range(20):
-            publisher.publish_nowait("a", b"x" * 100)
-        phase("wake")
-        await asyncio.gather(*receiving)
-        phase("end")
-        for subscription in subscriptions:
-            await subscription.aclose()
-        await publisher.aclose()
-
-    loop = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}[sys.argv[1]]
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(main())
+options = {"codec": "raw", "limits": aioipc.Limits(ring_bytes=1 << 20), "polling": "block"}
+publisher = await pubsub.publisher(sys.argv[1], **options)
+subscriptions = [
+    await pubsub.subscriber(publisher.address, "a", when_full="block", **options)
+    for _ in range(8)
+]
+await publisher.publish("a", b"the first")
+for subscription in subscriptions:
+    await subscription.receive()
+for _ in range(5):
+    await asyncio.sleep(0)
+phase("publish")
+for _ in range(100):
+    publisher.publish_nowait("a", b"x" * 100)
+phase("end of turn")
+await asyncio.sleep(0)
+await asyncio.sleep(0)
+phase("receive")
+for subscription in subscriptions:
+    for _ in range(100):
+        await subscription.receive()
+phase("sleep")
+receiving = [asyncio.ensure_future(each.receive()) for each in subscriptions]
+for _ in range(5):
+    await asyncio.sleep(0)
+phase("publish to sleepers")
+for _ in range(20):
+    publisher.publish_nowait("a", b"x" * 100)
+phase("wake")
+await asyncio.gather(*receiving)
+phase("end")
+for subscription in subscriptions:
+    await subscription.aclose()
+await publisher.aclose()
 """
 
 
 @pytest.mark.timeout(patience_s(60))
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_the_kernel_counts_the_same(loop: str, tmp_path: Path) -> None:
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
-    trace = tmp_path / "trace"
-    command = [strace, "-qq", "-y", "-s", "64", "-o", str(trace)]
-    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("strace may not trace here")
-    command += [sys.executable, "-c", textwrap.dedent(TRACED), loop, f"shm:{tmp_path}/traced"]
-    subprocess.run(command, check=True, capture_output=True)
-    counted = calls_by_phase(trace.read_text())
+    counted = calls_by_phase(TRACED, loop, f"shm:{tmp_path}/traced", tmp_path=tmp_path)
     assert not counted["publish"]
     assert not [call for call in counted["end of turn"] if "bell" in call]
     assert not [call for call in counted["receive"] if "bell" in call]

@@ -14,16 +14,17 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Self
 
 import aioipc
-from aioipc import Channel, EndOfStream, Limits
+from aioipc import Channel, Limits
 from aioipc.wire.framing import Kind
 from aioipc.wire.hello import Hello
 from aioipc.wire.offer import Offer
 from tests.children import PATIENCE_S
+from tests.victim import Victim, attacked
 
 CAPACITY = 64 * 1024
 LIMITS = Limits(ring_bytes=CAPACITY, handshake_s=PATIENCE_S, connect_s=PATIENCE_S)
@@ -54,11 +55,6 @@ def memory_file(size: int | None = None, seals: int = SEALS, flags: int = 0) -> 
 def bell() -> int:
     """Make a bell, which the caller closes."""
     return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-
-def open_fds() -> int:
-    """How many descriptors this process has."""
-    return len(os.listdir("/proc/self/fd"))
 
 
 def span(size: int) -> int:
@@ -227,51 +223,9 @@ def watched(fd: Any) -> Iterator[asyncio.Event]:
 # A listener, and a server that is played
 
 
-@dataclass
-class Victim:
-    """A listener that echoes, and how its channels ended."""
-
-    address: str
-    endings: asyncio.Queue[BaseException] = field(default_factory=asyncio.Queue)
-    channels: asyncio.Queue[Channel[bytes]] = field(default_factory=asyncio.Queue)
-
-    async def echo(self, channel: Channel[bytes]) -> None:
-        """Send back what comes."""
-        self.channels.put_nowait(channel)
-        try:
-            while True:
-                await channel.send(await channel.receive())
-        except BaseException as error:
-            self.endings.put_nowait(error)
-            raise
-
-    async def assert_serves(self) -> None:
-        """Check that a good client is served, and ends well."""
-        async with aioipc.connect(self.address, **OPTIONS) as good:
-            await good.send(b"still served?")
-            assert await good.receive() == b"still served?"
-        assert type(await self.endings.get()) is EndOfStream
-
-    async def assert_settled(self, fds: int) -> None:
-        """Wait until every connection of this test is closed on the victim's side too."""
-        async with asyncio.timeout(PATIENCE_S):
-            while open_fds() > fds:  # noqa: ASYNC110 - nothing tells of a close
-                await asyncio.sleep(0)
-
-
-@contextlib.asynccontextmanager
-async def serving(directory: Path, **options: Any) -> AsyncIterator[Victim]:
-    """Yield a listener that echoes."""
-    address = f"shm:{directory}/victim"
-    async with aioipc.listen(address, **{**OPTIONS, **options}) as listener:
-        victim = Victim(listener.address)
-        task = asyncio.create_task(listener.serve(victim.echo))
-        try:
-            yield victim
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+def serving(directory: Path, **options: Any) -> AbstractAsyncContextManager[Victim]:
+    """A listener that echoes."""
+    return attacked(f"shm:{directory}/victim", **{**OPTIONS, **options})
 
 
 Accept = Callable[[], Any]

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import shutil
-import subprocess
-import sys
-import textwrap
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,6 +13,7 @@ from tests.children import Peers, come_to_rest
 from tests.programs import program
 from tests.scale import patience_s
 from tests.shm.bare import OPTIONS
+from tests.traced import calls_by_phase
 
 in_loop = pytest.mark.asyncio
 
@@ -128,78 +123,42 @@ async def test_a_full_ring_is_one_bell_for_much_room() -> None:
 # The same, as the kernel counts it
 
 TRACED = """
-    import asyncio, os, sys, aioipc, uvloop
-
-    def phase(name):
-        os.write(2, f"phase {name}".encode())
-
-    async def main():
-        left, right = aioipc.pair("shm", codec="raw", polling="block")
-        for one, other in ((left, right), (right, left), (left, right)):
-            await one.send(b"settled")
-            await other.receive()
-        await asyncio.sleep(0)
-        phase("send")
-        for _ in range(100):
-            left.send_nowait(b"x" * 100)
-        phase("end of turn")
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        phase("receive")
-        for _ in range(100):
-            right.receive_nowait()
-        phase("large")
-        left.send_nowait(b"y" * 100_000)
-        right.receive_nowait()
-        phase("sleep")
-        receiving = asyncio.create_task(right.receive())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        phase("send_many")
-        await left.send_many([b"x" * 100] * 100)
-        phase("receive_many")
-        await receiving
-        await right.receive_many(100)
-        phase("end")
-        left.abort()
-        right.abort()
-
-    loop = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}[sys.argv[1]]
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(main())
+left, right = aioipc.pair("shm", codec="raw", polling="block")
+for one, other in ((left, right), (right, left), (left, right)):
+    await one.send(b"settled")
+    await other.receive()
+await asyncio.sleep(0)
+phase("send")
+for _ in range(100):
+    left.send_nowait(b"x" * 100)
+phase("end of turn")
+await asyncio.sleep(0)
+await asyncio.sleep(0)
+phase("receive")
+for _ in range(100):
+    right.receive_nowait()
+phase("large")
+left.send_nowait(b"y" * 100_000)
+right.receive_nowait()
+phase("sleep")
+receiving = asyncio.create_task(right.receive())
+await asyncio.sleep(0)
+await asyncio.sleep(0)
+phase("send_many")
+await left.send_many([b"x" * 100] * 100)
+phase("receive_many")
+await receiving
+await right.receive_many(100)
+phase("end")
+left.abort()
+right.abort()
 """
-_PHASE = re.compile(r'write\(2<[^>]*>, "phase ([^"]*)"')
-_CALL = re.compile(r"^(?:\d+ +)?(\w+)\((?:\d+<([^>]*)>)?")
-_MEMORY = ("brk", "mmap", "munmap", "madvise", "mremap", "mprotect")
-
-
-def calls_by_phase(trace: str) -> dict[str, Counter[str]]:
-    """The calls between two phases, but those for memory: names, with ``bell`` for eventfds."""
-    counted: dict[str, Counter[str]] = {}
-    phase = ""
-    for line in trace.splitlines():
-        if match := _PHASE.search(line):
-            phase = match[1]
-            counted[phase] = Counter()
-        elif phase and (match := _CALL.match(line)) and match[1] not in _MEMORY:
-            name = f"{match[1]} of a bell" if "eventfd" in (match[2] or "") else match[1]
-            counted[phase][name] += 1
-    return counted
 
 
 @pytest.mark.timeout(patience_s(60))
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_the_kernel_counts_the_same(loop: str, tmp_path: Path) -> None:
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
-    trace = tmp_path / "trace"
-    command = [strace, "-qq", "-y", "-s", "64", "-o", str(trace)]
-    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("strace may not trace here")
-    command += [sys.executable, "-c", textwrap.dedent(TRACED), loop]
-    subprocess.run(command, check=True, capture_output=True)
-    counted = calls_by_phase(trace.read_text())
+    counted = calls_by_phase(TRACED, loop, tmp_path=tmp_path)
     for quiet in ("send", "receive", "large"):
         assert not counted[quiet], quiet
     assert not [call for call in counted["end of turn"] if "bell" in call]

@@ -39,12 +39,12 @@ from tests.shm.bare import (
     TAIL,
     BareEnd,
     BareRing,
-    Victim,
-    open_fds,
     played_server,
     serving,
     span,
 )
+from tests.shortage import open_fds
+from tests.victim import Victim
 
 pytestmark = pytest.mark.asyncio
 

@@ -38,11 +38,11 @@ from tests.shm.bare import (
     BareEnd,
     bell,
     memory_file,
-    open_fds,
     played_server,
     ring_file_bytes,
     send_fds,
 )
+from tests.shortage import open_fds
 
 in_loop = pytest.mark.asyncio
 OFFER = Offer(CAPACITY, 1)

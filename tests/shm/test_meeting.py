@@ -28,7 +28,8 @@ from aioipc import (
 from tests.children import Peers
 from tests.echoes import is_served, served_again, serving
 from tests.programs import ECHO, SERVE_ECHO, Nursery, converse, program
-from tests.shm.bare import CAPACITY, LIMITS, BareEnd, open_fds
+from tests.shm.bare import CAPACITY, LIMITS, BareEnd
+from tests.shortage import open_fds
 
 pytestmark = pytest.mark.asyncio
 

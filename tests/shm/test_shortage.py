@@ -18,8 +18,8 @@ from aioipc import ConnectError, Limits, QuotaExceeded, ResourceExhausted
 from tests.children import Peers
 from tests.echoes import is_served, served_again, serving
 from tests.programs import SERVE_ECHO, program
-from tests.shm.bare import LIMITS, open_fds
-from tests.shortage import limited, memory_in_use
+from tests.shm.bare import LIMITS
+from tests.shortage import limited, memory_in_use, open_fds
 
 in_loop = pytest.mark.asyncio
 
