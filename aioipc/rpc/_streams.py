@@ -13,38 +13,47 @@ import msgspec
 from aioipc.errors import BadArguments, BusyError
 from aioipc.native._calls import News
 from aioipc.rpc._interface import Method
-from aioipc.wire.rpc import WINDOW, Incoming
+from aioipc.wire.rpc import WIDEST_WINDOW, WINDOW, Incoming
 
 __all__ = ["Items", "ResultStream", "Upload", "closing"]
 
 T = TypeVar("T")
-_REFILL: Final = WINDOW // 2
-"""Credit is granted for so many items at once."""
+_SHORT_BYTES: Final = 4096
+"""Of items up to this the widest window may wait, so that sides that keep up wait for no credit."""
 
 
 class Items:
-    """Items that arrived and were not taken yet; there is room for `WINDOW` of them."""
+    """Items that arrived and were not taken yet, and when to grant credit for others."""
 
-    __slots__ = ("_taken", "arrived")
+    __slots__ = ("_left", "arrived")
 
     def __init__(self) -> None:
-        self.arrived: collections.deque[msgspec.Raw] = collections.deque()
-        self._taken = 0
+        self.arrived: collections.deque[Any] = collections.deque()
+        """As `msgspec.Raw`, or `Enclosed` with what came along."""
+        self._left = WINDOW // 2
+        """Items to take before the next look at the credit."""
 
-    def take(self) -> tuple[msgspec.Raw, int]:
-        """The oldest item, and how much credit to grant for it."""
+    def take(self, credit: int) -> tuple[Any, int]:
+        """The oldest item, and how much credit to grant.
+
+        Args:
+            credit: How many more may come as it is.
+        """
         item = self.arrived.popleft()
-        self._taken += 1
-        if self._taken < _REFILL:
+        self._left -= 1
+        if self._left:
             return item, 0
-        granted, self._taken = self._taken, 0
-        return item, granted
+        is_short = isinstance(item, msgspec.Raw) and len(item) <= _SHORT_BYTES
+        window = WIDEST_WINDOW if is_short else WINDOW
+        self._left = window // 2
+        return item, max(0, window - credit - len(self.arrived))
 
 
 class StreamCall(Protocol):
     """The call of a stream, seen from the side that made it."""
 
     items: Items | None
+    credit: int
 
     @property
     def is_done(self) -> bool:
@@ -122,7 +131,7 @@ class ResultStream(AsyncIterator[T], Generic[T]):
             except BaseException:
                 call.abandon()
                 raise
-        item, granted = items.take()
+        item, granted = items.take(call.credit)
         if granted and not call.is_done:
             call.grant(granted)
         value: T = self._method.decode_result(item)
@@ -204,7 +213,7 @@ class Upload(AsyncIterator[Any]):
                 await self._waiter
             finally:
                 self._waiter = None
-        item, granted = self.items.take()
+        item, granted = self.items.take(self._call.credit)
         if granted and self._call.is_uploading:
             self._grant(granted)
         try:

@@ -6,7 +6,8 @@ means one call. Every call gets exactly one last message, a `Return` or a `Raise
 cancelled; nothing follows that one from the side that sent it.
 
 A stream belongs to a call: its items go from the callee as its result, or from the caller as an
-argument. Each starts with a credit of `WINDOW` items, and the receiver grants more as it goes.
+argument. Each starts with a credit of `WINDOW` items, and the receiver grants more as it goes, of
+which `WIDEST_WINDOW` may be left at a time.
 
 docs/rpc-wire.md describes the bytes; tests/wire/test_rpc.py walks every state and event.
 """
@@ -28,6 +29,7 @@ else:
 __all__ = [
     "ASK_INTERFACE",
     "DROP",
+    "WIDEST_WINDOW",
     "WINDOW",
     "Answer",
     "Call",
@@ -47,6 +49,9 @@ __all__ = [
 
 WINDOW: Final = 32
 """Items of one stream that may be under way before the receiver grants more."""
+
+WIDEST_WINDOW: Final = 256
+"""Items of one stream that the receiver may let be under way."""
 
 ASK_INTERFACE: Final = "rpc.interface"
 """The method that every server has; no interface can declare one with a dot."""
@@ -264,12 +269,15 @@ class Rules(Generic[Out, In]):
 
     def _on_credit(self, message: Credit) -> Out | In | None:
         call = self._one(message)
-        if not 1 <= message.items <= WINDOW:
-            raise ProtocolError(f"a credit is 1 to {WINDOW} items, not {message.items:,}")
+        if not 1 <= message.items <= WIDEST_WINDOW:
+            raise ProtocolError(f"a credit is 1 to {WIDEST_WINDOW} items, not {message.items:,}")
         if call is None or call.is_cancelled:
             return DROP
-        if call.room + message.items > WINDOW:
-            raise ProtocolError(f"more credit for call {message.id} than was used")
+        if call.room + message.items > WIDEST_WINDOW:
+            raise ProtocolError(
+                f"call {message.id} has credit for {call.room} items, and gets {message.items} "
+                f"more: the most is {WIDEST_WINDOW}"
+            )
         call.room += message.items
         return call
 

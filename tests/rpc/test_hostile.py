@@ -14,7 +14,7 @@ import pytest
 
 import aioipc
 from aioipc import Channel, rpc
-from aioipc.wire.rpc import Call, Cancel, Credit, End, Item, Raise, Return
+from aioipc.wire.rpc import WIDEST_WINDOW, Call, Cancel, Credit, End, Item, Raise, Return
 from tests.links import steps, until
 from tests.programs import program
 from tests.rpc.store import MemoryStore, Mill, Store, packed
@@ -115,7 +115,7 @@ async def test_an_older_caller_may_leave_defaults_out() -> None:
         [Call(-1, "ping", packed())],
         [Call(1, "forever", packed()), Call(1, "forever", packed())],
         [Call(1, "forever", packed()), Item(1, NIL)],
-        [Call(1, "forever", packed()), Credit(1, 1)],
+        [Call(1, "forever", packed()), Credit(1, WIDEST_WINDOW)],
         [Call(1, "count", packed(2)), Credit(1, 2**31)],
     ],
     ids=lambda said: "-".join(type(each).__name__ for each in said[:3]),

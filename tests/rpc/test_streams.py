@@ -10,6 +10,7 @@ import pytest
 
 import aioipc
 from aioipc import rpc
+from aioipc.wire.rpc import WIDEST_WINDOW, WINDOW
 from tests.children import PATIENCE_S
 from tests.links import Link, steps
 from tests.rpc.store import Change, MemoryStore, connected
@@ -41,13 +42,39 @@ async def test_a_slow_consumer_holds_up_its_stream_and_nothing_else(link: Link) 
             assert await anext(slow) == 0
             for _ in range(50):
                 assert await store.get("a") == 1
-            assert service.made <= 32
+            assert service.made <= WINDOW
             quick = [await anext(slow) for _ in range(500)]
             assert quick == list(range(1, 501))
             for _ in range(50):
                 assert await store.get("a") == 1
-            assert service.made <= 501 + 32
+            assert service.made <= 501 + WIDEST_WINDOW
         assert await service.events.get() == "counted"
+
+
+class Pages(MemoryStore):
+    """A stream of short items, and then of others."""
+
+    made = 0
+
+    def __init__(self, later: int) -> None:
+        super().__init__()
+        self.later = later
+
+    async def watch(self, prefix: str = "") -> AsyncIterator[Change]:
+        while True:
+            self.made += 1
+            yield Change("a" * (1 if self.made <= 600 else self.later), self.made)
+
+
+@pytest.mark.parametrize(("later", "window"), [(1, WIDEST_WINDOW), (5_000, WINDOW)])
+async def test_fewer_items_wait_while_they_are_long(link: Link, later: int, window: int) -> None:
+    service = Pages(later)
+    async with connected(link, service) as (store, _), rpc.closing(store.watch()) as changes:
+        for taken in range(1, 1_001):
+            assert (await anext(changes)).value == taken
+        for _ in range(50):
+            assert await store.get("a") == 1
+        assert window // 2 <= service.made - 1_000 <= window
 
 
 async def test_leaving_early_closes_the_generator(link: Link) -> None:

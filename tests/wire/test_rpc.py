@@ -17,6 +17,7 @@ from aioipc.native._call_table import Incoming, Outgoing
 from aioipc.rpc._session import Session
 from aioipc.wire.rpc import (
     DROP,
+    WIDEST_WINDOW,
     WINDOW,
     Answer,
     Call,
@@ -194,15 +195,17 @@ def test_items_beyond_the_credit() -> None:
     assert meaning(session, message("item", number)) == BREACH
 
 
-@pytest.mark.parametrize("items", [0, -1, WINDOW + 1, 2**31])
+@pytest.mark.parametrize("items", [0, -1, WIDEST_WINDOW + 1, 2**31])
 def test_credit_that_makes_no_sense(items: int) -> None:
     for session, number in (own("uploading"), served("running")):
         assert meaning(session, Credit(number, items)) == BREACH
 
 
-def test_no_more_credit_than_was_used() -> None:
-    session, number = own("uploading")
-    assert meaning(session, Credit(number, 2)) == BREACH  # one item is under way
+def test_credit_fills_the_widest_window_and_no_more() -> None:
+    for session, number in (own("uploading"), served("running")):
+        under_way = 1
+        assert meaning(session, Credit(number, WIDEST_WINDOW - WINDOW + under_way)) == TAKEN
+        assert meaning(session, Credit(number, 1)) == BREACH
 
 
 def test_a_withdrawn_call_was_never_made() -> None:
@@ -270,7 +273,9 @@ class Side:
 
     def grant(self, choose: Any) -> None:
         calls: list[tuple[int, Any]] = [*self.open.items(), *self.running.items()]
-        ready = [(n, call) for n, call in calls if call.credit < WINDOW and not call.is_cancelled]
+        ready = [
+            (n, call) for n, call in calls if call.credit < WIDEST_WINDOW and not call.is_cancelled
+        ]
         if ready:
             number, call = choose(ready)
             call.credit += 1
