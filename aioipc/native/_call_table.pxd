@@ -29,4 +29,5 @@ cdef class CallTable:
 
     cdef object c_open(self, Outgoing call)
     cdef Outgoing c_conclude(self, object number)
+    cdef object c_pass_item(self, object number)
     cdef bint c_pass(self, long long number) noexcept

@@ -103,6 +103,30 @@ cdef class CallTable:
             raise ProtocolError(f"the peer answered call {number}, which is not open")
         return None if call.is_cancelled else call
 
+    # The streams of either side's
+
+    def pass_item(self, message):
+        """Take in an item of a stream, for which there is credit.
+
+        Returns:
+            The call; None, and nothing done, where there is more to say about it.
+        """
+        return self.c_pass_item(message.id)
+
+    cdef object c_pass_item(self, object number):
+        cdef Outgoing own = self.calls.get(number)
+        cdef Incoming served
+        if own is not None:
+            if not own.is_streaming or own.is_cancelled or own.credit <= 0:
+                return None
+            own.credit -= 1
+            return own
+        served = self.served.get(number)
+        if served is None or not served.is_uploading or served.is_cancelled or served.credit <= 0:
+            return None
+        served.credit -= 1
+        return served
+
     # The peer's calls
 
     def admit(self, Incoming call not None):

@@ -46,6 +46,7 @@ class CallRecord(Outgoing):
 
 class ServedRecord(Incoming):
     connection: Any
+    upload: Any
 
 class Ask(Coroutine[Any, Any, Any]):
     call: Any
@@ -82,7 +83,7 @@ class CallCore:
         loop: asyncio.AbstractEventLoop,
         *,
         records: tuple[type, type],
-        messages: tuple[type, type, type],
+        messages: tuple[type, type, type, type],
         current: ContextVar[Any],
         metadata: ContextVar[Any],
         timeout: ContextVar[Any],

@@ -253,6 +253,7 @@ cdef class ServedRecord(Incoming):
     """A call of the peer's."""
 
     cdef public object connection
+    cdef public object upload
 
 
 cdef class Handler:
@@ -272,7 +273,7 @@ cdef class CallCore:
         context: What the context of each method is a copy of.
         loop: The running loop.
         records: The types of a call of this side, and of one of the peer's.
-        messages: The types of the messages that a call, its result, and its failure are.
+        messages: The types of the messages that a call, its result, its failure, and an item are.
         current: The context variable that holds the call that a method runs for.
         metadata: The context variable that holds what travels beside the arguments.
         timeout: The context variable that is not None where a call has a deadline.
@@ -300,7 +301,7 @@ cdef class CallCore:
     cdef Py_ssize_t max_calls    # open ones of this side
     cdef object current, metadata, timeout
     cdef object own_record, served_record
-    cdef object new_call, new_return, new_raise
+    cdef object new_call, new_return, new_raise, new_item
     cdef object tracing, scopes
 
     def __init__(
@@ -326,7 +327,7 @@ cdef class CallCore:
         self.served = session.served
         self.max_calls = channel.limits.max_calls
         self.own_record, self.served_record = records
-        self.new_call, self.new_return, self.new_raise = messages
+        self.new_call, self.new_return, self.new_raise, self.new_item = messages
         self.current = current
         self.metadata = metadata
         self.timeout = timeout
@@ -491,17 +492,35 @@ cdef class CallCore:
         elif kind is self.new_return or kind is self.new_raise:
             number = message.id
         else:
-            self.take_other(message)
+            if kind is not self.new_item or not self.c_take_item(message):
+                self.take_other(message)
             return 0
         call = <CallRecord>self.session.c_conclude(number)
         if call is not None:  # else it was given up
             call.last = message
             if call.span is not None or call.is_uploading:
                 self.caller.concluded(call)
-            if call.waiter is not None and not call.waiter.is_done:
-                self.c_tell(call.waiter)
+            self.c_tell_of(call)
         if self.on_freed is not None:
             self.on_freed()
+        return 0
+
+    cdef bint c_take_item(self, object item) except -1:
+        """Take in an item of a stream; False, and nothing done, if there is more to say about it."""
+        call = self.session.c_pass_item(item.id)
+        if call is None:
+            return False
+        if isinstance(call, CallRecord):
+            (<CallRecord>call).items.arrived.append(item.value)
+            self.c_tell_of(<CallRecord>call)
+        else:
+            (<ServedRecord>call).upload.arrive(item.value)
+        return True
+
+    cdef int c_tell_of(self, CallRecord call) except -1:
+        """There is news for a call."""
+        if call.waiter is not None and not call.waiter.is_done:
+            self.c_tell(call.waiter)
         return 0
 
     cdef object c_pack_call(self, object number, StraightMethod method, object args):
@@ -694,7 +713,7 @@ cdef class Serve(Reading):
             hub.c_take(message)
         elif kind is PlainCall:
             self.rest = hub.c_answer(message)
-        else:
+        elif kind is not hub.new_item or not hub.c_take_item(message):
             self.rest = hub.meet(message)
         return self.rest is not None or not (hub.serves or hub.waiting)
 

@@ -36,12 +36,12 @@ class CallInfo(ServedRecord):
     deadline_s = math.inf
     is_late = False
     is_stopping = False
-    upload: Upload | None = None
     room_waiter: News | None = None
     span: Span | None = None
 
     message: Call
     connection: Hub
+    upload: Upload | None
 
     @classmethod
     def of(cls, message: Call, connection: Hub) -> Self:

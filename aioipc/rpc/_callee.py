@@ -349,9 +349,6 @@ class Callee:
         if type(message) is Cancel:
             call.give_up(RemoteCancelled(f"{call.method} was cancelled by its caller"))
             return
-        if isinstance(message, Item):
-            assert call.upload is not None, "the session lets no other items through"
-            call.upload.items.arrived.append(message.value)
         call.wake()
 
     def end(self, error: BaseException) -> None:

@@ -399,15 +399,8 @@ class Caller:
 
     def take(self, call: OwnCall, message: Answer) -> None:
         """Take in what else the peer says about a call of this side."""
-        if isinstance(message, Item):
-            assert call.items is not None, "the session lets no other items through"
-            call.items.arrived.append(message.value)
-        else:
-            assert isinstance(message, Credit), "the session lets nothing else through"
-            self.connection.wake(call.room_waiter)
-            return
-        if call.waiter is not None:
-            self.connection.wake(call.waiter)
+        assert isinstance(message, Credit), "the session lets nothing else through"
+        self.connection.wake(call.room_waiter)
 
     def end(self, error: BaseException) -> None:
         """Nothing more comes back: every call fails."""

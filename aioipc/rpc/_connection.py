@@ -74,7 +74,7 @@ class Connection(CallCore, AsyncResource):
             contextvars.copy_context(),
             asyncio.get_running_loop(),
             records=(OwnCall, CallInfo),
-            messages=(Call, Return, Raise),
+            messages=(Call, Return, Raise, Item),
             current=current,
             metadata=metadata_sent,
             timeout=innermost,

@@ -111,31 +111,28 @@ class ResultStream(AsyncIterator[T], Generic[T]):
             raise BusyError(f"another task is receiving from this stream of {self._method}")
         self._is_taken = True
         try:
-            return await self._next()
+            call = self._call
+            if call is None:
+                call = self._call = await self._open()
+            items = call.items
+            assert items is not None, "it is the call of a stream"
+            while not items.arrived:
+                if call.is_done:
+                    self._is_over = True
+                    call.result()
+                    raise StopAsyncIteration
+                try:
+                    await call.news()
+                except BaseException:
+                    call.abandon()
+                    raise
+            item, granted = items.take(call.credit)
+            if granted and not call.is_done:
+                call.grant(granted)
+            value: T = self._method.decode_result(item)
+            return value
         finally:
             self._is_taken = False
-
-    async def _next(self) -> T:
-        if self._call is None:
-            self._call = await self._open()
-        call = self._call
-        items = call.items
-        assert items is not None, "it is the call of a stream"
-        while not items.arrived:
-            if call.is_done:
-                self._is_over = True
-                call.result()
-                raise StopAsyncIteration
-            try:
-                await call.news()
-            except BaseException:
-                call.abandon()
-                raise
-        item, granted = items.take(call.credit)
-        if granted and not call.is_done:
-            call.grant(granted)
-        value: T = self._method.decode_result(item)
-        return value
 
     async def aclose(self) -> None:
         """Give the rest of the stream up; the method is closed on the far side. Idempotent.
@@ -221,6 +218,11 @@ class Upload(AsyncIterator[Any]):
         except BadArguments as error:
             self.refused = error
             raise
+
+    def arrive(self, item: Any) -> None:
+        """Take in an item."""
+        self.items.arrived.append(item)
+        self.wake()
 
     def cut(self, error: BaseException) -> None:
         """Say why no more items come, unless all of them have come."""

@@ -222,6 +222,7 @@ class Rules(Generic[Out, In]):
         @property
         def peer_last_id(self) -> int: ...
         def conclude(self, message: Any, /) -> Out | None: ...
+        def pass_item(self, message: Any, /) -> Out | In | None: ...
 
     def cancel(self, call: Out) -> Cancel | None:
         """Give a call up: what to send for it, if anything."""
@@ -247,16 +248,16 @@ class Rules(Generic[Out, In]):
         return self.conclude(message)
 
     def _on_item(self, message: Item) -> Out | In | None:
+        passed = self.pass_item(message)
+        if passed is not None:
+            return passed
         call = self._one(message)
         if call is None or call.is_cancelled:
             return DROP
         expected = call.is_streaming if self._is_own(message.id) else call.is_uploading
         if not expected:
             raise ProtocolError(f"call {message.id} has no stream in this direction")
-        if call.credit <= 0:
-            raise ProtocolError(f"the stream of call {message.id} is beyond its credit")
-        call.credit -= 1
-        return call
+        raise ProtocolError(f"the stream of call {message.id} is beyond its credit")
 
     def _on_end(self, message: End) -> In | None:
         call = self._served(message)
