@@ -155,6 +155,44 @@ async def test_who_looks_for_longer_than_a_turn_sleeps(
         take_turns_until_it_sleeps(near)
 
 
+# Who has to send first
+
+
+@pytest.mark.parametrize("kind", ["shm", "unix", "pipe"])
+async def test_a_poll_learns_to_let_others_send_first(kind: str) -> None:
+    """A task that is ready when another one polls for the answer to its question."""
+    near, far = aioipc.pair(kind, codec="raw", limits=LIMITS)
+    polls_before_it_was_sent = []
+
+    async def ask() -> None:
+        polls_before_it_was_sent.append(near.statistics().polls - before)
+        await near.send(b"question")
+
+    async def answer() -> None:
+        async for message in far:
+            await far.send(message)
+
+    async with near, far, asyncio.timeout(PATIENCE_S):
+        answering = asyncio.create_task(answer())
+        budget = pacer_of(asyncio.get_running_loop()).budget
+        while not budget.turns_first:
+            grant_a_budget()
+            before = near.statistics().polls
+            asking = asyncio.create_task(ask())
+            assert await near.receive() == b"question"
+            await asking
+        assert polls_before_it_was_sent[-1] == 1
+        polls_before_it_was_sent.clear()
+        for _ in range(100):
+            grant_a_budget()
+            before = near.statistics().polls
+            asking = asyncio.create_task(ask())
+            assert await near.receive() == b"question"
+            await asking
+        assert polls_before_it_was_sent == [0] * 100
+        answering.cancel()
+
+
 # Between two processes
 
 ECHO = """
@@ -182,3 +220,40 @@ async def test_polls_find_answers(kind: str, polling: Any, peers: Peers) -> None
         assert counts.poll_hits <= counts.polls
         if polling == "busy":
             assert (counts.send_waits, counts.receive_waits) == (0, 0)
+
+
+RELAY = """
+async with await aioipc.connect(sys.argv[1]) as channel:
+    queue = asyncio.Queue()
+
+    async def answer():
+        while True:
+            await channel.send(await queue.get())
+
+    answering = asyncio.create_task(answer())
+    async for obj in channel:
+        queue.put_nowait(obj)
+"""
+
+
+@pytest.mark.parametrize("kind", ["shm", "unix", "pipe"])
+async def test_polls_find_answers_to_what_other_tasks_ask(kind: str, peers: Peers) -> None:
+    """One task receives for all, and over there one answers what another one received."""
+    ours, theirs = aioipc.pair(kind)
+    address, fds = theirs.detach()
+    program(peers, RELAY, address, pass_fds=fds)
+    for fd in fds:
+        os.close(fd)
+    answered: asyncio.Queue[object] = asyncio.Queue()
+
+    async def read() -> None:
+        async for obj in ours:
+            answered.put_nowait(obj)
+
+    async with ours, asyncio.timeout(PATIENCE_S):
+        reading = asyncio.create_task(read())
+        while ours.statistics().poll_hits < 10:
+            grant_a_budget()
+            await ours.send("ping")
+            assert await answered.get() == "ping"
+        reading.cancel()

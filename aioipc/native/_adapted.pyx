@@ -50,8 +50,7 @@ cdef class AdaptedPort(MessagePort):
             self.pacer.c_gathered(self)
             accepted = self.gather(parts, fds)
         else:
-            self.turn = self.pacer.turn
-            self.pacer.c_wrote()
+            self.pacer.c_begin_sending(self)
             accepted = self.transport.try_send(parts, fds)
         self.c_count_calls()
         if not accepted:
@@ -65,7 +64,7 @@ cdef class AdaptedPort(MessagePort):
 
     cdef int c_begin_batch(self) except -1:
         if self.pacer is not None:
-            self.turn = self.pacer.turn
+            self.pacer.c_begin_sending(self)
         return 0
 
     cdef int c_flush(self) except -1:

@@ -1,6 +1,6 @@
 # cython: language_level=3
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from aioipc.native._pacer cimport MessagePort, Pacer
 from aioipc.native._scan cimport scanner
@@ -98,6 +98,9 @@ cdef class Operation:
     cdef bint was_crowded        # a turn since then
     cdef bint was_cut            # the end of a turn cut the poll of this wait short,
     cdef int64_t unpolled_ns     # and left so much of it
+    cdef bint has_turned_first   # the loop, before the poll of this wait
+    cdef bint has_missed         # that poll
+    cdef uint64_t sends_before   # the pacer's, then
     cdef object parts            # Send: the message
     cdef object fds              # Send: the descriptors that go with it
     cdef list objects            # SendMany: the messages. Send: what was encoded with descriptors

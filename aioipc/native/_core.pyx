@@ -816,11 +816,13 @@ cdef class Operation:
         cdef Pacer pacer = core.pacer
         self.state = RUNNING
         self.waiter = None
-        self.c_begin_wait()
         if core.receiver is self:
             pacer.waiting.discard(core.port)
         pacer.c_resume()
         pacer.budget.c_blocked(pacer.resumed_ns - self.slept_ns)
+        if self.has_missed and pacer.sends != self.sends_before:
+            pacer.budget.c_early()
+        self.c_begin_wait()
         return 0
 
     cdef int c_finish(self) except -1:
@@ -901,6 +903,8 @@ cdef class Operation:
         """What this operation waits for from here on is another thing."""
         self.was_cut = False
         self.unpolled_ns = 0
+        self.has_turned_first = False
+        self.has_missed = False
 
     cdef int c_wait(self, bint for_room, PyObject** result) except -1:
         """Poll if that is worth while (RETRY), else suspend the task (NEXT)."""
@@ -919,12 +923,20 @@ cdef class Operation:
         if core.polling == BUSY:
             budget_ns = BUSY_SLICE_NS
         elif core.polling == ADAPTIVE and not pacer.crowded:
+            if not self.has_turned_first and not self.was_cut and pacer.budget.c_turns_first() > 0:
+                self.has_turned_first = True
+                self.sends_before = pacer.sends
+                self.c_yield(pacer, result)
+                self.turns = max(self.turns, pacer.budget.turns_first)
+                return NEXT
             budget_ns = self.unpolled_ns if self.was_cut else pacer.budget.c_next_ns()
         if budget_ns > 0:
             if left_ns > 0:
                 found = pacer.c_poll(port, min(budget_ns, left_ns), for_room)
             if found == 1:
                 pacer.budget.c_hit()
+                if self.has_turned_first and pacer.sends == self.sends_before:
+                    pacer.budget.c_needless()
                 if for_room:
                     port.c_flush()
                 self.c_begin_wait()
@@ -937,6 +949,8 @@ cdef class Operation:
                     self.unpolled_ns = budget_ns - left_ns
                     return self.c_yield(pacer, result)
                 pacer.budget.c_miss()
+                self.has_missed = True
+                self.sends_before = pacer.sends
         if for_room:
             port.counters.send_waits += 1
             port.on_writable(core._writable)

@@ -139,7 +139,7 @@ cdef class FramePort(MessagePort):
 
     cdef int c_begin_batch(self) except -1:
         if self.pacer is not None:
-            self.turn = self.pacer.turn
+            self.pacer.c_begin_sending(self)
         return 0
 
     cdef int c_send_one(self, object owner, const char* data, Py_ssize_t size) except -1:

@@ -32,11 +32,16 @@ cdef class PollBudget:
     cdef int misses
     cdef int exponent
     cdef int skip
+    cdef readonly int turns_first
+    cdef int excuses
 
     cdef int64_t c_next_ns(self) noexcept
     cdef void c_hit(self) noexcept
     cdef void c_miss(self) noexcept
     cdef void c_blocked(self, int64_t ns) noexcept
+    cdef int c_turns_first(self) noexcept
+    cdef void c_early(self) noexcept
+    cdef void c_needless(self) noexcept
 
 
 cdef class Borrowed:
@@ -96,6 +101,7 @@ cdef class Pacer:
     cdef bint end_scheduled
     cdef bint inside_callback    # a readiness callback runs: its end ends the turn
     cdef bint crowded            # other callbacks took long in the last turn
+    cdef uint64_t sends          # how often a port began to send in a turn
     cdef list dirty
     cdef set waiting             # ports whose receiver is asleep in this loop
     cdef int ops                 # operations since the loop turned
@@ -111,6 +117,7 @@ cdef class Pacer:
     cdef bint c_was_busy(self) noexcept
     cdef void c_yielding(self) noexcept
     cdef void c_resume(self) noexcept
+    cdef int c_begin_sending(self, MessagePort port) except -1
     cdef int c_wrote(self) except -1
     cdef int c_gathered(self, MessagePort port) except -1
     cdef int c_end_turn(self) except -1

@@ -42,6 +42,7 @@ cdef enum:
     OPS_PER_CLOCK = 32
     TURNS_AFTER_A_LONG_ONE = 3
     MOST_POLLED = 8              # more sleepers than this: the loop is the better poller
+    MOST_TURNS_FIRST = 8
 cdef int64_t TURN_NS = 100_000
 cdef int64_t LONG_TURN_NS = 50_000
 cdef int64_t LONGEST_TURN_NS = 1_000_000  # after more the task has waited for something else, or computed
@@ -53,6 +54,7 @@ cdef int64_t SHORT_WAIT_NS = 200_000
 cdef int64_t CROWDED_NS = 20_000
 cdef int MISSES_BEFORE_SKIP = 3
 cdef int MOST_SKIPPED_EXPONENT = 10
+cdef int MOST_EXCUSES = 16
 
 NO_FDS = ()
 
@@ -64,6 +66,10 @@ cdef class PollBudget:
     miss halves it, a long sleep takes it away. After three misses in a row 2**n waits
     are not polled at all, so that two processes on one CPU pay next to nothing for
     polling that cannot succeed.
+
+    A poll holds up the tasks of its own loop. Where one of them has to run before there can be
+    an answer, as it is what sends the question, polls are early; from that the budget learns how
+    often the loop has to turn first.
     """
 
     def __init__(self, bint enabled=True):
@@ -80,6 +86,7 @@ cdef class PollBudget:
     cdef void c_hit(self) noexcept:
         self.misses = 0
         self.exponent = 0
+        self.excuses = 0
 
     cdef void c_miss(self) noexcept:
         self.budget_ns //= 2
@@ -102,6 +109,19 @@ cdef class PollBudget:
         if self.short_waits >= 2:
             self.budget_ns = FULL_BUDGET_NS
 
+    cdef int c_turns_first(self) noexcept:
+        return self.turns_first if self.budget_ns > 0 and self.skip == 0 else 0
+
+    cdef void c_early(self) noexcept:
+        self.turns_first = min(self.turns_first + 1, MOST_TURNS_FIRST)
+        if self.excuses < MOST_EXCUSES:  # or it polls for ever beside others who happen to send
+            self.excuses += 1
+            self.misses = 0
+            self.skip = 0
+
+    cdef void c_needless(self) noexcept:
+        self.turns_first = max(self.turns_first - 1, 0)
+
     def next_ns(self):
         """Nanoseconds that the wait which begins now may poll; 0 means sleep at once."""
         return self.c_next_ns()
@@ -117,6 +137,14 @@ cdef class PollBudget:
     def blocked(self, int64_t ns):
         """A wait slept and was woken after ``ns`` nanoseconds."""
         self.c_blocked(ns)
+
+    def early(self):
+        """The poll that missed last held up somebody who then sent something."""
+        self.c_early()
+
+    def needless(self):
+        """The loop turned first, nobody sent anything, and the poll found something."""
+        self.c_needless()
 
 
 cdef class Borrowed:
@@ -354,6 +382,12 @@ cdef class Pacer:
 
     # The turn: a message that finds nothing gathered is written at once, the rest of the
     # turn is gathered and leaves in one piece.
+
+    cdef int c_begin_sending(self, MessagePort port) except -1:
+        """A port sends for the first time in this turn."""
+        port.turn = self.turn
+        self.sends += 1
+        return self.c_wrote()
 
     cdef int c_wrote(self) except -1:
         """A port wrote: make sure that this turn gets an end."""

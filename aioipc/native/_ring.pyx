@@ -858,8 +858,7 @@ cdef class RingPort(FramePort):
             self.c_gather_in_turn()
             return ACCEPTED
         if self.pacer is not None:
-            self.turn = self.pacer.turn
-            self.pacer.c_wrote()
+            self.pacer.c_begin_sending(self)
         self.c_publish()
         return ACCEPTED
 

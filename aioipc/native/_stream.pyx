@@ -606,8 +606,7 @@ cdef class StreamPort(FramePort):
                 self.pacer.c_gathered(self)
         else:
             if self.pacer is not None:
-                self.turn = self.pacer.turn
-                self.pacer.c_wrote()
+                self.pacer.c_begin_sending(self)
             if not self.c_flush() and self.out_start <= before and self.out_end > before:
                 # Nothing of it left: it was not accepted, and the caller waits.
                 self.out_end = before

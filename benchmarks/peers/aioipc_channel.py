@@ -227,20 +227,67 @@ async def _echo(incoming: Channel, outgoing: Channel) -> None:
 
 async def ping(plan: Plan, incoming: Channel, outgoing: Channel) -> list[int]:
     """Round trips, timed one by one."""
+    return await timed(plan, outgoing.send, incoming.receive)
+
+
+async def timed(
+    plan: Plan, send: Callable[[Any], Awaitable[None]], receive: Callable[[], Awaitable[Any]]
+) -> list[int]:
+    """Round trips, by whatever sends and receives."""
     for message in plan.warming():
-        await outgoing.send(message)
-        await incoming.receive()
+        await send(message)
+        await receive()
     samples = []
     reply = None
     before = time.perf_counter_ns()
     for message in plan.measured():
-        await outgoing.send(message)
-        reply = await incoming.receive()
+        await send(message)
+        reply = await receive()
         now = time.perf_counter_ns()
         samples.append(now - before)
         before = now
     plan.check_last(reply)
     return samples
+
+
+class ThroughTasks(AioipcChannel):
+    """As programs grow: one task receives, and hands over to the one that waits, or answers."""
+
+    def __init__(self, scheme: str, loop: Loop) -> None:
+        super().__init__(scheme, loop)
+        self.name = f"aioipc {scheme} through tasks ({loop})"
+        self.quick = False
+        self.refuses = ("sink", "source", "hold", "paced_ping", "paced_source")
+
+    async def echo(self, seat: Seat) -> None:
+        """A second task answers."""
+        await self.serve(seat, _relay)
+
+    async def ping(self, seat: Seat) -> list[int]:
+        """Send, then wait for what a second task receives."""
+        received: asyncio.Queue[Any] = asyncio.Queue()
+        async with self.connected(seat) as (incoming, outgoing), asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(_hand_over(incoming, received))
+            samples = await timed(seat.plan, outgoing.send, received.get)
+            reading.cancel()
+        return samples
+
+
+async def _hand_over(channel: Channel, received: asyncio.Queue[Any]) -> None:
+    async for message in channel:
+        received.put_nowait(message)
+
+
+async def _relay(incoming: Channel, outgoing: Channel) -> None:
+    async def answer() -> None:
+        while True:
+            await outgoing.send(await received.get())
+
+    received: asyncio.Queue[Any] = asyncio.Queue()
+    async with asyncio.TaskGroup() as tasks:
+        answering = tasks.create_task(answer())
+        await _hand_over(incoming, received)
+        answering.cancel()
 
 
 class Batches(AioipcChannel):
@@ -475,6 +522,7 @@ def _contenders() -> Iterator[Contender]:
             yield Fifos("fifo", loop, polling=polling)
         for scheme in named:
             yield Batches(scheme, loop)
+            yield ThroughTasks(scheme, loop)
             yield AioipcChannel(scheme, loop, codec="msgpack")
         yield SingleFifos(loop)
         yield InPlace(loop)

@@ -95,6 +95,46 @@ def test_a_hit_forgives_all_earlier_misses() -> None:
     assert waits_until_polled(budget) <= 4
 
 
+def miss_early(budget: PollBudget) -> None:
+    budget.miss()
+    budget.blocked(SHORT_NS)
+    budget.early()
+
+
+def test_a_poll_that_was_early_lets_the_loop_turn_first_and_is_not_held_against_the_next() -> None:
+    budget = granted()
+    assert budget.turns_first == 0
+    for turns in (1, 2, 3, 4):
+        assert budget.next_ns() == FULL_NS
+        miss_early(budget)
+        assert budget.turns_first == turns
+    assert budget.next_ns() == FULL_NS
+    budget.needless()
+    assert budget.turns_first == 3
+
+
+def test_the_loop_turns_first_a_few_times_at_most() -> None:
+    budget = granted()
+    for _ in range(100):
+        budget.early()
+    assert budget.turns_first == 8
+    for _ in range(100):
+        budget.needless()
+    assert budget.turns_first == 0
+
+
+def test_polls_beside_others_who_happen_to_send_become_rare() -> None:
+    budget = granted()
+    polls = 0
+    for _ in range(10_000):
+        if budget.next_ns():
+            polls += 1
+            miss_early(budget)
+        else:
+            budget.blocked(SHORT_NS)
+    assert polls < 100
+
+
 @given(st.lists(st.integers(0, 10**9)))
 def test_a_budget_that_is_switched_off_never_polls(sleeps: list[int]) -> None:
     budget = PollBudget(False)
@@ -122,6 +162,14 @@ class AnyLife(RuleBasedStateMachine):
     @rule()
     def miss(self) -> None:
         self.budget.miss()
+
+    @rule()
+    def early(self) -> None:
+        self.budget.early()
+
+    @rule()
+    def needless(self) -> None:
+        self.budget.needless()
 
     @rule(ns=st.integers(0, 10**10))
     def blocked(self, ns: int) -> None:
