@@ -922,7 +922,9 @@ cdef class Operation:
             return self.c_yield(pacer, result)
         if core.polling == BUSY:
             budget_ns = BUSY_SLICE_NS
-        elif core.polling == ADAPTIVE and not pacer.crowded:
+        elif core.polling == ADAPTIVE and (
+            not pacer.crowded or (self.has_turned_first and pacer.sends != self.sends_before)
+        ):
             if not self.has_turned_first and not self.was_cut and pacer.budget.c_turns_first() > 0:
                 self.has_turned_first = True
                 self.sends_before = pacer.sends
