@@ -96,11 +96,11 @@ cdef class Operation:
     cdef int turns               # of the loop, until it goes on after it yielded
     cdef bint was_busy           # the turn that it let end
     cdef bint was_crowded        # a turn since then
-    cdef bint was_cut            # the end of a turn cut the poll of this wait short,
-    cdef int64_t unpolled_ns     # and left so much of it
     cdef bint has_turned_first   # the loop, before the poll of this wait
+    cdef bint was_cut            # that poll, so that the loop turns,
+    cdef int64_t unpolled_ns     # and so much of it was left
     cdef bint has_missed         # that poll
-    cdef uint64_t sends_before   # the pacer's, then
+    cdef uint64_t sends_before   # the pacer's, when the loop was let turn last
     cdef object parts            # Send: the message
     cdef object fds              # Send: the descriptors that go with it
     cdef list objects            # SendMany: the messages. Send: what was encoded with descriptors
@@ -123,6 +123,7 @@ cdef class Operation:
     cdef int c_yield(self, Pacer pacer, PyObject** result) except -1
     cdef int c_let_turn(self, Pacer pacer, PyObject** result) except -1
     cdef bint c_has_turned(self, Pacer pacer) except -1
+    cdef int c_turn_first(self, Pacer pacer, PyObject** result) except -1
     cdef int c_sleep(self, PyObject** result) except -1
     cdef void c_begin_wait(self) noexcept
     cdef int c_wait(self, bint for_room, PyObject** result) except -1

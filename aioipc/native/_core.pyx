@@ -113,6 +113,7 @@ cdef enum:
     BATCH = 256                  # messages between two looks at the clock
     LONG = 512                   # bytes that take a codec a time worth looking at the clock
 cdef int64_t BUSY_SLICE_NS = 100_000
+cdef int64_t FIRST_SLICE_NS = 10_000  # of a poll, before the loop turns once more
 
 NOTHING = object()
 
@@ -890,6 +891,14 @@ cdef class Operation:
         result[0] = <PyObject*>None
         return NEXT
 
+    cdef int c_turn_first(self, Pacer pacer, PyObject** result) except -1:
+        """Let those run who may have to send something before there can be an answer."""
+        self.has_turned_first = True
+        self.sends_before = pacer.sends
+        self.c_yield(pacer, result)
+        self.turns = max(self.turns, pacer.budget.turns_first)
+        return NEXT
+
     cdef int c_sleep(self, PyObject** result) except -1:
         """Suspend the task until somebody wakes this operation."""
         self.waiter = Waiter.__new__(Waiter, self.core.pacer.loop)
@@ -912,7 +921,10 @@ cdef class Operation:
         cdef Pacer pacer = core.pacer
         cdef MessagePort port = core.port
         cdef int64_t budget_ns = 0
-        cdef int64_t left_ns = max(pacer.c_left_ns(), 0)
+        cdef int64_t slice_ns = max(pacer.c_left_ns(), 0)
+        cdef bint have_sent = (
+            (self.has_turned_first or self.was_cut) and pacer.sends != self.sends_before
+        )
         cdef int found = 0
         if not for_room and not core.has_waited:
             core.has_waited = True
@@ -922,22 +934,23 @@ cdef class Operation:
             return self.c_yield(pacer, result)
         if core.polling == BUSY:
             budget_ns = BUSY_SLICE_NS
-        elif core.polling == ADAPTIVE and (
-            not pacer.crowded or (self.has_turned_first and pacer.sends != self.sends_before)
-        ):
-            if not self.has_turned_first and not self.was_cut and pacer.budget.c_turns_first() > 0:
-                self.has_turned_first = True
-                self.sends_before = pacer.sends
-                self.c_yield(pacer, result)
-                self.turns = max(self.turns, pacer.budget.turns_first)
-                return NEXT
-            budget_ns = self.unpolled_ns if self.was_cut else pacer.budget.c_next_ns()
+        elif core.polling == ADAPTIVE and (have_sent or not pacer.crowded):
+            if self.was_cut:
+                budget_ns = self.unpolled_ns
+                if have_sent:
+                    pacer.budget.c_early()
+            elif not self.has_turned_first and pacer.budget.c_turns_first() > 0:
+                return self.c_turn_first(pacer, result)
+            else:
+                budget_ns = pacer.budget.c_next_ns()
+                slice_ns = min(slice_ns, FIRST_SLICE_NS)
         if budget_ns > 0:
-            if left_ns > 0:
-                found = pacer.c_poll(port, min(budget_ns, left_ns), for_room)
+            slice_ns = min(slice_ns, budget_ns)
+            if slice_ns > 0:
+                found = pacer.c_poll(port, slice_ns, for_room)
             if found == 1:
                 pacer.budget.c_hit()
-                if self.has_turned_first and pacer.sends == self.sends_before:
+                if self.has_turned_first and not self.was_cut and not have_sent:
                     pacer.budget.c_needless()
                 if for_room:
                     port.c_flush()
@@ -946,13 +959,13 @@ cdef class Operation:
             if core.polling == BUSY:
                 return self.c_yield(pacer, result)  # and poll on in the next turn
             if found == 0:
-                if budget_ns > left_ns and not self.was_cut:
+                self.sends_before = pacer.sends
+                if budget_ns > slice_ns and not self.was_cut:
                     self.was_cut = True
-                    self.unpolled_ns = budget_ns - left_ns
+                    self.unpolled_ns = budget_ns - slice_ns
                     return self.c_yield(pacer, result)
                 pacer.budget.c_miss()
                 self.has_missed = True
-                self.sends_before = pacer.sends
         if for_room:
             port.counters.send_waits += 1
             port.on_writable(core._writable)

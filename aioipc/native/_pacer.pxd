@@ -33,6 +33,7 @@ cdef class PollBudget:
     cdef int exponent
     cdef int skip
     cdef readonly int turns_first
+    cdef int needless
     cdef int excuses
 
     cdef int64_t c_next_ns(self) noexcept

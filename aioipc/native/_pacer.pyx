@@ -55,6 +55,7 @@ cdef int64_t CROWDED_NS = 20_000
 cdef int MISSES_BEFORE_SKIP = 3
 cdef int MOST_SKIPPED_EXPONENT = 10
 cdef int MOST_EXCUSES = 16
+cdef int NEEDLESS_BEFORE_FEWER = 16  # a turn takes one or two microseconds, an early poll all of its budget
 
 NO_FDS = ()
 
@@ -114,13 +115,17 @@ cdef class PollBudget:
 
     cdef void c_early(self) noexcept:
         self.turns_first = min(self.turns_first + 1, MOST_TURNS_FIRST)
+        self.needless = 0
         if self.excuses < MOST_EXCUSES:  # or it polls for ever beside others who happen to send
             self.excuses += 1
             self.misses = 0
             self.skip = 0
 
     cdef void c_needless(self) noexcept:
-        self.turns_first = max(self.turns_first - 1, 0)
+        self.needless += 1
+        if self.needless >= NEEDLESS_BEFORE_FEWER:
+            self.turns_first = max(self.turns_first - 1, 0)
+            self.needless = 0
 
     def next_ns(self):
         """Nanoseconds that the wait which begins now may poll; 0 means sleep at once."""
@@ -142,7 +147,7 @@ cdef class PollBudget:
         """The poll that missed last held up somebody who then sent something."""
         self.c_early()
 
-    def needless(self):
+    def turned_needlessly(self):
         """The loop turned first, nobody sent anything, and the poll found something."""
         self.c_needless()
 

@@ -109,8 +109,6 @@ def test_a_poll_that_was_early_lets_the_loop_turn_first_and_is_not_held_against_
         miss_early(budget)
         assert budget.turns_first == turns
     assert budget.next_ns() == FULL_NS
-    budget.needless()
-    assert budget.turns_first == 3
 
 
 def test_the_loop_turns_first_a_few_times_at_most() -> None:
@@ -118,9 +116,23 @@ def test_the_loop_turns_first_a_few_times_at_most() -> None:
     for _ in range(100):
         budget.early()
     assert budget.turns_first == 8
+
+
+def test_it_unlearns_slowly_what_is_needless() -> None:
+    budget = granted()
+    for _ in range(3):
+        budget.early()
+    seen = []
+    for _ in range(4 * 16):
+        budget.turned_needlessly()
+        seen.append(budget.turns_first)
+    assert seen == [3] * 15 + [2] * 16 + [1] * 16 + [0] * 17
+    budget.early()
     for _ in range(100):
-        budget.needless()
-    assert budget.turns_first == 0
+        for _ in range(15):
+            budget.turned_needlessly()
+        budget.early()
+    assert budget.turns_first == 8
 
 
 def test_polls_beside_others_who_happen_to_send_become_rare() -> None:
@@ -168,8 +180,8 @@ class AnyLife(RuleBasedStateMachine):
         self.budget.early()
 
     @rule()
-    def needless(self) -> None:
-        self.budget.needless()
+    def turned_needlessly(self) -> None:
+        self.budget.turned_needlessly()
 
     @rule(ns=st.integers(0, 10**10))
     def blocked(self, ns: int) -> None:
