@@ -62,7 +62,10 @@ def raises(*errors: type[Exception]) -> Callable[[F], F]:
 
 
 def idempotent(function: F) -> F:
-    """Declare that a method may run twice, so that a reconnecting client repeats it."""
+    """Declare that a method may run twice, so that a reconnecting client repeats it.
+
+    A call with a stream among its arguments is not repeated: a part of that was taken.
+    """
     return _mark(function, idempotent=True)
 
 

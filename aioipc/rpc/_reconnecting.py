@@ -49,8 +49,10 @@ class Reconnecting:
             except PeerCrashed as error:
                 if asked.call is None:
                     connection.end(error)
-                elif not method.is_idempotent or asked.call.last is not None:
-                    raise  # or the method itself declares it
+                elif asked.call.last is not None:
+                    raise  # the method itself declares it
+                elif not method.is_idempotent or method.upload is not None:
+                    raise  # what was taken out of a stream is not there for a second time
 
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
         """Call a method whose result nobody wants."""

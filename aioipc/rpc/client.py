@@ -75,7 +75,8 @@ def connect(
             ``rpc.current_call().client(Interface)``.
         reconnect: Whether to connect again when the far side is gone, with growing pauses. Calls
             made meanwhile wait. Those that may have run raise PeerCrashed, unless their method
-            is ``@rpc.idempotent``: it is called again. Needs the extra ``reconnect``.
+            is ``@rpc.idempotent`` and has no stream among its arguments: it is called again. Needs
+            the extra ``reconnect``.
         limits: Sizes and deadlines; ``limits.max_calls`` is how many calls are open at once.
         polling: As for `aioipc.connect`.
         allow: As for `aioipc.connect`.

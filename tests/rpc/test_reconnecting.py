@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator, Generator
+from typing import Any, Protocol
 
 import pytest
 
@@ -136,6 +136,38 @@ async def test_an_idempotent_one_is() -> None:
         may_answer.set()
         assert await call == "pong"
         await server.aclose()
+
+
+async def test_an_idempotent_one_with_a_stream_is_not() -> None:
+    """What was taken out of the stream would be missing."""
+
+    class Adding(Protocol):
+        @rpc.idempotent
+        async def total(self, numbers: AsyncIterable[int]) -> int: ...
+
+    class Adder:
+        async def total(self, numbers: AsyncIterable[int]) -> int:
+            result = 0
+            async for number in numbers:
+                result += number
+                if number == 3 and not crashed.is_set():
+                    crashed.set()
+                    rpc.current_call().connection.channel.abort()
+            return result
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(10):
+            yield number
+
+    crashed = asyncio.Event()
+    async with (
+        rpc.serve(ADDRESS, Adder(), interface=Adding),
+        rpc.connect(ADDRESS, Adding, reconnect=True) as adder,
+    ):
+        with pytest.raises(aioipc.PeerCrashed, match="may have run"):
+            await adder.total(numbers())
+        assert crashed.is_set()
+        assert await adder.total(numbers()) == 45
 
 
 async def test_cancelling_who_connects_lets_another_one() -> None:
