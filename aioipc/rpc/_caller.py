@@ -481,7 +481,9 @@ class Caller:
             if call.is_uploading:
                 call.is_uploading = False
                 await self._channel.send(End(call.id))
-        except Exception as error:  # noqa: BLE001 - the caller raises it
+        except BaseException as error:  # the caller raises it
+            if _is_stopped(error):
+                raise
             call.cancel()
             self.fail(call, error)
         finally:
@@ -507,13 +509,21 @@ class Caller:
             call.room_waiter = None
 
 
+def _is_stopped(error: BaseException) -> bool:
+    """Whether it ends this task from outside, and is not what came of something inside."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, GeneratorExit)
+
+
 def _log_failure(call: OwnCall, _: object) -> None:
     """Nobody waits for a notification, so nobody else says that it failed."""
     try:
         call.result()
     except ClosedError:
         pass  # by this side, which knows
-    except Exception as error:  # noqa: BLE001 - it is told all the same
+    except BaseException as error:  # noqa: BLE001 - it is told all the same
         log.warning("a notification came to nothing: %s", error)
 
 

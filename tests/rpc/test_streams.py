@@ -173,6 +173,26 @@ async def test_an_upload_that_fails_fails_the_call(link: Link) -> None:
         assert await store.get("a") == 1
 
 
+class Abort(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, Abort])
+async def test_an_upload_that_ends_by_what_is_no_exception(
+    link: Link, error: type[BaseException]
+) -> None:
+    """A task that it waits for was cancelled, for example: that is the caller's to know."""
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 5
+        raise error
+
+    async with connected(link) as (store, _):
+        with pytest.raises(error):
+            await store.total(numbers())
+        assert await store.get("a") == 1
+
+
 async def test_what_is_no_stream_is_not_sent(link: Link) -> None:
     async def numbers() -> AsyncIterator[int]:
         yield 1
