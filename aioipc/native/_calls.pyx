@@ -458,7 +458,7 @@ cdef class CallCore:
 
         Returns:
             What is left to do of a call, to be awaited in this task while another one reads; None
-            if nobody needs a reader any more.
+            if nobody needs a reader any more, or the connection has ended.
 
         Raises:
             IPCError: Nothing more can be received.
@@ -715,7 +715,9 @@ cdef class Serve(Reading):
             self.rest = hub.c_answer(message)
         elif kind is not hub.new_item or not hub.c_take_item(message):
             self.rest = hub.meet(message)
-        return self.rest is not None or not (hub.serves or hub.waiting)
+        if self.rest is not None or hub.ending is not None:
+            return True
+        return not (hub.serves or hub.waiting)
 
 
 cdef class Lead(Reading):

@@ -143,10 +143,10 @@ class Connection(CallCore, AsyncResource):
     def take_other(self, message: Message | PlainCall | Enclosed) -> None:
         """Take in what is no outcome where nobody can wait."""
         if isinstance(message, AnyCall):
-            _ = self.start(self._answer_aside(message))
+            self._refuse(message)
         elif isinstance(message, Enclosed):
             if (asked := self._taken(message)) is not None:
-                _ = self.start(self._answer_aside(asked))
+                self._refuse(asked)
         elif isinstance(message, Freed):
             self.parcels.came_back(message)
         else:
@@ -205,11 +205,10 @@ class Connection(CallCore, AsyncResource):
         method, _ = self._handlers[name]
         return bool(getattr(method, what))
 
-    async def _answer_aside(self, message: AnyCall) -> None:
-        """Run a method in this task, which does not read."""
+    def _refuse(self, message: AnyCall) -> None:
+        """Answer a call where nothing is served; at once, because more about it may follow."""
         rest = self.answer(message)
-        if rest is not None:
-            await rest
+        assert rest is None, "there is no method that could wait"
 
     # Writing
 

@@ -237,6 +237,43 @@ async def test_a_server_that_talks_nonsense(said: Any) -> None:
         await rpc.aclose(store)
 
 
+@pytest.mark.parametrize("more", [Item(2, NIL), Cancel(2), Credit(2, 1), End(2)], ids=type)
+async def test_a_client_that_serves_nothing_is_called(more: Any) -> None:
+    """What follows the call at once comes too late for one that was refused."""
+    left, right = aioipc.pair("unix", codec=rpc.CODEC)
+    async with left, right, rpc.connect(left, Store) as store:
+        call = asyncio.ensure_future(store.ping())
+        asked = await right.receive()
+        pong = Return(asked.id, msgspec.Raw(b"\xa4pong"))
+        await right.send_many([Call(2, "total", packed(None)), more, pong])
+        assert await call == "pong"
+        refused = await right.receive()
+        assert (refused.id, refused.code) == (2, "not_found")
+
+
+async def test_a_server_that_calls_and_never_reads_holds_nothing_of_its_client() -> None:
+    """The client may learn of it much later; what waits to be sent is bounded all the same."""
+    limits = aioipc.Limits(max_calls=8)
+    left, right = aioipc.pair("unix", codec=rpc.CODEC, limits=limits)
+    async with right, rpc.connect(left, Store, serve=Mill()) as store:
+        connection = rpc.connection_of(store)
+        calling = asyncio.ensure_future(call_what_nobody_has(right))
+        await until(lambda: connection.ending is not None)
+        await steps(50)
+        late = connection.late
+        assert late < 200
+        await steps(500)
+        assert connection.late == late
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+
+
+async def call_what_nobody_has(channel: Channel[Any]) -> None:
+    for number in itertools.count(2, 2):
+        await channel.send(Call(number, "nothing", packed()))
+
+
 async def test_an_answer_that_was_there_before_the_call() -> None:
     """What is wrong with it is found in the very step that sends the call."""
     async with (
