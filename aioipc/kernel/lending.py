@@ -62,8 +62,8 @@ class Loan:
         return self.file.fileno()
 
     def give_back(self) -> None:
-        """It was not used after all."""
-        if self._lender is not None and self.number is not None:
+        """It was not used after all. Nothing if the lender is closed."""
+        if self._lender is not None and self.number is not None and self._lender.has(self):
             self._lender.came_back(self.number)
 
 

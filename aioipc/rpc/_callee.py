@@ -208,7 +208,8 @@ class Callee:
             try:
                 self._channel.send_nowait(outcome, fds=parcel.files)
             except IPCError as error:
-                await self.not_sent(outcome, error, method, fds=parcel.files)
+                if not await self.not_sent(outcome, error, method, fds=parcel.files):
+                    return
             parcel.sent()
 
     async def _stream(self, call: CallInfo, method: Method, result: Any) -> None:
@@ -266,18 +267,24 @@ class Callee:
 
     async def not_sent(
         self, outcome: Return, error: IPCError, method: Method, *, fds: Sequence[HasFileno] = ()
-    ) -> None:
-        """Wait for room, or say why it cannot be sent; if the caller is gone, who reads finds."""
+    ) -> bool:
+        """Wait for room, or say why it cannot be sent; if the caller is gone, who reads finds.
+
+        Returns:
+            Whether it was sent after all.
+        """
         if isinstance(error, WouldBlock):
             try:
                 await self._connection.send_late(outcome, fds=fds)
             except IPCError as late:
                 error = late
             else:
-                return
+                return True
         if isinstance(error, EncodeError | FrameTooLarge):
-            log.warning("%s: the result of %s: %s", self._channel.address, method, error)
+            # As text, again.
+            log.warning("%s: the result of %s: %s", self._channel.address, method, str(error))
             self._connection.tell(unsendable(outcome.id, error, method))
+        return False
 
     def _finish(self, call: CallInfo, last: Raise | None) -> None:
         """Say what came of a call; nothing if nobody is there to be told."""

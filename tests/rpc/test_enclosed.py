@@ -9,10 +9,11 @@ import os
 import shlex
 import sys
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import aioipc
 from aioipc import BadArguments, Limits, RemoteError, rpc
@@ -386,6 +387,42 @@ async def test_memory_that_is_kept_is_bounded() -> None:
         del kept, many
         gc.collect()
         await desk.plain(1)
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_the_connection_ends_while_an_array_is_copied(is_cancelled: bool) -> None:
+    """The memory that was lent for it is no longer there to be given back."""
+    async with served("unix:") as (desk, _):
+        await desk.plain(1)
+        connection = rpc.connection_of(desk)
+        call = asyncio.ensure_future(desk.total(np.ones(10 * LARGE)))
+        await until(lambda: connection.caller.packing == 1)
+        connection.end(aioipc.PeerCrashed("the far side is gone"))
+        if is_cancelled:
+            call.cancel()
+        with pytest.raises(asyncio.CancelledError if is_cancelled else aioipc.PeerCrashed):
+            await call
+
+
+async def test_memory_of_a_result_over_the_limit_is_lent_again() -> None:
+    class Printer(Protocol):
+        async def page(self, margin: int) -> tuple[NDArray[np.uint8], bytes]: ...
+
+    class Press:
+        def page(self, margin: int) -> tuple[NDArray[np.uint8], bytes]:
+            return np.ones(LARGE, "u1"), bytes(margin)
+
+    limits = Limits(max_message_bytes=100_000)
+    async with (
+        rpc.serve("unix:", Press(), interface=Printer, limits=limits) as server,
+        rpc.connect(server.address, Printer) as printer,
+    ):
+        for _ in range(3):
+            with pytest.raises(RemoteError, match="over the limit"):
+                await printer.page(200_000)
+        (connection,) = server.connections
+        assert not connection.parcels._lender._lent
+        assert len(connection.parcels._lender._here) == 1
 
 
 async def test_others_go_on_while_an_array_is_copied() -> None:
