@@ -18,7 +18,16 @@ from aioipc.native._calls import StraightMethod
 from aioipc.rpc._codec import decoder
 from aioipc.rpc._packing import Enclosed, is_packed, unpacker
 
-__all__ = ["Interface", "Method", "Shape", "describe", "idempotent", "notification", "raises"]
+__all__ = [
+    "Interface",
+    "Method",
+    "Shape",
+    "describe",
+    "idempotent",
+    "notification",
+    "raises",
+    "said",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +40,8 @@ _STREAMS: Final = (
     collections.abc.AsyncGenerator,
 )
 _NOT_OURS: Final = (object, Protocol, Generic)
-_PLACE = re.compile(r" - at `\$\[(\d+)\](.*)`$")
+_PLACE = re.compile(r"(?s)(?P<what>.*) - at `\$\[(?P<index>\d+)\](?P<inside>.*)`$")
+"""The last one that is named: an earlier one is part of a value that the peer sent."""
 _MARKS: Final = "__aioipc_rpc__"
 
 
@@ -251,20 +261,23 @@ class Method(StraightMethod):
 
     # The called side
 
-    def decode_args(self, raw: Packed) -> Any:
+    def decode_args(self, raw: Packed | Enclosed) -> Any:
         """The arguments, checked against their annotations.
 
         Raises:
             BadArguments: They do not fit; the message has the parameter's name.
         """
+        fewer = _length(raw) if isinstance(raw, Enclosed) else None
+        if fewer is not None and fewer < self.count:
+            return self._decode_fewer(raw, fewer)  # at once: it can be unpacked only once
         try:
             return self.args_decoder(raw)
-        except (msgspec.DecodeError, ValueError) as error:
+        except ProtocolError as error:  # of which the connection knows
+            raise BadArguments(f"{self}: {error}") from error
+        except Exception as error:  # noqa: BLE001 - of the declared types' own code
             count = _length(raw)
             if count is None or count >= self.count:
                 raise self._bad(error, count) from None
-        except ProtocolError as error:  # of which the connection knows
-            raise BadArguments(f"{self}: {error}") from error
         return self._decode_fewer(raw, count)
 
     @functools.cached_property
@@ -283,14 +296,18 @@ class Method(StraightMethod):
             types[self.upload] = None
         return types
 
-    def _decode_fewer(self, raw: Packed, count: int) -> Any:
+    def _decode_fewer(self, raw: Packed | Enclosed, count: int) -> Any:
         """The arguments of a caller who knows an older declaration."""
         for name, default in zip(self.names[count:], self._defaults[count:], strict=True):
             if default is inspect.Parameter.empty:
+                if isinstance(raw, Enclosed):
+                    raw.close()
                 raise BadArguments(f"{self}: argument {name!r} is missing")
         try:
             return self._decoder_of(count)(raw) + self._defaults[count:]
-        except (msgspec.DecodeError, ValueError) as error:
+        except ProtocolError as error:  # as above
+            raise BadArguments(f"{self}: {error}") from error
+        except Exception as error:  # noqa: BLE001 - likewise
             raise self._bad(error, count) from None
 
     def _bad(self, error: Exception, count: int | None) -> BadArguments:
@@ -298,11 +315,14 @@ class Method(StraightMethod):
         if count is None or count > self.count:
             given = "none" if count is None else count
             return BadArguments(f"{self} takes {self.count} arguments, not {given}")
-        place = _PLACE.search(str(error))
+        if not isinstance(error, msgspec.DecodeError | ValueError):
+            kind = type(error).__name__
+            return BadArguments(f"{self}: {kind} while arguments were decoded: {said(error)}")
+        place = _PLACE.match(str(error))
         if place is None:
             return BadArguments(f"{self}: {error}")
-        name = self.names[int(place[1])] + place[2]
-        return BadArguments(f"{self}: argument {name!r}: {str(error)[: place.start()]}")
+        name = self.names[int(place["index"])] + place["inside"]
+        return BadArguments(f"{self}: argument {name!r}: {place['what']}")
 
     def invoke(self, function: Callable[..., Any], args: Any) -> Any:
         """Call the implementation with arguments in the order of the declaration."""
@@ -385,6 +405,14 @@ def _stream_of(annotation: Any) -> tuple[Any, ...] | None:
     if origin not in _STREAMS:
         return None
     return typing.get_args(annotation)[:1] or (Any,)
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, as far as its own methods let it."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - it is about the first one
+        return "its text cannot be told"
 
 
 def _plain(annotation: Any) -> Any:

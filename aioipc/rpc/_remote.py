@@ -61,11 +61,19 @@ async def ask_interface(caller: Caller) -> RemoteInterface:
 
 
 def method_of(interface: RemoteInterface, method: RemoteMethod) -> Method:
-    """A method that can be called, with arguments and results of any type."""
+    """A method that can be called, with arguments and results of any type.
+
+    Raises:
+        RemoteError: What its server tells of it makes no sense.
+    """
     stub = _STUBS.get(method.shape)
     if stub is None:
         raise RemoteError(f"{interface.name}.{method.name} has the unknown shape {method.shape!r}")
-    return Method(interface.name, method.name, stub(_signature(method)))
+    try:
+        signature = _signature(method)
+    except ValueError as error:
+        raise RemoteError(f"{interface.name}.{method.name} cannot be called: {error}") from None
+    return Method(interface.name, method.name, stub(signature))
 
 
 def _signature(method: RemoteMethod) -> inspect.Signature:

@@ -425,6 +425,33 @@ async def test_memory_of_a_result_over_the_limit_is_lent_again() -> None:
         assert len(connection.parcels._lender._here) == 1
 
 
+class OlderDesk(Protocol):
+    async def write(self, file: Descriptor) -> int: ...
+    async def total(self) -> float: ...
+
+
+@CARRYING
+async def test_an_older_caller_may_leave_defaults_out(address: str, pipe: Pipe) -> None:
+    class Newer(Clerk):
+        def write(self, file: Descriptor, text: str = "default") -> int:
+            return super().write(file, text)
+
+    class NewerDesk(Protocol):
+        async def write(self, file: Descriptor, text: str = "default") -> int: ...
+        async def total(self, numbers: NDArray[np.float64]) -> float: ...
+
+    async with (
+        rpc.serve(address, Newer(), interface=NewerDesk) as server,
+        rpc.connect(server.address, OlderDesk) as desk,
+    ):
+        with Descriptor(pipe.writer) as file:
+            assert await desk.write(file) == len("default")
+        assert os.read(pipe.reader, 99) == b"default"
+        assert pipe.is_closed()
+        with pytest.raises(BadArguments, match="'numbers' is missing"):
+            await desk.total()
+
+
 async def test_others_go_on_while_an_array_is_copied() -> None:
     turns = 0
 
