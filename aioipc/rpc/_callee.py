@@ -128,7 +128,7 @@ class Callee:
         try:
             result = method.invoke(function, args)
             del args  # memory that came with them may go back before the outcome
-        except Exception as error:  # noqa: BLE001 - it goes to the caller
+        except BaseException as error:  # noqa: BLE001 - it goes to the caller
             last = self._verdict(call, method, error)
         else:
             await self.rest(call, method, result)
@@ -145,7 +145,7 @@ class Callee:
                 result = await result
             if method.is_notification:
                 result = None
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it goes to the caller
+        except BaseException as error:  # noqa: BLE001 - it goes to the caller
             last = self._verdict(call, method, error)
         else:
             if method.packs:
@@ -292,6 +292,12 @@ class Callee:
         if last is not None:
             self._connection.tell(last)
 
+    def _finish_soon(self, call: CallInfo, last: Raise) -> None:
+        """As `_finish`, where an exception is handled, with which whatever fails would be kept."""
+        self.done(call, last)
+        if self._connection.ending is None:
+            self._connection.loop.call_soon(self._connection.tell, last)
+
     def _cancelled(self, call: CallInfo) -> Exception | None:
         """Why the method was cancelled; None if that is meant for this whole task."""
         task = asyncio.current_task()
@@ -302,11 +308,11 @@ class Callee:
             error = RemoteCancelled(f"{call.method} was cancelled by its caller")
         elif self._connection.is_closing:
             error = RemoteCancelled(f"{call.method} was cancelled: this side is closing")
-        elif task.cancelling():
-            self.done(call)
-            return None
         else:
             error = RemoteCancelled(f"{call.method} was cancelled")
+            if task.cancelling():  # by other code of this process: the caller is told all the same
+                self._finish_soon(call, refusal(call.message.id, error))
+                return None
         while task.cancelling():
             task.uncancel()
         return error
@@ -325,11 +331,13 @@ class Callee:
         Raises:
             BaseException: What is meant for this whole task, or the process.
         """
-        if not isinstance(error, Exception):
-            why = self._cancelled(call) if isinstance(error, asyncio.CancelledError) else None
+        if isinstance(error, asyncio.CancelledError):
+            why = self._cancelled(call)
             if why is None:
                 raise error
             return refusal(call.message.id, why)
+        if isinstance(error, GeneratorExit):  # the method is closed together with its loop
+            raise error
         if self._is_lost(error):
             return None
         if call.upload is not None and error is call.upload.refused:
@@ -337,9 +345,12 @@ class Callee:
         fault = fault_of(call.message.id, error, method, trusted=self._is_trusted)
         if fault.code == Code.RAISED:
             log.error("%s: %s failed", self._channel.address, method, exc_info=error)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            self._finish_soon(call, fault)
+            raise error
         return fault
 
-    def _is_lost(self, error: Exception) -> bool:
+    def _is_lost(self, error: BaseException) -> bool:
         """Whether it says no more than that the caller is gone."""
         if not isinstance(error, PeerCrashed | EndOfStream | ClosedError):
             return False

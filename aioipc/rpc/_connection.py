@@ -16,6 +16,7 @@ from aioipc.errors import (
     ClosedError,
     DecodeError,
     EndOfStream,
+    FrameTooLarge,
     IPCError,
     PeerCrashed,
     ProtocolError,
@@ -29,6 +30,7 @@ from aioipc.native._plain import PlainCall, PlainReturn
 from aioipc.rpc._call import CallInfo, current, metadata_sent
 from aioipc.rpc._callee import Callee, Handlers
 from aioipc.rpc._caller import Caller, OwnCall
+from aioipc.rpc._faults import shortened
 from aioipc.rpc._packing import Enclosed
 from aioipc.rpc._parcels import Parcels
 from aioipc.rpc._proxy import proxy_of
@@ -123,11 +125,19 @@ class Connection(CallCore, AsyncResource):
         """Read for everybody; becomes the task of a method that waits."""
         try:
             rest = await self.serve()
-            self.is_read = False
-            if rest is not None:
-                self.read_on()
-                await rest
         except Exception as error:  # noqa: BLE001 - each call raises it
+            self.end(error)
+            return
+        except BaseException as error:  # a method that did not wait cancelled this task, or worse
+            self.end(IPCError(f"the task that reads was ended by {error!r}"))
+            raise
+        self.is_read = False
+        if rest is None:
+            return
+        self.read_on()
+        try:
+            await rest
+        except Exception as error:  # noqa: BLE001 - likewise
             self.end(error)
 
     def meet(self, message: AnyMessage) -> Awaitable[None] | None:
@@ -219,6 +229,8 @@ class Connection(CallCore, AsyncResource):
         except WouldBlock:
             self.late += 1  # at once, for who waits until nothing is
             _ = self.start(self._tell_late(message))
+        except FrameTooLarge:
+            self._tell_less(message)
         except IPCError:
             pass  # the connection is over, as whoever reads or calls is told
 
@@ -227,8 +239,17 @@ class Connection(CallCore, AsyncResource):
         if isinstance(message, Credit) and not self.session.is_open(message.id):
             self.callee.settle()  # the outcome of that call may have left since
             return
-        with contextlib.suppress(IPCError):
+        try:
             await self.send_late(message)
+        except FrameTooLarge:
+            self._tell_less(message)
+        except IPCError:
+            pass  # as above
+
+    def _tell_less(self, message: Message) -> None:
+        """A message is over the limit; the caller of what failed has to hear something."""
+        if isinstance(message, Raise) and (less := shortened(message)) is not None:
+            self.tell(less)
 
     async def send_late(self, message: Message, *, fds: Sequence[HasFileno] = ()) -> None:
         """Send a message that the peer causes and that there is no room for now.

@@ -19,10 +19,10 @@ from aioipc.errors import (
     RemoteError,
 )
 from aioipc.rpc._codec import decoder, encode
-from aioipc.rpc._interface import Method
+from aioipc.rpc._interface import Method, said
 from aioipc.wire.rpc import Code, Raise
 
-__all__ = ["fault_of", "raised", "refusal", "unsendable"]
+__all__ = ["fault_of", "raised", "refusal", "shortened", "unsendable"]
 
 MOST_TEXT: Final = 1024
 _OURS: Final = (__package__, "aioipc.native")
@@ -53,7 +53,7 @@ def refusal(number: int, error: Exception) -> Raise:
     raise error
 
 
-def fault_of(number: int, error: Exception, method: Method, *, trusted: bool) -> Raise:
+def fault_of(number: int, error: BaseException, method: Method, *, trusted: bool) -> Raise:
     """What to send for an exception of a method.
 
     Args:
@@ -68,28 +68,27 @@ def fault_of(number: int, error: Exception, method: Method, *, trusted: bool) ->
     if declared:
         try:
             fault.args = msgspec.Raw(encode(error.args))
-        except (TypeError, ValueError, OverflowError):
+        except Exception:  # noqa: BLE001 - whatever it is about them
             fault.code = Code.RAISED  # it cannot travel as itself
     if trusted and fault.code == Code.RAISED:
         fault.traceback = _traceback_of(error)
     return fault
 
 
-def _traceback_of(error: Exception) -> str:
+def _traceback_of(error: BaseException) -> str:
     """From where the method begins; how it came to be called is our business."""
     step = error.__traceback__
     while step is not None and step.tb_frame.f_globals.get("__package__") in _OURS:
         step = step.tb_next
-    lines = traceback.format_exception(type(error), error, step)
+    try:
+        lines = traceback.format_exception(type(error), error, step)
+    except Exception:  # noqa: BLE001 - of an attribute that it looks for
+        return "its traceback cannot be told"
     return _encodable("".join(lines)[-_MOST_TRACEBACK:])
 
 
 def _text_of(error: BaseException) -> str:
-    """What an exception says, as far as its own methods let it."""
-    try:
-        return _encodable(str(error)[:MOST_TEXT])
-    except Exception:  # noqa: BLE001 - it is about the first one
-        return "its text cannot be told"
+    return _encodable(said(error)[:MOST_TEXT])
 
 
 def _encodable(text: str) -> str:
@@ -104,6 +103,16 @@ def unsendable(number: int, error: IPCError, method: Method) -> Raise:
     return Raise(
         number, code, type(error).__name__, f"the result of {method}: {reason}"[:MOST_TEXT]
     )
+
+
+def shortened(fault: Raise) -> Raise | None:
+    """What to send instead of what is over the limit of a message; None if nothing is shorter."""
+    code = Code.RAISED if fault.code == Code.DECLARED else fault.code
+    if code != fault.code or fault.traceback is not None:
+        return Raise(fault.id, code, fault.kind, fault.message)
+    if fault.kind or fault.message:
+        return Raise(fault.id, code)
+    return None
 
 
 def raised(fault: Raise, method: Method) -> Exception:
@@ -121,7 +130,7 @@ def raised(fault: Raise, method: Method) -> Exception:
 
 
 def _remote_error(fault: Raise, method: Method) -> RemoteError:
-    what = f"{fault.kind}: {fault.message}" if fault.kind else fault.message
+    what = f"{fault.kind}: {fault.message}" if fault.kind else fault.message or fault.code
     error = RemoteError(f"{method} failed: {what}", type=fault.kind, text=fault.message)
     if fault.traceback:
         error.add_note(f"On the far side:\n{fault.traceback.rstrip()}")
