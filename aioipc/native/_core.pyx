@@ -21,6 +21,7 @@ from libc.stdint cimport int64_t
 
 from aioipc.native._pacer cimport (
     ACCEPTED,
+    FIRST_SLICE_NS,
     Borrowed,
     MessagePort,
     NO_FDS,
@@ -113,7 +114,6 @@ cdef enum:
     BATCH = 256                  # messages between two looks at the clock
     LONG = 512                   # bytes that take a codec a time worth looking at the clock
 cdef int64_t BUSY_SLICE_NS = 100_000
-cdef int64_t FIRST_SLICE_NS = 10_000  # of a poll, before the loop turns once more
 
 NOTHING = object()
 

@@ -23,6 +23,7 @@ cdef enum:
     ACCEPTED = 1
 
 cdef object NO_FDS               # what a message without descriptors is sent with
+cdef int64_t FIRST_SLICE_NS
 
 
 cdef class PollBudget:

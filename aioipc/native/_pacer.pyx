@@ -50,6 +50,7 @@ cdef int64_t LONGEST_TURN_NS = 1_000_000  # after more the task has waited for s
 # Adaptive polling (measured by benchmarks/round_trip.py; see docs/architecture.md).
 cdef int64_t FULL_BUDGET_NS = 75_000
 cdef int64_t LEAST_BUDGET_NS = 10_000
+FIRST_SLICE_NS = 10_000          # of a poll, before the loop turns once more
 cdef int64_t SHORT_WAIT_NS = 200_000
 cdef int64_t CROWDED_NS = 20_000
 cdef int MISSES_BEFORE_SKIP = 3
