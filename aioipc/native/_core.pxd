@@ -100,7 +100,7 @@ cdef class Operation:
     cdef bint was_cut            # that poll, so that the loop turns,
     cdef int64_t unpolled_ns     # and so much of it was left
     cdef bint has_missed         # that poll
-    cdef uint64_t sends_before   # the pacer's, when the loop was let turn last
+    cdef uint64_t sends_before   # the port's, when the loop was let turn last
     cdef object parts            # Send: the message
     cdef object fds              # Send: the descriptors that go with it
     cdef list objects            # SendMany: the messages. Send: what was encoded with descriptors

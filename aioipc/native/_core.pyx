@@ -821,8 +821,9 @@ cdef class Operation:
             pacer.waiting.discard(core.port)
         pacer.c_resume()
         pacer.budget.c_blocked(pacer.resumed_ns - self.slept_ns)
-        if self.has_missed and pacer.sends != self.sends_before:
-            pacer.budget.c_early()
+        if self.has_missed and core.port.sends != self.sends_before:
+            core.port.turns_first.c_early()
+            pacer.budget.c_excuse()
         self.c_begin_wait()
         return 0
 
@@ -894,9 +895,9 @@ cdef class Operation:
     cdef int c_turn_first(self, Pacer pacer, PyObject** result) except -1:
         """Let those run who may have to send something before there can be an answer."""
         self.has_turned_first = True
-        self.sends_before = pacer.sends
+        self.sends_before = self.core.port.sends
         self.c_yield(pacer, result)
-        self.turns = max(self.turns, pacer.budget.turns_first)
+        self.turns = max(self.turns, self.core.port.turns_first.turns)
         return NEXT
 
     cdef int c_sleep(self, PyObject** result) except -1:
@@ -923,7 +924,7 @@ cdef class Operation:
         cdef int64_t budget_ns = 0
         cdef int64_t slice_ns = max(pacer.c_left_ns(), 0)
         cdef bint have_sent = (
-            (self.has_turned_first or self.was_cut) and pacer.sends != self.sends_before
+            (self.has_turned_first or self.was_cut) and port.sends != self.sends_before
         )
         cdef int found = 0
         if not for_room and not core.has_waited:
@@ -938,8 +939,8 @@ cdef class Operation:
             if self.was_cut:
                 budget_ns = self.unpolled_ns
                 if have_sent:
-                    pacer.budget.c_early()
-            elif not self.has_turned_first and pacer.budget.c_turns_first() > 0:
+                    port.turns_first.c_early()
+            elif not self.has_turned_first and port.turns_first.turns and pacer.budget.c_is_due():
                 return self.c_turn_first(pacer, result)
             else:
                 budget_ns = pacer.budget.c_next_ns()
@@ -951,7 +952,7 @@ cdef class Operation:
             if found == 1:
                 pacer.budget.c_hit()
                 if self.has_turned_first and not self.was_cut and not have_sent:
-                    pacer.budget.c_needless()
+                    port.turns_first.c_needless()
                 if for_room:
                     port.c_flush()
                 self.c_begin_wait()
@@ -959,7 +960,7 @@ cdef class Operation:
             if core.polling == BUSY:
                 return self.c_yield(pacer, result)  # and poll on in the next turn
             if found == 0:
-                self.sends_before = pacer.sends
+                self.sends_before = port.sends
                 if budget_ns > slice_ns and not self.was_cut:
                     self.was_cut = True
                     self.unpolled_ns = budget_ns - slice_ns

@@ -33,15 +33,20 @@ cdef class PollBudget:
     cdef int misses
     cdef int exponent
     cdef int skip
-    cdef readonly int turns_first
-    cdef int needless
     cdef int excuses
 
     cdef int64_t c_next_ns(self) noexcept
     cdef void c_hit(self) noexcept
     cdef void c_miss(self) noexcept
     cdef void c_blocked(self, int64_t ns) noexcept
-    cdef int c_turns_first(self) noexcept
+    cdef bint c_is_due(self) noexcept
+    cdef void c_excuse(self) noexcept
+
+
+cdef class TurnsFirst:
+    cdef readonly int turns
+    cdef int needless
+
     cdef void c_early(self) noexcept
     cdef void c_needless(self) noexcept
 
@@ -63,6 +68,8 @@ cdef class MessagePort:
     cdef Row row                 # where others can read them
     cdef Pacer pacer
     cdef uint64_t turn           # the pacer's turn in which this port last wrote
+    cdef uint64_t sends          # in how many turns it did
+    cdef TurnsFirst turns_first
     cdef bint dirty              # gathered messages wait for the end of the turn
     cdef bint in_memory          # looking is one load, and changes nothing
     cdef bint may_lend           # `c_receive` may answer with something `c_borrow` would
@@ -103,7 +110,6 @@ cdef class Pacer:
     cdef bint end_scheduled
     cdef bint inside_callback    # a readiness callback runs: its end ends the turn
     cdef bint crowded            # other callbacks took long in the last turn
-    cdef uint64_t sends          # how often a port began to send in a turn
     cdef list dirty
     cdef set waiting             # ports whose receiver is asleep in this loop
     cdef int ops                 # operations since the loop turned

@@ -68,10 +68,6 @@ cdef class PollBudget:
     miss halves it, a long sleep takes it away. After three misses in a row 2**n waits
     are not polled at all, so that two processes on one CPU pay next to nothing for
     polling that cannot succeed.
-
-    A poll holds up the tasks of its own loop. Where one of them has to run before there can be
-    an answer, as it is what sends the question, polls are early; from that the budget learns how
-    often the loop has to turn first.
     """
 
     def __init__(self, bint enabled=True):
@@ -111,22 +107,16 @@ cdef class PollBudget:
         if self.short_waits >= 2:
             self.budget_ns = FULL_BUDGET_NS
 
-    cdef int c_turns_first(self) noexcept:
-        return self.turns_first if self.budget_ns > 0 and self.skip == 0 else 0
+    cdef bint c_is_due(self) noexcept:
+        """Whether the next wait polls."""
+        return self.budget_ns > 0 and self.skip == 0
 
-    cdef void c_early(self) noexcept:
-        self.turns_first = min(self.turns_first + 1, MOST_TURNS_FIRST)
-        self.needless = 0
-        if self.excuses < MOST_EXCUSES:  # or it polls for ever beside others who happen to send
+    cdef void c_excuse(self) noexcept:
+        """The last miss is not to count; unless there were many, or it polls for ever."""
+        if self.excuses < MOST_EXCUSES:
             self.excuses += 1
             self.misses = 0
             self.skip = 0
-
-    cdef void c_needless(self) noexcept:
-        self.needless += 1
-        if self.needless >= NEEDLESS_BEFORE_FEWER:
-            self.turns_first = max(self.turns_first - 1, 0)
-            self.needless = 0
 
     def next_ns(self):
         """Nanoseconds that the wait which begins now may poll; 0 means sleep at once."""
@@ -144,12 +134,35 @@ cdef class PollBudget:
         """A wait slept and was woken after ``ns`` nanoseconds."""
         self.c_blocked(ns)
 
+    def excuse(self):
+        """The last miss is not to count: the poll was early."""
+        self.c_excuse()
+
+
+cdef class TurnsFirst:
+    """How often the loop turns before a wait for a peer polls: pure arithmetic.
+
+    A poll holds up the tasks of its own loop. Where one of them has to run before there can be
+    an answer, because it is what sends the question, a poll is early. Each early poll makes it one
+    turn more, and many that needed none of the turns one less.
+    """
+
+    cdef void c_early(self) noexcept:
+        self.turns = min(self.turns + 1, MOST_TURNS_FIRST)
+        self.needless = 0
+
+    cdef void c_needless(self) noexcept:
+        self.needless += 1
+        if self.needless >= NEEDLESS_BEFORE_FEWER:
+            self.turns = max(self.turns - 1, 0)
+            self.needless = 0
+
     def early(self):
-        """The poll that missed last held up somebody who then sent something."""
+        """A poll found nothing, and something was sent to the peer only after it."""
         self.c_early()
 
     def turned_needlessly(self):
-        """The loop turned first, nobody sent anything, and the poll found something."""
+        """The loop turned first, nothing was sent, and the poll found something."""
         self.c_needless()
 
 
@@ -184,6 +197,7 @@ cdef class MessagePort:
     def __cinit__(self):
         self.called_by_loop = True
         self.counters = &self.own
+        self.turns_first = TurnsFirst()
 
     def share(self, Row row not None):
         """Count in a row that others can read, from here on."""
@@ -392,7 +406,7 @@ cdef class Pacer:
     cdef int c_begin_sending(self, MessagePort port) except -1:
         """A port sends for the first time in this turn."""
         port.turn = self.turn
-        self.sends += 1
+        port.sends += 1
         return self.c_wrote()
 
     cdef int c_wrote(self) except -1:
