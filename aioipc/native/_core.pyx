@@ -797,6 +797,8 @@ cdef class Operation:
             elif state == YIELDED:
                 if not self.c_has_turned(core.pacer):
                     return self.c_let_turn(core.pacer, result)
+                if self.has_turned_first and core.port.sends == self.sends_before:
+                    core.port.turns_first.c_needless()
                 core.c_enter()
                 self.c_turned()
             else:
@@ -951,8 +953,6 @@ cdef class Operation:
                 found = pacer.c_poll(port, slice_ns, for_room)
             if found == 1:
                 pacer.budget.c_hit()
-                if self.has_turned_first and not self.was_cut and not have_sent:
-                    port.turns_first.c_needless()
                 if for_room:
                     port.c_flush()
                 self.c_begin_wait()

@@ -144,7 +144,7 @@ cdef class TurnsFirst:
 
     A poll holds up the tasks of its own loop. Where one of them has to run before there can be
     an answer, because it is what sends the question, a poll is early. Each early poll makes it one
-    turn more, and many that needed none of the turns one less.
+    turn more, and many waits in whose turns nothing was sent make it one less.
     """
 
     cdef void c_early(self) noexcept:
@@ -162,7 +162,7 @@ cdef class TurnsFirst:
         self.c_early()
 
     def turned_needlessly(self):
-        """The loop turned first, nothing was sent, and the poll found something."""
+        """The loop turned first, and nothing was sent."""
         self.c_needless()
 
 
