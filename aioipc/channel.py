@@ -37,7 +37,8 @@ from aioipc.kernel.statistics import Kind, open_row
 from aioipc.limits import Limits
 from aioipc.loop.waiting import pacer_of, wait_writable
 from aioipc.native._adapted import AdaptedPort
-from aioipc.native._core import ChannelCore, called_natively
+from aioipc.native._core import ChannelCore
+from aioipc.native._operation import called_natively
 from aioipc.native._pacer import Pacer
 from aioipc.transports._framed import PeerPort
 from aioipc.transports._ring import RingPeerPort, RingTransport

@@ -7,7 +7,7 @@ import select
 
 from aioipc.errors import from_os_error
 from aioipc.loop.fd import FdWatch
-from aioipc.native._core import Waiter
+from aioipc.native._operation import Waiter
 
 __all__ = ["Lookout"]
 

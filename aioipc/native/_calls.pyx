@@ -10,20 +10,9 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from aioipc.native._call_table cimport CallTable, Incoming, Outgoing
-from aioipc.native._core cimport (
-    DONE,
-    NEW,
-    NEXT,
-    RETURN,
-    RUNNING,
-    SLEEPING,
-    ChannelCore,
-    Operation,
-    Receive,
-    Send,
-    Waiter,
-)
+from aioipc.native._core cimport ChannelCore, Receive, Send
 from aioipc.native._detour cimport Detour, PYGEN_ERROR, PYGEN_NEXT, PYGEN_RETURN, PySendResult, PyIter_Send
+from aioipc.native._operation cimport DONE, NEW, NEXT, RETURN, RUNNING, SLEEPING, Operation, Waiter
 from aioipc.native._pacer cimport ACCEPTED, NO_FDS
 from aioipc.native._plain cimport (
     PlainCall,

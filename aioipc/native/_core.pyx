@@ -1,10 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False
-"""ChannelCore: native awaitables over a message port and a codec.
-
-An operation is an object that a Task drives. It does its work inside ``am_send``, never
-when it is created, so one that is dropped or cancelled has done nothing; what it waits for
-carries no data and only says "look again".
-"""
+"""ChannelCore: the operations of a channel, over a message port and a codec."""
 
 cimport cython
 from cpython.buffer cimport (
@@ -17,33 +12,31 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int64_t
 
-from aioipc.native._pacer cimport (
-    ACCEPTED,
-    FIRST_SLICE_NS,
-    Borrowed,
-    MessagePort,
-    NO_FDS,
-    NO_ROOM,
-    Pacer,
-    clock_ns,
-    must_yield,
+from aioipc.native._operation cimport (
+    DONE,
+    NEW,
+    NOTHING,
+    RETRY,
+    RETURN,
+    Endpoint,
+    Flush,
+    Operation,
+    ReceiveOperation,
+    SendOperation,
+    is_spare,
+    is_usable,
+    step,
 )
+from aioipc.native._pacer cimport ACCEPTED, Borrowed, MessagePort, NO_FDS, NO_ROOM, must_yield
 from aioipc.native._scan cimport scanner_of
-
-import os
-from collections import deque
-from types import MethodDescriptorType
 
 from aioipc.errors import (
     AddressError,
     BusyError,
-    ClosedError,
     DecodeError,
     EncodeError,
     EndOfStream,
-    ForkError,
     IPCError,
     WouldBlock,
 )
@@ -66,156 +59,20 @@ cdef extern from *:
         }
         return PyObject_CallOneArg(function, argument);
     }
-    /* The same method, for `self` of another class. */
-    static PyObject *aioipc_method_of(PyTypeObject *type, PyObject *method) {
-        return PyDescr_NewMethod(type, ((PyMethodDescrObject *)method)->d_method);
-    }
-    /* A class written in Python gets a slot that looks __anext__ up by name each time. */
-    static void aioipc_share_am_anext(PyTypeObject *type, PyTypeObject *base) {
-        type->tp_as_async->am_anext = base->tp_as_async->am_anext;
-        PyType_Modified(type);
-    }
-    /* PyThread_get_thread_ident, for each operation: the address of what belongs to the thread. */
-    #if defined(__has_builtin)
-    #if __has_builtin(__builtin_thread_pointer)
-    #define AIOIPC_THREAD_POINTER
-    #endif
-    #endif
-    static inline unsigned long aioipc_thread(void) {
-    #ifdef AIOIPC_THREAD_POINTER
-        return (unsigned long)__builtin_thread_pointer();
-    #else
-        return PyThread_get_thread_ident();
-    #endif
-    }
     /* For a `try` around a call that has failed before it. */
     static int aioipc_raise_pending(void) { return -1; }
     """
-    object aioipc_method_of(PyTypeObject*, object)
-    void aioipc_share_am_anext(PyTypeObject*, PyTypeObject*)
-    unsigned long Py_TPFLAGS_HEAPTYPE
-    object PyContext_CopyCurrent()
     int aioipc_raise_pending() except -1
     PyObject* try_one_argument "aioipc_try_one_argument"(object, object)  # without raising what it raised
     int PyErr_ExceptionMatches(object)
     void PyErr_Clear()
-    unsigned long this_thread "aioipc_thread"() nogil
     int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
 
 ctypedef int (*raw_step)(PyObject*, PyObject*, PyObject**) noexcept
 
-cdef enum Polling:
-    ADAPTIVE = 0
-    BLOCK = 1
-    BUSY = 2
-
-cdef dict POLLING = {"adaptive": ADAPTIVE, "block": BLOCK, "busy": BUSY}
 cdef enum:
     BATCH = 256                  # messages between two looks at the clock
     LONG = 512                   # bytes that take a codec a time worth looking at the clock
-cdef int64_t BUSY_SLICE_NS = 100_000
-
-NOTHING = object()
-
-# Raised in each child process, so that inherited objects notice (one load per operation).
-cdef unsigned long fork_generation = 1
-
-
-def _forked():
-    global fork_generation
-    fork_generation += 1
-
-
-os.register_at_fork(after_in_child=_forked)
-
-# Whoever shows the stack of a task (Task.print_stack) wants a frame with a line. Native code
-# has none, so a generator that never runs lends its own to all operations.
-cdef dict names = {}
-exec(compile("def operation():\n    yield", "aioipc/native/_core.pyx", "exec"), names)
-cdef object native_code = names["operation"]()
-
-
-cdef class Waiter:
-    """What a sleeping operation yields: the part of asyncio.Future that a Task uses.
-
-    Unlike a Future it can step its task from inside the readiness callback, which saves a
-    turn of the loop per wake-up.
-    """
-
-    def __cinit__(self, loop):
-        self.loop = loop
-        self._asyncio_future_blocking = True
-
-    cdef int c_wake(self, bint now) except -1:
-        """Let the task go on: within this call, which no task may be making, or soon."""
-        if self.is_done:
-            return 0
-        self.is_done = True
-        callback, self.callback = self.callback, None
-        if callback is not None:
-            if now:
-                self.context.run(callback, self)
-            else:
-                try:
-                    self.loop.call_soon(callback, self, context=self.context)
-                except RuntimeError:
-                    if not self.loop.is_closed():
-                        raise
-        return 0
-
-    def __await__(self):
-        if not self.is_done:
-            yield self
-        return self.result()
-
-    def wake(self, *, bint now=False):
-        """End the wait. Idempotent.
-
-        Args:
-            now: Whether to step the waiting task within this call; for callbacks of the loop.
-        """
-        self.c_wake(now)
-
-    def get_loop(self):
-        return self.loop
-
-    def add_done_callback(self, callback, *, context=None):
-        if self.is_done:
-            self.loop.call_soon(callback, self, context=context)
-        elif self.callback is not None:
-            raise RuntimeError("this wait belongs to another task")
-        else:
-            self.callback = callback
-            self.context = PyContext_CopyCurrent() if context is None else context
-
-    def remove_done_callback(self, callback):
-        if self.callback == callback:
-            self.callback = None
-            return 1
-        return 0
-
-    def cancel(self, msg=None):
-        if self.is_done:
-            return False
-        # Only a real Future knows how its loop says CancelledError.
-        self.cancelled_future = self.loop.create_future()
-        self.cancelled_future.cancel(msg)
-        self.c_wake(False)
-        return True
-
-    def cancelled(self):
-        return self.cancelled_future is not None
-
-    def done(self):
-        return self.is_done
-
-    def result(self):
-        if self.cancelled_future is not None:
-            self.cancelled_future.result()
-
-    def exception(self):
-        if self.cancelled_future is not None:
-            self.cancelled_future.exception()
 
 
 cdef object no_room():
@@ -229,15 +86,6 @@ cdef inline object take_reference(PyObject* obj):
     return taken
 
 
-cdef inline bint is_usable(ChannelCore core) noexcept:
-    """Whether it is open, and this is its thread, and not a forked child."""
-    return (
-        core.closed_with is None
-        and core.thread == this_thread()
-        and core.generation == fork_generation
-    )
-
-
 cdef class Shortcut:
     """Makes an object of some short messages without the codec."""
 
@@ -248,7 +96,7 @@ cdef class Shortcut:
         return None
 
 
-cdef class ChannelCore:
+cdef class ChannelCore(Endpoint):
     """A message port, a codec, and the operations on both.
 
     Args:
@@ -268,9 +116,7 @@ cdef class ChannelCore:
         long long max_elements,
         str polling,
     ):
-        if polling not in POLLING:
-            raise ValueError(f"polling must be one of {', '.join(POLLING)}, not {polling!r}")
-        self.port = port
+        Endpoint.__init__(self, port, polling, "channel")
         self.codec = codec
         self.encode = None if codec.name == "raw" else codec.encode
         self.decode = None if codec.name == "raw" else codec.decode
@@ -280,47 +126,11 @@ cdef class ChannelCore:
         port.may_lend = self.decode is not None and getattr(codec, "in_place", False)
         self.max_depth = max_depth
         self.max_elements = max_elements
-        self.polling = POLLING[polling]
-        self.senders = deque()
-        self.generation = fork_generation
 
     @classmethod
     def __class_getitem__(cls, item):
         """Generic for type checkers only."""
         return cls
-
-    # What the floor above fills in.
-
-    def _bind(self):
-        """Return the Pacer of the running loop. Called once, at the first operation."""
-        raise NotImplementedError
-
-    # The gate before each operation
-
-    cdef inline int c_enter(self) except -1:
-        return 0 if is_usable(self) else self.c_enter_slow()
-
-    cdef int c_enter_slow(self) except -1:
-        if self.generation != fork_generation:
-            raise ForkError("this channel belongs to the parent process; open one in the child")
-        if self.closed_with is not None:
-            raise self.closed_with.with_traceback(None)
-        if self.thread == 0:
-            self.pacer = self._bind()
-            self.port.pacer = self.pacer
-            self.thread = this_thread()
-            return 0
-        self._check_thread()
-        return 0
-
-    def _check_thread(self):
-        """Refuse a thread that is not the one of the first operation.
-
-        Raises:
-            RuntimeError: It is another.
-        """
-        if self.thread != 0 and self.thread != this_thread():
-            raise RuntimeError("this channel belongs to the event loop of another thread")
 
     # Objects and messages
 
@@ -458,22 +268,6 @@ cdef class ChannelCore:
                 if not shared or self.port.c_takes_fds():
                     raise
         return self.port.c_send(self.c_encode(obj), fds)
-
-    cdef int c_speak(self) except -1:
-        """Let a HELLO leave that waits for a first message: the peer's sender may wait for it."""
-        try:
-            self.port.c_flush()
-        except IPCError:
-            pass  # each send raises it; what is to be received is still there
-        return 0
-
-    cdef int c_next_sender(self) except -1:
-        """The oldest sender left or finished: let the next one try."""
-        if self.queued:
-            head = <Operation>self.senders[0]
-            if head.waiter is not None:
-                head.waiter.c_wake(False)
-        return 0
 
     # Operations
 
@@ -714,375 +508,18 @@ cdef class ChannelCore:
         operation.core = self
         return operation
 
-    # Readiness, called by the loop and never inside a task
-
-    def _readable(self):
-        self.port.turn = 0
-        if self.receiver is not None:
-            self.c_wake_from_loop(self.receiver)
-
-    def _writable(self):
-        if self.queued:
-            self.c_wake_from_loop(<Operation>self.senders[0])
-
-    cdef int c_wake_from_loop(self, Operation operation) except -1:
-        """Step the task within this callback, whose end is the end of a turn."""
-        cdef Pacer pacer = self.pacer
-        if operation.waiter is None:
-            return 0
-        if not self.port.called_by_loop:
-            return operation.waiter.c_wake(False)
-        pacer.inside_callback = True
-        try:
-            operation.waiter.c_wake(True)
-        finally:
-            pacer.inside_callback = False
-            pacer.c_turned()
-        return 0
-
-    # The end
-
-    def _shut(self, error):
-        """Make every operation, waiting or to come, raise ``error``."""
-        self.closed_with = error
-        if self.receiver is not None and self.receiver.waiter is not None:
-            self.receiver.waiter.c_wake(False)
-        for operation in self.senders:
-            if (<Operation>operation).waiter is not None:
-                (<Operation>operation).waiter.c_wake(False)
-
-    @property
-    def _closed_with(self):
-        """What every operation raises, once this side closed; else None."""
-        return self.closed_with
-
-    @property
-    def _is_forked(self):
-        """Whether this is the copy in a forked child."""
-        return self.generation != fork_generation
-
-    def _counters(self):
-        """The counters of this channel, by name."""
-        counters = dict(self.port.counters[0])
-        del counters["rows_closed"], counters["spare"]
-        return counters
-
-
 # Operations
 
 
-@cython.freelist(32)
-cdef class Operation:
-    """One call of a channel method, awaited by one task."""
-
-    cdef int c_step(self, PyObject** result) except -1:
-        cdef ChannelCore core = self.core
-        cdef int state = self.state
-        self.c_check_idle()
-        try:
-            if state == NEW:
-                core.c_enter()
-                self.state = RUNNING
-                self.c_begin_wait()
-                self.c_claim()
-                if must_yield(core.pacer):
-                    if not self.queued:
-                        self.c_join()
-                    return self.c_yield(core.pacer, result)
-            elif state == SLEEPING:
-                if not self.waiter.is_done:
-                    raise RuntimeError("another task is already awaiting this operation")
-                self.c_awake(core)
-                core.c_enter()
-            elif state == YIELDED:
-                if not self.c_has_turned(core.pacer):
-                    return self.c_let_turn(core.pacer, result)
-                if self.has_turned_first and core.port.sends == self.sends_before:
-                    core.port.turns_first.c_needless()
-                core.c_enter()
-                self.c_turned()
-            else:
-                raise RuntimeError("an operation can be awaited only once")
-            return self.c_attempt(result)
-        except BaseException:
-            if self.state != DONE and not (state == SLEEPING and self.state == SLEEPING):
-                self.c_finish()
-            raise
-
-    cdef inline int c_check_idle(self) except -1:
-        """An operation is not to be touched from within itself, as by a codec."""
-        if self.state == RUNNING:
-            raise RuntimeError("this operation is running")
-        return 0
-
-    cdef int c_awake(self, ChannelCore core) except -1:
-        cdef Pacer pacer = core.pacer
-        self.state = RUNNING
-        self.waiter = None
-        if core.receiver is self:
-            pacer.waiting.discard(core.port)
-        pacer.c_resume()
-        pacer.budget.c_blocked(pacer.resumed_ns - self.slept_ns)
-        if self.has_missed and core.port.sends != self.sends_before:
-            core.port.turns_first.c_early()
-            pacer.budget.c_excuse()
-        self.c_begin_wait()
-        return 0
-
-    cdef int c_finish(self) except -1:
-        """Leave the channel as it would be without this operation."""
-        cdef ChannelCore core = self.core
-        cdef bint claimed = self.state != NEW
-        if self.state == SLEEPING:
-            if core.receiver is self:
-                core.pacer.waiting.discard(core.port)
-            self.waiter = None
-        elif self.state == YIELDED:
-            core.pacer.c_resume()  # the loop has turned; else the next operation would owe it, too
-        self.state = DONE
-        if claimed:
-            self.c_abandon()
-        self.core = None
-        self.parts = None
-        self.objects = None
-        return 0
-
-    cdef int c_claim(self) except -1:
-        return 0
-
-    cdef int c_turned(self) except -1:
-        """The loop has turned, since this operation yielded."""
-        return 0
-
-    cdef int c_join(self) except -1:
-        """Stand in line, so that calls made while this one waits come after it."""
-        return 0
-
-    cdef int c_attempt(self, PyObject** result) except -1:
-        raise NotImplementedError
-
-    cdef int c_abandon(self) except -1:
-        return 0
-
-    cdef inline int c_return(self, object value, PyObject** result) except -1:
-        self.state = DONE
-        self.core = None
-        self.parts = None
-        self.objects = None
-        Py_INCREF(value)
-        result[0] = <PyObject*>value
-        return RETURN
-
-    cdef int c_yield(self, Pacer pacer, PyObject** result) except -1:
-        """Let the loop turn, as often as is fair."""
-        self.turns = pacer.c_turns()
-        self.was_busy = pacer.c_was_busy()
-        self.was_crowded = False
-        return self.c_let_turn(pacer, result)
-
-    cdef bint c_has_turned(self, Pacer pacer) except -1:
-        """Whether the loop, which has turned once more, did so often enough."""
-        pacer.c_resume()
-        pacer.crowded = self.was_crowded = self.was_crowded or pacer.crowded
-        self.turns -= 1
-        return self.turns == 0
-
-    cdef int c_let_turn(self, Pacer pacer, PyObject** result) except -1:
-        self.state = YIELDED
-        pacer.c_yielding()
-        Py_INCREF(None)
-        result[0] = <PyObject*>None
-        return NEXT
-
-    cdef int c_turn_first(self, Pacer pacer, PyObject** result) except -1:
-        """Let those run who may have to send something before there can be an answer."""
-        self.has_turned_first = True
-        self.sends_before = self.core.port.sends
-        self.c_yield(pacer, result)
-        self.turns = max(self.turns, self.core.port.turns_first.turns)
-        return NEXT
-
-    cdef int c_sleep(self, PyObject** result) except -1:
-        """Suspend the task until somebody wakes this operation."""
-        self.waiter = Waiter.__new__(Waiter, self.core.pacer.loop)
-        self.state = SLEEPING
-        self.slept_ns = clock_ns()
-        Py_INCREF(self.waiter)
-        result[0] = <PyObject*>self.waiter
-        return NEXT
-
-    cdef inline void c_begin_wait(self) noexcept:
-        """What this operation waits for from here on is another thing."""
-        self.was_cut = False
-        self.unpolled_ns = 0
-        self.has_turned_first = False
-        self.has_missed = False
-
-    cdef int c_wait(self, bint for_room, PyObject** result) except -1:
-        """Poll if that is worth while (RETRY), else suspend the task (NEXT)."""
-        cdef ChannelCore core = self.core
-        cdef Pacer pacer = core.pacer
-        cdef MessagePort port = core.port
-        cdef int64_t budget_ns = 0
-        cdef int64_t slice_ns = max(pacer.c_left_ns(), 0)
-        cdef bint have_sent = (
-            (self.has_turned_first or self.was_cut) and port.sends != self.sends_before
-        )
-        cdef int found = 0
-        if not for_room and not core.has_waited:
-            core.has_waited = True
-            core.c_speak()
-        if port.has_stopped:
-            port.has_stopped = False
-            return self.c_yield(pacer, result)
-        if core.polling == BUSY:
-            budget_ns = BUSY_SLICE_NS
-        elif core.polling == ADAPTIVE and (have_sent or not pacer.crowded):
-            if self.was_cut:
-                budget_ns = self.unpolled_ns
-                if have_sent:
-                    port.turns_first.c_early()
-            elif not self.has_turned_first and port.turns_first.turns and pacer.budget.c_is_due():
-                return self.c_turn_first(pacer, result)
-            else:
-                budget_ns = pacer.budget.c_next_ns()
-                slice_ns = min(slice_ns, FIRST_SLICE_NS)
-        if budget_ns > 0:
-            slice_ns = min(slice_ns, budget_ns)
-            if slice_ns > 0:
-                found = pacer.c_poll(port, slice_ns, for_room)
-            if found == 1:
-                pacer.budget.c_hit()
-                if for_room:
-                    port.c_flush()
-                self.c_begin_wait()
-                return RETRY
-            if core.polling == BUSY:
-                return self.c_yield(pacer, result)  # and poll on in the next turn
-            if found == 0:
-                self.sends_before = port.sends
-                if budget_ns > slice_ns and not self.was_cut:
-                    self.was_cut = True
-                    self.unpolled_ns = budget_ns - slice_ns
-                    return self.c_yield(pacer, result)
-                pacer.budget.c_miss()
-                self.has_missed = True
-        if for_room:
-            port.counters.send_waits += 1
-            port.on_writable(core._writable)
-        else:
-            port.counters.receive_waits += 1
-            port.on_readable(core._readable)
-            pacer.waiting.add(port)
-        return self.c_sleep(result)
-
-    # The coroutine protocol, so that Task, wait_for and gather take an operation as it is.
-
-    def __await__(self):
-        return self
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return self.send(None)
-
-    def send(self, value):
-        """Go on; see `collections.abc.Coroutine`."""
-        cdef PyObject* result = NULL
-        cdef int status = self.c_step(&result)
-        obj = <object>result
-        Py_DECREF(obj)
-        if status == NEXT:
-            return obj
-        raise StopIteration(obj)
-
-    def throw(self, kind, value=None, traceback=None):
-        """Abandon the operation; see `collections.abc.Coroutine`."""
-        self.c_check_idle()
-        if self.state != DONE and self.core is not None:
-            self.c_finish()
-        if value is None:
-            value = kind if isinstance(kind, BaseException) else kind()
-        elif not isinstance(value, BaseException):
-            value = kind(value)
-        raise value if traceback is None else value.with_traceback(traceback)
-
-    def close(self):
-        """Abandon the operation; see `collections.abc.Coroutine`."""
-        self.c_check_idle()
-        if self.state != DONE and self.core is not None:
-            self.c_finish()
-
-    @property
-    def cr_running(self):
-        return False
-
-    @property
-    def cr_suspended(self):
-        return self.state == SLEEPING or self.state == YIELDED
-
-    @property
-    def cr_frame(self):
-        return None if self.state == DONE else native_code.gi_frame
-
-    @property
-    def cr_await(self):
-        return self.waiter
-
-    @property
-    def __name__(self):
-        return type(self).__name__
-
-    @property
-    def __qualname__(self):
-        return f"Channel.{type(self).__name__}"
-
-
-cdef class Receive(Operation):
+cdef class Receive(ReceiveOperation):
     """``await channel.receive()``"""
+
+    cdef object c_take(self):
+        return (<ChannelCore>self.core).c_take()
 
     cdef int c_give_back(self, ChannelCore core) except -1:
         core.spare_receive = self
         return 0
-
-    cdef int c_claim(self) except -1:
-        if self.core.receiver is not None:
-            raise BusyError("another task is receiving from this channel")
-        self.core.receiver = self
-        return 0
-
-    cdef int c_abandon(self) except -1:
-        if self.core.receiver is self:
-            self.core.receiver = None
-            self.core.port.on_readable(None)
-        return 0
-
-    cdef int c_attempt(self, PyObject** result) except -1:
-        cdef int status
-        while True:
-            obj = self.core.c_take()
-            if obj is not NOTHING:
-                self.core.receiver = None
-                return self.c_return(obj, result)
-            status = self.c_wait(False, result)
-            if status != RETRY:
-                return status
-
-
-    cdef int c_wait_first(self, PyObject** result) except -1:
-        """`c_step` after a first try that found nothing."""
-        cdef int status
-        self.state = RUNNING
-        self.c_begin_wait()
-        self.core.receiver = self
-        try:
-            status = self.c_wait(False, result)
-            return self.c_attempt(result) if status == RETRY else status
-        except BaseException:
-            if self.state != DONE:
-                self.c_finish()
-            raise
 
 
 cdef class ReceiveNext(Receive):
@@ -1102,23 +539,18 @@ cdef class ReceiveNext(Receive):
 cdef class ReceiveMany(Receive):
     """``await channel.receive_many()``"""
 
-    cdef int c_attempt(self, PyObject** result) except -1:
-        cdef int status
-        cdef list objects = []
-        while True:
-            obj = self.core.c_take()
-            if obj is not NOTHING:
-                objects.append(obj)
-                self.c_take_more(objects)
-                self.core.receiver = None
-                return self.c_return(objects, result)
-            status = self.c_wait(False, result)
-            if status != RETRY:
-                return status
+    cdef object c_take(self):
+        cdef list objects
+        obj = (<ChannelCore>self.core).c_take()
+        if obj is NOTHING:
+            return NOTHING
+        objects = [obj]
+        self.c_take_more(objects)
+        return objects
 
     cdef int c_take_more(self, list objects) except -1:
         """Take what else is there; an error waits for the next call."""
-        cdef ChannelCore core = self.core
+        cdef ChannelCore core = <ChannelCore>self.core
         cdef Py_ssize_t count = 1
         cdef Py_ssize_t taken = 0
         try:
@@ -1147,18 +579,13 @@ cdef class Borrow(Receive):
     def __aenter__(self):
         return self
 
-    cdef int c_attempt(self, PyObject** result) except -1:
-        cdef int status
-        while True:
-            message = self.core.c_take_borrowed()
-            if message is not NOTHING:
-                self.core.receiver = None
-                self.message = message
-                self.memory = memoryview(message)
-                return self.c_return(self.memory, result)
-            status = self.c_wait(False, result)
-            if status != RETRY:
-                return status
+    cdef object c_take(self):
+        message = (<ChannelCore>self.core).c_take_borrowed()
+        if message is NOTHING:
+            return NOTHING
+        self.message = message
+        self.memory = memoryview(message)
+        return self.memory
 
     def __aexit__(self, kind, error, trace):
         message, self.message = self.message, None
@@ -1187,8 +614,8 @@ cdef class Finished(Operation):
 cdef Finished FINISHED = Finished.__new__(Finished)
 
 
-cdef class SendOperation(Operation):
-    """Whatever needs room: one at a time, in the order of the calls."""
+cdef class SendMessage(SendOperation):
+    """One that leaves one message, in the end."""
 
     cdef int c_push_message(self) except -1:
         """Hand over `parts` and `fds`: once they are accepted, the rest of them may follow."""
@@ -1201,57 +628,8 @@ cdef class SendOperation(Operation):
             port.c_flush()  # raises when the rest is gone because the peer is
         return port.rest is None
 
-    cdef int c_push(self) except -1:
-        """Hand over what there is: 1 when all of it is, 0 when more room is needed."""
-        raise NotImplementedError
 
-    cdef int c_attempt(self, PyObject** result) except -1:
-        cdef ChannelCore core = self.core
-        cdef int status
-        if not self.queued and core.queued:
-            self.c_join()
-        while True:
-            if self.queued and core.senders[0] is not self:
-                return self.c_sleep(result)
-            if self.c_push():
-                if self.queued:
-                    self.c_leave()
-                return self.c_return(None, result)
-            if not self.queued:
-                self.c_join()
-            status = self.c_wait(True, result)
-            if status != RETRY:
-                return status
-
-    cdef int c_join(self) except -1:
-        self.queued = True
-        self.core.senders.append(self)
-        self.core.queued += 1
-        self.core.port.counters.senders_waiting = self.core.queued
-        return 0
-
-    cdef int c_leave(self) except -1:
-        self.queued = False
-        self.core.queued -= 1
-        self.core.port.counters.senders_waiting = self.core.queued
-        self.core.senders.remove(self)
-        return self.core.c_next_sender()
-
-    cdef int c_abandon(self) except -1:
-        try:
-            if self.begun:
-                self.core.port.c_own_rest()  # for which there may be no memory
-        finally:
-            if self.queued:
-                self.c_leave()
-                if not self.core.queued and self.core.closed_with is None:
-                    # Else the loop would hold on to the channel; one that closes waits for room
-                    # itself.
-                    self.core.port.on_writable(None)
-        return 0
-
-
-cdef class Send(SendOperation):
+cdef class Send(SendMessage):
     """``await channel.send(obj)``"""
 
     @property
@@ -1260,11 +638,12 @@ cdef class Send(SendOperation):
         return self.begun
 
     cdef int c_claim(self) except -1:
+        cdef ChannelCore core = <ChannelCore>self.core
         if not self.encoded:
-            if self.core.shares:
+            if core.shares:
                 self.c_encode_sharing()
             else:
-                self.parts = self.core.c_encode(self.parts)
+                self.parts = core.c_encode(self.parts)
             self.encoded = True
         return 0
 
@@ -1273,12 +652,13 @@ cdef class Send(SendOperation):
         return self.core.port.c_begin_batch() if self.was_busy else 0
 
     cdef int c_encode_sharing(self) except -1:
+        cdef ChannelCore core = <ChannelCore>self.core
         cdef list shared = []
         obj = self.parts
-        if not self.core.port.c_takes_fds():
-            self.parts = self.core.c_encode(obj)
+        if not core.port.c_takes_fds():
+            self.parts = core.c_encode(obj)
             return 0
-        self.parts = self.core.c_encode_sharing(obj, shared)
+        self.parts = core.c_encode_sharing(obj, shared)
         if shared:
             self.objects = [obj, self.fds]  # in case that the peer's HELLO takes none
             self.fds = (*shared, *self.fds)
@@ -1293,7 +673,7 @@ cdef class Send(SendOperation):
             if self.core.port.c_takes_fds():
                 raise
         (obj, self.fds), self.objects = self.objects, None
-        self.parts = self.core.c_encode(obj)
+        self.parts = (<ChannelCore>self.core).c_encode(obj)
         return self.c_push_message()
 
     def __dealloc__(self):
@@ -1305,7 +685,7 @@ cdef class SendMany(SendOperation):
     """``await channel.send_many(objs)``"""
 
     cdef int c_push(self) except -1:
-        cdef ChannelCore core = self.core
+        cdef ChannelCore core = <ChannelCore>self.core
         cdef MessagePort port = core.port
         cdef Py_ssize_t count = len(self.objects)
         cdef Py_ssize_t sent = 0
@@ -1352,7 +732,7 @@ cdef enum Phase:
     LEAVING = 2
 
 
-cdef class Slot(SendOperation):
+cdef class Slot(SendMessage):
     """``async with channel.reserve(n)``
 
     Where the port has no room of its own the message is written elsewhere, if possible into
@@ -1388,7 +768,7 @@ cdef class Slot(SendOperation):
         return self.core.port.c_check_size(self.size)
 
     cdef int c_attempt(self, PyObject** result) except -1:
-        cdef ChannelCore core = self.core
+        cdef ChannelCore core = <ChannelCore>self.core
         cdef int status
         if self.phase == LEAVING:
             return SendOperation.c_attempt(self, result)
@@ -1468,24 +848,12 @@ cdef class Slot(SendOperation):
         return self
 
 
-cdef class Flush(SendOperation):
-    """``await channel.flush()``"""
-
-    cdef int c_push(self) except -1:
-        return self.core.port.c_flush() and self.core.port.c_settled()
-
-
 # am_send. The usual case, a message that is there or fits, takes a straight way that claims
 # nothing and so has nothing to undo; everything else goes through c_step.
 
-cdef int step(PyObject* operation, PyObject* value, PyObject** result) except -1:
-    result[0] = NULL
-    return (<Operation>operation).c_step(result)
-
-
 cdef int step_receive(PyObject* operation, PyObject* value, PyObject** result) except -1:
     cdef Receive self = <Receive>operation
-    cdef ChannelCore core = self.core
+    cdef ChannelCore core = <ChannelCore>self.core
     result[0] = NULL
     if (
         self.state == NEW
@@ -1518,7 +886,7 @@ cdef int step_next(PyObject* operation, PyObject* value, PyObject** result) exce
 
 cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) except -1:
     cdef Send self = <Send>operation
-    cdef ChannelCore core = self.core
+    cdef ChannelCore core = <ChannelCore>self.core
     result[0] = NULL
     if (
         self.state == NEW
@@ -1552,7 +920,7 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
 
 cdef int step_borrow(PyObject* operation, PyObject* value, PyObject** result) except -1:
     cdef Borrow self = <Borrow>operation
-    cdef ChannelCore core = self.core
+    cdef ChannelCore core = <ChannelCore>self.core
     result[0] = NULL
     if (
         self.state == NEW
@@ -1572,7 +940,7 @@ cdef int step_borrow(PyObject* operation, PyObject* value, PyObject** result) ex
 
 cdef int step_slot(PyObject* operation, PyObject* value, PyObject** result) except -1:
     cdef Slot self = <Slot>operation
-    cdef ChannelCore core = self.core
+    cdef ChannelCore core = <ChannelCore>self.core
     result[0] = NULL
     if (
         self.state == NEW
@@ -1594,37 +962,14 @@ cdef int step_slot(PyObject* operation, PyObject* value, PyObject** result) exce
     return self.c_step(result)
 
 
-def called_natively(cls):
-    """A class decorator: native methods of a base class are called as if they were its own.
-
-    CPython calls a method without a detour only where ``self`` is of the very class that has it,
-    and looks up the ``__anext__`` of a class written in Python each time. What the class, or one
-    in front of the base, defines itself stays as it is.
-    """
-    base = next(each for each in cls.__mro__ if not each.__flags__ & Py_TPFLAGS_HEAPTYPE)
-    for name, method in vars(base).items():
-        if (
-            type(method) is MethodDescriptorType
-            and not name.startswith("__")  # these have slots
-            and getattr(cls, name) is method
-        ):
-            setattr(cls, name, aioipc_method_of(<PyTypeObject*>cls, method))
-    if "__anext__" in vars(base) and cls.__anext__ is base.__anext__:
-        aioipc_share_am_anext(<PyTypeObject*>cls, <PyTypeObject*>base)
-    return cls
-
-
-cdef PyAsyncMethods tables[11]
+cdef PyAsyncMethods tables[8]
 
 awaiting_begin()
-awaiting_set_am_send(<PyTypeObject*>Operation, &tables[0], <void*>step)
-awaiting_set_am_send(<PyTypeObject*>Receive, &tables[1], <void*>step_receive)
-awaiting_set_am_send(<PyTypeObject*>ReceiveNext, &tables[2], <void*>step_next)
-awaiting_set_am_send(<PyTypeObject*>ReceiveMany, &tables[3], <void*>step)
-awaiting_set_am_send(<PyTypeObject*>SendOperation, &tables[4], <void*>step)
-awaiting_set_am_send(<PyTypeObject*>Send, &tables[5], <void*>step_send)
-awaiting_set_am_send(<PyTypeObject*>SendMany, &tables[6], <void*>step)
-awaiting_set_am_send(<PyTypeObject*>Flush, &tables[7], <void*>step)
-awaiting_set_am_send(<PyTypeObject*>Slot, &tables[8], <void*>step_slot)
-awaiting_set_am_send(<PyTypeObject*>Borrow, &tables[9], <void*>step_borrow)
-awaiting_set_am_send(<PyTypeObject*>Finished, &tables[10], <void*>step)
+awaiting_set_am_send(<PyTypeObject*>Receive, &tables[0], <void*>step_receive)
+awaiting_set_am_send(<PyTypeObject*>ReceiveNext, &tables[1], <void*>step_next)
+awaiting_set_am_send(<PyTypeObject*>ReceiveMany, &tables[2], <void*>step)
+awaiting_set_am_send(<PyTypeObject*>Send, &tables[3], <void*>step_send)
+awaiting_set_am_send(<PyTypeObject*>SendMany, &tables[4], <void*>step)
+awaiting_set_am_send(<PyTypeObject*>Slot, &tables[5], <void*>step_slot)
+awaiting_set_am_send(<PyTypeObject*>Borrow, &tables[6], <void*>step_borrow)
+awaiting_set_am_send(<PyTypeObject*>Finished, &tables[7], <void*>step)

@@ -1,7 +1,7 @@
 # cython: language_level=3
 from cpython.object cimport PyObject
 
-from aioipc.native._core cimport Operation
+from aioipc.native._operation cimport Operation
 from aioipc.native._pacer cimport Pacer
 
 cdef extern from "Python.h":

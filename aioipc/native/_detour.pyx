@@ -3,7 +3,7 @@
 
 from cpython.object cimport PyObject
 
-from aioipc.native._core cimport DONE, NEW, NEXT, RETURN, RUNNING, SLEEPING, YIELDED, Operation
+from aioipc.native._operation cimport DONE, NEW, NEXT, RETURN, RUNNING, SLEEPING, YIELDED, Operation
 from aioipc.native._pacer cimport must_yield
 
 

@@ -14,8 +14,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from aioipc.native._broadcast cimport PUT, UNPUBLISHED, BroadcastReader, BroadcastWriter
-from aioipc.native._core cimport NEW, NOTHING, ChannelCore, is_spare
+from aioipc.native._core cimport ChannelCore
 from aioipc.native._detour cimport Straight
+from aioipc.native._operation cimport NEW, NOTHING, is_spare
 from aioipc.native._pacer cimport ACCEPTED, NO_FDS, Pacer
 from aioipc.native._scan cimport scanner, scanner_of
 

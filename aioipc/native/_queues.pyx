@@ -14,7 +14,7 @@ from cpython.ref cimport Py_INCREF
 from libc.errno cimport EAGAIN, EIDRM, EINTR, EINVAL, ENOMSG, errno
 from libc.string cimport memcpy
 
-from aioipc.native._core cimport NEW, is_spare
+from aioipc.native._operation cimport NEW, is_spare
 from aioipc.native._detour cimport Straight
 from aioipc.native._pacer cimport Pacer
 from aioipc.native._scan cimport scanner, scanner_of

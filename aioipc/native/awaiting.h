@@ -39,7 +39,7 @@ static void awaiting_drop(PyObject *self)
 
 static PyTypeObject awaiting_Return = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "aioipc.native._core.Return",
+    .tp_name = "aioipc.native._operation.Return",
     .tp_doc = "The result of an operation.",
     .tp_basicsize = sizeof(PyStopIterationObject),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,

@@ -35,7 +35,7 @@ from aioipc.kernel.credentials import same_user
 from aioipc.limits import Limits, check_count
 from aioipc.listener import Listener, listen
 from aioipc.loop.waiting import Waits, pacer_of
-from aioipc.native._core import called_natively
+from aioipc.native._operation import called_natively
 from aioipc.native._pubsub import Audience, PublisherCore
 from aioipc.pubsub._codec import PublisherEnd, Request
 from aioipc.pubsub._directory import Directory

@@ -27,7 +27,7 @@ from aioipc.errors import (
     name_address,
 )
 from aioipc.limits import Limits, check_count
-from aioipc.native._core import called_natively
+from aioipc.native._operation import called_natively
 from aioipc.native._pubsub import SubscriptionCore
 from aioipc.pubsub._codec import Aside, SubscriberEnd
 from aioipc.pubsub._items import Gap, Message

@@ -14,7 +14,7 @@ from aioipc.kernel.mqueue import MAX_PRIORITY
 from aioipc.kernel.statistics import Kind, Tally
 from aioipc.loop.line import Line
 from aioipc.loop.waiting import pacer_of
-from aioipc.native._core import called_natively
+from aioipc.native._operation import called_natively
 from aioipc.native._queues import KernelCalls, QueueCore
 from aioipc.queues._coding import Coding
 from aioipc.queues._queue import Item, Queue, QueueStatistics

@@ -25,7 +25,7 @@ from aioipc.errors import (
 )
 from aioipc.loop.deadline import ANYIO, innermost
 from aioipc.native._calls import CallCore
-from aioipc.native._core import called_natively
+from aioipc.native._operation import called_natively
 from aioipc.native._plain import PlainCall, PlainReturn
 from aioipc.rpc._call import CallInfo, current, metadata_sent
 from aioipc.rpc._callee import Callee, Handlers
