@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import os
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -19,25 +18,27 @@ from aioipc._opening import Opening
 from aioipc.abc import Acceptor, Allow, ByteTransport, Capability, PeerCredentials
 from aioipc.address import Address
 from aioipc.channel import IPCAttribute, certificate_of
-from aioipc.errors import BusyError, ClosedError, EndOfStream, ForkError, IPCError
-from aioipc.kernel.statistics import Kind, Tally
+from aioipc.errors import BusyError, ClosedError, EndOfStream, IPCError
+from aioipc.kernel.statistics import Kind, open_row
 from aioipc.limits import Limits
-from aioipc.loop.waiting import Waits, wait_writable
+from aioipc.loop.waiting import Waits, pacer_of, wait_writable
+from aioipc.native._bytes import BytePort, ByteStreamCore
+from aioipc.native._operation import called_natively
+from aioipc.native._pacer import Pacer
 
 __all__ = ["ByteStream", "StreamListener", "connect_stream", "listen_stream"]
 
-_READ_BYTES = 65536
-_WRITE_BYTES = 256 * 1024
-"""At most so much in one go, so that the loop turns while a large item leaves."""
-_OPERATIONS_PER_TURN = 64
 
-
-class ByteStream(anyio.abc.ByteStream):
+@called_natively
+class ByteStream(ByteStreamCore, anyio.abc.ByteStream):
     """Bytes without boundaries to and from one peer, whatever carries them.
 
     Made by `connect_stream` and `listen_stream`. One task at a time may send, and one receive.
-    It belongs to the loop of its first operation; in a forked child it raises ForkError.
+    It belongs to the loop and the thread of its first operation; elsewhere every operation raises
+    RuntimeError, and in a forked child ForkError.
     """
+
+    __slots__ = ("_is_closed", "_limits", "_lingering", "_when_closed", "transport")
 
     def __init__(
         self,
@@ -45,22 +46,16 @@ class ByteStream(anyio.abc.ByteStream):
         limits: Limits,
         when_closed: Callable[[], object] = lambda: None,
     ) -> None:
+        super().__init__(BytePort(transport, reader_of(transport)))
         self.transport = transport
         self._limits = limits
         self._when_closed = when_closed
-        self._try_read = reader_of(transport)
-        self._receiving = False
-        self._sending = False
-        self._operations = 0
-        self._waits = Waits()
-        self._write_ended = False
-        self._closed = False
+        self._is_closed = False
         self._lingering: asyncio.Timeout | None = None
-        self._pid = os.getpid()
         peer = transport.peer
-        self._tally = Tally(Kind.STREAM, transport.address, peer.pid if peer else 0)
-        self._count_received = self._tally.counter("bytes_received")
-        self._count_sent = self._tally.counter("bytes_sent")
+        row = open_row(Kind.STREAM, transport.address, peer.pid if peer else 0)
+        if row is not None:
+            self.port.share(row)
 
     @property
     def address(self) -> str:
@@ -88,74 +83,6 @@ class ByteStream(anyio.abc.ByteStream):
             **certificate_of(self.transport),
         }
 
-    async def receive(self, max_bytes: int = _READ_BYTES) -> bytes:
-        """Wait for bytes and return those that are there.
-
-        Args:
-            max_bytes: The most to return.
-
-        Raises:
-            EndOfStream: The peer finished, and everything was received.
-            PeerCrashed: The peer is gone; everything that arrived was received.
-            BusyError: Another task is receiving.
-            ClosedError: This side closed the stream.
-
-        Cancellation:
-            Safe: nothing is lost.
-        """
-        if max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
-        self._check()
-        if self._receiving:
-            raise BusyError(f"another task is receiving from {self.address}")
-        self._receiving = True
-        try:
-            await self._pace()
-            while True:
-                data = self._try_read(max_bytes)
-                if data:
-                    self._count_received(len(data))
-                    return data
-                if data is not None:
-                    raise EndOfStream(f"{self.address}: the peer finished")
-                await self._waits.readable(self.transport)
-                self._check()
-        finally:
-            self._receiving = False
-
-    async def send(self, item: bytes) -> None:
-        """Send all of ``item``.
-
-        Raises:
-            PeerCrashed: Nobody receives any more.
-            BusyError: Another task is sending.
-            ClosedError: This side closed the stream, or ended this direction.
-
-        Cancellation:
-            A part of it may have been sent; nobody knows how much.
-        """
-        self._check()
-        if self._write_ended:
-            raise ClosedError(f"{self.address}: this side ended its sending direction")
-        if self._sending:
-            raise BusyError(f"another task is sending to {self.address}")
-        self._sending = True
-        try:
-            await self._pace()
-            rest = memoryview(item).cast("B")
-            while rest:
-                count = self.transport.try_write((rest[:_WRITE_BYTES],))
-                if count == 0:
-                    await self._waits.writable(self.transport)
-                    self._check()
-                    continue
-                self._count_sent(count)
-                rest = rest[count:]
-                if rest:
-                    await self._pace()
-        finally:
-            self._sending = False
-
     async def send_eof(self) -> None:
         """Finish the sending direction; receiving goes on. Idempotent.
 
@@ -168,19 +95,8 @@ class ByteStream(anyio.abc.ByteStream):
             The direction is finished. What was accepted still leaves, at the latest with another
             `send_eof` or `aclose`.
         """
-        self._check()
-        if self._sending:
-            raise BusyError(f"another task is sending to {self.address}")
-        self._sending = True
-        try:
-            if not self._write_ended:
-                self._write_ended = True
-                self.transport.close_write()
-            while not self._try_flush():
-                await self._waits.writable(self.transport)
-                self._check()
-        finally:
-            self._sending = False
+        self._end_writing()
+        await self._flush()
 
     async def aclose(self) -> None:
         """Close the stream; the peer receives what was sent, and then the end. Idempotent.
@@ -191,10 +107,9 @@ class ByteStream(anyio.abc.ByteStream):
         Cancellation:
             Closes at once.
         """
-        if self._closed:
+        if self._is_closed:
             return
-        self._closed = True
-        self._waits.end()
+        self._close_operations()
         try:
             if not self._is_forked:
                 await self._linger()
@@ -202,7 +117,7 @@ class ByteStream(anyio.abc.ByteStream):
             self._cut_off()
             raise
         finally:
-            self._shut()
+            self._release()
         wait_closed = getattr(self.transport, "wait_closed", None)
         if wait_closed is not None and not self._is_forked:
             with contextlib.suppress(TimeoutError):  # by `abort`
@@ -217,18 +132,22 @@ class ByteStream(anyio.abc.ByteStream):
         if self._lingering is not None and not self._is_forked:
             with contextlib.suppress(RuntimeError):  # it is over, or just running out by itself
                 self._lingering.reschedule(0)
-        if not self._closed:
-            self._closed = True
-            self._waits.end()
+        if not self._is_closed:
+            self._close_operations()
             self._cut_off()
-            self._shut()
+            self._release()
+
+    def _close_operations(self) -> None:
+        if not self._is_forked:
+            self._check_thread()
+        self._is_closed = True
+        self._shut(ClosedError(f"this side closed the stream to {self.address}"))
 
     async def _linger(self) -> None:
         """Deliver what was accepted, within the deadline."""
         with contextlib.suppress(IPCError, OSError, TimeoutError):
             if not self._write_ended and hasattr(self.transport, "try_flush"):
                 self.transport.close_write()
-            self._write_ended = True
             wait_delivered = getattr(self.transport, "wait_delivered", None)
             if self._try_flush() and wait_delivered is None:
                 return
@@ -250,41 +169,31 @@ class ByteStream(anyio.abc.ByteStream):
         if kill is not None and not self._is_forked:
             kill()
 
-    def _shut(self) -> None:
-        self._tally.close()
-        self.transport.close()
+    def _release(self) -> None:
+        self.port.unshare()
+        self.port.close()
         if not self._is_forked:
             self._when_closed()
 
-    async def _pace(self) -> None:
-        """Let the loop turn now and then: a peer may be as fast as this task."""
-        self._operations += 1
-        if self._operations >= _OPERATIONS_PER_TURN:
-            self._operations = 0
-            await asyncio.sleep(0)
-
-    def _check(self) -> None:
-        if self._is_forked:
-            raise ForkError("this stream belongs to the parent process; open one in the child")
-        if self._closed:
-            raise ClosedError(f"this side closed the stream to {self.address}")
-
-    @property
-    def _is_forked(self) -> bool:
-        return self._pid != os.getpid()
+    def _bind(self) -> Pacer:
+        loop = asyncio.get_running_loop()
+        watch = getattr(self.transport, "watch", None)
+        if watch is not None:
+            watch.bind(loop)
+        return pacer_of(loop)
 
     def __del__(self) -> None:
-        if getattr(self, "_closed", True):
+        if getattr(self, "_is_closed", True):
             return
         try:
             if not self._is_forked:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         finally:  # a warning may be an error
-            self._closed = True
-            self._shut()
+            self._is_closed = True
+            self._release()
 
     def __repr__(self) -> str:
-        return f"<ByteStream {self.address} {'closed' if self._closed else 'open'}>"
+        return f"<ByteStream {self.address} {'closed' if self._is_closed else 'open'}>"
 
 
 class StreamListener(anyio.abc.Listener[ByteStream]):

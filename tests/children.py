@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +192,17 @@ async def come_to_rest(*peers: Peer) -> None:
     while counts != (counts := [switches(peer.pid) for peer in peers]):
         assert time.monotonic() < deadline, "they never come to rest"
         await asyncio.sleep(0.25)  # a while in which nothing happens is what is measured
+
+
+def in_child(look: Callable[[], object]) -> int:
+    """Fork, call ``look`` in the child, and return its exit status: 0 if nothing was raised."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            look()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)

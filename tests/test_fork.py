@@ -13,7 +13,7 @@ import pytest
 
 import aioipc
 from aioipc import Channel
-from tests.children import Peers
+from tests.children import Peers, in_child
 from tests.links import Link
 from tests.programs import loop_name
 
@@ -29,20 +29,6 @@ for name in os.listdir("/proc/self/fd"):
     except FileNotFoundError:  # the listing's own
         pass
 """
-
-
-def in_child(look: Callable[[], object]) -> int:
-    """Fork, call ``look`` in the child, and return its exit status: 0 if nothing was raised."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            look()
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
 
 
 def reap(pid: int) -> None:

@@ -21,6 +21,7 @@ _Identity = tuple[int, int, int]
 _ACTS: Final = frozenset(
     {"messages_sent", "messages_received", "acquired", "accepted", "given", "put", "got"}
 )
+_BYTES: Final = ("bytes_sent", "bytes_received")
 _STREAM_ACT_BYTES: Final = 4096
 """A byte stream has no messages to count."""
 
@@ -43,7 +44,7 @@ class Paced:
     def activity(self) -> float:
         """What to sort by: how much it does, whatever that is."""
         if self.row.kind is Kind.STREAM:
-            return sum(self.rates.values()) / _STREAM_ACT_BYTES
+            return sum(self.rates.get(name, 0) for name in _BYTES) / _STREAM_ACT_BYTES
         return sum(rate for name, rate in self.rates.items() if name in _ACTS)
 
 

@@ -157,11 +157,16 @@ def _cells(own: Sequence[Paced]) -> tuple[str, ...]:
     return (
         f"{n_channels:,}",
         _number(rates.get("messages_sent", 0) + rates.get("messages_received", 0)),
-        _size(sum(each.rates.get(name, 0) for each in own for name in _BYTES)),
-        _share(rates.get("poll_hits", 0), rates.get("polls", 0)),
+        _size(_together(own, *_BYTES)),
+        _share(_together(own, "poll_hits"), _together(own, "polls")),
         _number(rung),
         _share(saved, rung + saved),
     )
+
+
+def _together(own: Sequence[Paced], *names: str) -> float:
+    """The rates of some counts, of whatever kind what is counted is."""
+    return sum(each.rates.get(name, 0) for each in own for name in names)
 
 
 def _rows(kind: Kind, rows: list[Paced], most: int) -> Table:

@@ -56,7 +56,10 @@ WORDS: Final = {
         *("accepted", "given", "redelivered", "done", "failed", "lost", "expired"),
         *("dead_dropped", "", "", "", "", "", "", "ready", "leased", "dead", "waiting"),
     ),
-    Kind.STREAM: ("", "bytes_sent", "", "bytes_received"),
+    Kind.STREAM: (
+        *("", "bytes_sent", "", "bytes_received", "", ""),
+        *("send_waits", "receive_waits", "polls", "poll_hits", "", "", "", "", "senders_waiting"),
+    ),
     Kind.KERNEL_QUEUE: (
         *("put", "waits", "waited_ns", "got"),
         *("", "", "", "", "", "", "", "", "", "", "", "waiting"),

@@ -12,12 +12,14 @@ cdef enum:
 cdef class ByteCore:
     cdef Py_ssize_t c_read(self, char* data, size_t size) except -2
     cdef Py_ssize_t c_write(self, const iovec* parts, int count) except -2
+    cdef object c_read_bytes(self, Py_ssize_t most)
     cdef int c_read_fd(self) noexcept
     cdef int c_write_fd(self) noexcept
     cdef Py_ssize_t c_read_nogil(self, char* data, size_t size) noexcept nogil
     cdef Py_ssize_t c_write_fds(
         self, const iovec* parts, int count, const int* numbers, int fd_count
     ) noexcept
+    cdef int c_check(self) except -1
 
 
 cdef class FdStream(ByteCore):
@@ -47,7 +49,6 @@ cdef class FdStream(ByteCore):
     cdef object __weakref__
 
     cdef object c_error(self, int number, str doing)
-    cdef int c_check(self) except -1
     cdef int c_close_fd(self, int fd) except -1
     cdef tuple c_let_go(self)
 

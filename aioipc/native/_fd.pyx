@@ -75,6 +75,11 @@ cdef class ByteCore:
     cdef Py_ssize_t c_write(self, const iovec* parts, int count) except -2:
         raise NotImplementedError
 
+    cdef object c_read_bytes(self, Py_ssize_t most):
+        """The bytes that are there, 256 KiB at most; b"" at the end, None if nothing is there."""
+        cdef Py_ssize_t n = self.c_read(scratch, min(most, <Py_ssize_t>sizeof(scratch)))
+        return None if n == WOULD_BLOCK else PyBytes_FromStringAndSize(scratch, n)
+
     cdef int c_read_fd(self) noexcept:
         return -1
 
@@ -90,6 +95,59 @@ cdef class ByteCore:
     ) noexcept:
         """Write, with descriptors that go along with the first byte; an error is minus its number."""
         return -EOPNOTSUPP
+
+    cdef int c_check(self) except -1:
+        """Raise ClosedError if it is closed."""
+        return 0
+
+    # The ByteTransport contract, for callers in Python
+
+    def try_read_into(self, buffer):
+        cdef Py_buffer view
+        cdef Py_ssize_t n
+        self.c_check()
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            n = self.c_read(<char*>view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+        return None if n == WOULD_BLOCK else n
+
+    def try_read(self, Py_ssize_t max_bytes):
+        """As `try_read_into`, but the bytes themselves, b"" at the end: 256 KiB at most."""
+        self.c_check()
+        return self.c_read_bytes(max_bytes)
+
+    def try_write(self, parts, fds=()):
+        cdef iovec iov[MOST_PARTS]
+        cdef Py_buffer views[MOST_PARTS]
+        cdef int count = 0
+        cdef Py_ssize_t n
+        self.c_check()
+        if fds:
+            raise AddressError(f"{self.address} carries no descriptors")
+        if type(parts) is tuple and len(<tuple>parts) == 1 and type((<tuple>parts)[0]) is bytes:
+            part = (<tuple>parts)[0]
+            iov[0].iov_base = PyBytes_AS_STRING(part)
+            iov[0].iov_len = PyBytes_GET_SIZE(part)
+            n = self.c_write(iov, 1)
+            return 0 if n == WOULD_BLOCK else n
+        if isinstance(parts, (bytes, bytearray, memoryview)):
+            parts = (parts,)
+        try:
+            for part in parts:
+                if count == MOST_PARTS:
+                    break
+                PyObject_GetBuffer(part, &views[count], PyBUF_SIMPLE)
+                iov[count].iov_base = views[count].buf
+                iov[count].iov_len = views[count].len
+                count += 1
+            n = self.c_write(iov, count) if count else 0
+        finally:
+            while count:
+                count -= 1
+                PyBuffer_Release(&views[count])
+        return 0 if n == WOULD_BLOCK else n
 
 
 cdef class FdStream(ByteCore):
@@ -252,55 +310,6 @@ cdef class FdStream(ByteCore):
         if self.read_fd == self.write_fd >= 0:
             return (self.read_fd,)
         return tuple(fd for fd in (self.read_fd, self.write_fd) if fd >= 0)
-
-    def try_read_into(self, buffer):
-        cdef Py_buffer view
-        cdef Py_ssize_t n
-        self.c_check()
-        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
-        try:
-            n = self.c_read(<char*>view.buf, view.len)
-        finally:
-            PyBuffer_Release(&view)
-        return None if n == WOULD_BLOCK else n
-
-    def try_read(self, Py_ssize_t max_bytes):
-        """As `try_read_into`, but the bytes themselves, b"" at the end: 256 KiB at most."""
-        cdef Py_ssize_t n
-        self.c_check()
-        n = self.c_read(scratch, min(max_bytes, <Py_ssize_t>sizeof(scratch)))
-        return None if n == WOULD_BLOCK else PyBytes_FromStringAndSize(scratch, n)
-
-    def try_write(self, parts, fds=()):
-        cdef iovec iov[MOST_PARTS]
-        cdef Py_buffer views[MOST_PARTS]
-        cdef int count = 0
-        cdef Py_ssize_t n
-        self.c_check()
-        if fds:
-            raise AddressError(f"{self.address} carries no descriptors")
-        if type(parts) is tuple and len(<tuple>parts) == 1 and type((<tuple>parts)[0]) is bytes:
-            part = (<tuple>parts)[0]
-            iov[0].iov_base = PyBytes_AS_STRING(part)
-            iov[0].iov_len = PyBytes_GET_SIZE(part)
-            n = self.c_write(iov, 1)
-            return 0 if n == WOULD_BLOCK else n
-        if isinstance(parts, (bytes, bytearray, memoryview)):
-            parts = (parts,)
-        try:
-            for part in parts:
-                if count == MOST_PARTS:
-                    break
-                PyObject_GetBuffer(part, &views[count], PyBUF_SIMPLE)
-                iov[count].iov_base = views[count].buf
-                iov[count].iov_len = views[count].len
-                count += 1
-            n = self.c_write(iov, count) if count else 0
-        finally:
-            while count:
-                count -= 1
-                PyBuffer_Release(&views[count])
-        return 0 if n == WOULD_BLOCK else n
 
     cdef int c_check(self) except -1:
         if self.closed:

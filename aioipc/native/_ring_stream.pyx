@@ -1,15 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Bytes in shared memory: a ByteTransport over the records of a ring."""
 
-from cpython.buffer cimport (
-    PyBUF_SIMPLE,
-    PyBUF_WRITABLE,
-    Py_buffer,
-    PyBuffer_Release,
-    PyObject_GetBuffer,
-)
+from cpython.buffer cimport Py_buffer, PyBuffer_Release
 from libc.stdint cimport int64_t, uint64_t
 
+from aioipc.native._fd cimport WOULD_BLOCK, ByteCore
+from aioipc.native._fds cimport iovec
 from aioipc.native._frames cimport get_buffer
 from aioipc.native._pacer cimport Pacer, clock_ns
 from aioipc.native._ring cimport (
@@ -26,39 +22,20 @@ from aioipc.native._ring cimport (
     ring_put,
 )
 
-from aioipc.errors import AddressError, ClosedError, EndOfStream, IPCError
-
-cdef enum Poll:
-    POLL_FAILED = -1
-    POLL_MISSED
-    POLL_HIT
-    POLL_OPEN                    # it was not polled, or not for as long as the budget allows
+from aioipc.errors import ClosedError, EndOfStream, IPCError
 
 
-cdef class RingStream:
+cdef class RingStream(ByteCore):
     """A ByteTransport over a ring: each write is records, each read as many as are there.
 
-    Whoever waits for bytes is polled for as a channel's receiver is, so that bytes which are
-    about to come cost neither side a system call.
+    Whoever waits for a call that there are bytes is polled for as a channel's receiver is, so that
+    bytes which are about to come cost neither side a system call.
 
     Args:
         port: Takes care of HELLO, GOODBYE and the peer's death.
         capabilities: What this transport can do.
         pace: Finds the Pacer of the running loop.
     """
-
-    cdef readonly RingPort port
-    cdef readonly object capabilities
-    cdef object record           # what is being read, from offset on
-    cdef Py_ssize_t offset
-    cdef object pace
-    cdef Pacer pacer
-    cdef object reader           # whom to call when there are bytes
-    cdef bint is_due             # a poll comes in the next turn of the loop
-    cdef bint is_asleep          # the port calls when there are bytes
-    cdef int64_t asleep_since_ns
-    cdef int64_t unpolled_ns     # of a poll that the end of the turn cut short
-    cdef int turns               # of the loop, until the poll that is due
 
     def __init__(self, RingPort port, capabilities, pace):
         self.port = port
@@ -82,32 +59,28 @@ cdef class RingStream:
     def poll_source(self):
         return None
 
-    def try_read_into(self, buffer):
-        cdef Py_buffer into
+    cdef Py_ssize_t c_read(self, char* data, size_t size) except -2:
         cdef Py_ssize_t count = 0
         cdef int records
         if not self.port.is_open and self.port.ending is None:
             raise ClosedError(f"{self.address} is closed")
-        PyObject_GetBuffer(buffer, &into, PyBUF_SIMPLE | PyBUF_WRITABLE)
         try:
             for records in range(MOST_RECORDS):  # of nothing: they must not keep the loop
                 if self.record is None:
                     self.record = self.port.c_borrow()
                     self.offset = 0
                 if self.record is None:
-                    return count or None
-                count += self.c_take(<char*>into.buf + count, into.len - count)
-                if count == into.len:
+                    break
+                count += self.c_take(data + count, size - count)
+                if count == <Py_ssize_t>size:
                     return count
-            return count or None
+            return count or WOULD_BLOCK
         except EndOfStream:
-            return count
+            return count  # 0 says so
         except IPCError:
             if count == 0:  # else it is raised when this was read
                 raise
             return count
-        finally:
-            PyBuffer_Release(&into)
 
     cdef Py_ssize_t c_take(self, char* data, Py_ssize_t size) except -1:
         """Copy the next bytes of the record, and give it back when that was its end."""
@@ -128,29 +101,19 @@ cdef class RingStream:
             (<ReadLease>record).c_end()
         return 0
 
-    def try_write(self, parts, fds=()):
-        cdef Py_buffer view
-        cdef Py_ssize_t written = 0, sent = 0
-        cdef bint is_all = True
-        if fds:
-            raise AddressError(f"{self.address} carries no descriptors with a stream")
+    cdef Py_ssize_t c_write(self, const iovec* parts, int count) except -2:
+        cdef Py_ssize_t written = 0, sent
+        cdef int i
         self.port.c_check_sending()
         if self.port.controls and not self.port.c_flush():
-            return 0
-        if isinstance(parts, (bytes, bytearray, memoryview)):
-            parts = (parts,)
-        for part in parts:
-            get_buffer(part, &view)
-            try:
-                sent = self.c_put(<char*>view.buf, view.len)
-                is_all = sent == view.len
-            finally:
-                PyBuffer_Release(&view)
+            return WOULD_BLOCK
+        for i in range(count):
+            sent = self.c_put(<char*>parts[i].iov_base, parts[i].iov_len)
             written += sent
-            if not is_all:
+            if sent < <Py_ssize_t>parts[i].iov_len:
                 break
         self.port.c_publish()
-        return written
+        return written or WOULD_BLOCK
 
     cdef Py_ssize_t c_put(self, const char* data, Py_ssize_t size) except -1:
         cdef RingAnswer answer

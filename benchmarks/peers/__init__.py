@@ -23,6 +23,7 @@ ADAPTERS = (
     "pyzmq",
     "pyzmq_pubsub",
     "anyio_stream",
+    "aioipc_stream",
     "grpc_aio",
     "faster_fifo",
     "iceoryx2",

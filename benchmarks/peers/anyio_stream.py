@@ -16,7 +16,8 @@ from benchmarks.peers._awaiting import AsyncEnds, AwaitingContender
 _HEADER = struct.Struct("<I")
 
 
-def _ends(stream: ByteStream) -> AsyncEnds:
+def framed_ends(stream: ByteStream) -> AsyncEnds:
+    """How to send and receive messages over any stream of anyio's."""
     buffered = BufferedByteReceiveStream(stream)
 
     async def send(message: bytes) -> None:
@@ -45,13 +46,13 @@ class AnyioStream(AwaitingContender):
                 tasks.start_soon(listener.serve, handed.send)
                 seat.announce("listening")
                 async with accepted, await accepted.receive() as stream:
-                    yield _ends(stream)
+                    yield framed_ends(stream)
                 tasks.cancel_scope.cancel()
 
     @asynccontextmanager
     async def client(self, seat: Seat) -> AsyncIterator[AsyncEnds]:
         async with await anyio.connect_unix(seat.wiring) as stream:
-            yield _ends(stream)
+            yield framed_ends(stream)
 
 
 CONTENDERS = [AnyioStream()]

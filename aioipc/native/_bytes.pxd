@@ -1,0 +1,35 @@
+# cython: language_level=3
+from aioipc.native._fd cimport ByteCore
+from aioipc.native._operation cimport Endpoint, ReceiveOperation, SendOperation
+from aioipc.native._pacer cimport MessagePort
+from aioipc.native._ring_stream cimport RingStream
+
+
+cdef class BytePort(MessagePort):
+    cdef readonly object transport
+    cdef ByteCore io             # the transport, where it is native,
+    cdef RingStream ring         # and where it is a ring; else None
+    cdef object try_read
+    cdef bint closed
+
+    cdef object c_take(self, Py_ssize_t most)
+    cdef Py_ssize_t c_put(self, object data, Py_ssize_t begin, Py_ssize_t end) except -1
+    cdef Py_ssize_t c_write(self, const char* data, Py_ssize_t size) except -1
+
+
+cdef class ByteStreamCore(Endpoint):
+    cdef bint write_ended
+    cdef ReceiveBytes spare_receive  # operations that are done, to give out again
+    cdef SendBytes spare_send
+
+
+cdef class ReceiveBytes(ReceiveOperation):
+    pass
+
+
+cdef class SendBytes(SendOperation):
+    pass
+
+
+cdef class FlushBytes(SendOperation):
+    pass

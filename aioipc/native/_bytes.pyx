@@ -1,0 +1,333 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, binding=False
+"""ByteStreamCore: the operations of a byte stream, over a port for bytes without boundaries."""
+
+from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_INCREF
+
+from aioipc.native._fd cimport ByteCore, WOULD_BLOCK
+from aioipc.native._fds cimport iovec
+from aioipc.native._operation cimport (
+    DONE,
+    NEW,
+    NOTHING,
+    RETURN,
+    Endpoint,
+    ReceiveOperation,
+    SendOperation,
+    is_spare,
+    is_usable,
+    step,
+)
+from aioipc.native._pacer cimport MessagePort, must_yield
+from aioipc.native._ring_stream cimport RingStream
+
+from aioipc.errors import BusyError, ClosedError, EndOfStream
+
+cdef extern from "awaiting.h":
+    ctypedef struct PyAsyncMethods:
+        pass
+    int awaiting_begin() except -1
+    void awaiting_set_am_send(PyTypeObject*, PyAsyncMethods*, void*)
+
+cdef extern from *:
+    int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
+
+cdef enum:
+    MOST_WRITTEN = 262144        # in one go, so that the loop turns while more leaves
+    LONG = 8192                  # bytes whose way takes a time worth looking at the clock
+
+
+cdef class BytePort(MessagePort):
+    """Bytes without boundaries to and from one peer.
+
+    Nothing is gathered: what is accepted was handed to the transport.
+
+    Args:
+        transport: A ByteTransport.
+        try_read: How to read it, unless it is native: a function of the most bytes.
+    """
+
+    def __init__(self, transport, try_read):
+        self.transport = transport
+        self.try_read = try_read
+        if isinstance(transport, ByteCore):
+            self.io = <ByteCore>transport
+        if isinstance(transport, RingStream):
+            self.ring = <RingStream>transport
+            self.in_memory = True
+        self.called_by_loop = self.io is not None
+
+    cdef object c_take(self, Py_ssize_t most):
+        """The bytes that are there, b"" at the end, None if nothing is there."""
+        data = self.try_read(most) if self.io is None else self.io.c_read_bytes(most)
+        if data is not None:
+            self.counters.bytes_received += PyBytes_GET_SIZE(data)
+            if PyBytes_GET_SIZE(data) >= LONG:
+                self.pacer.next_look = 0
+        return data
+
+    cdef Py_ssize_t c_put(self, object data, Py_ssize_t begin, Py_ssize_t end) except -1:
+        """Hand over what there is room for, and no more than takes a moment: how many bytes."""
+        cdef Py_buffer view
+        cdef Py_ssize_t count
+        end = min(end, begin + MOST_WRITTEN)
+        if self.turn != self.pacer.turn:
+            self.pacer.c_begin_sending(self)
+        if self.io is None:
+            count = self.transport.try_write((memoryview(data)[begin:end],))
+        elif PyBytes_CheckExact(data):
+            count = self.c_write(PyBytes_AS_STRING(data) + begin, end - begin)
+        else:
+            PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+            try:
+                count = self.c_write(<char*>view.buf + begin, end - begin)
+            finally:
+                PyBuffer_Release(&view)
+        self.counters.bytes_sent += count
+        if count >= LONG:
+            self.pacer.next_look = 0
+        return count
+
+    cdef Py_ssize_t c_write(self, const char* data, Py_ssize_t size) except -1:
+        cdef iovec part
+        cdef Py_ssize_t count
+        part.iov_base = <void*>data
+        part.iov_len = size
+        count = self.io.c_write(&part, 1)
+        return 0 if count == WOULD_BLOCK else count
+
+    def on_readable(self, callback):
+        if self.closed:
+            return
+        if self.ring is not None:
+            self.ring.port.on_readable(callback)  # who waits here polls by itself
+        else:
+            self.transport.on_readable(callback)
+
+    def on_writable(self, callback):
+        if not self.closed:
+            self.transport.on_writable(callback)
+
+    cdef int c_poll_fd(self, bint for_room) noexcept:
+        if self.closed or self.ring is not None:
+            return -1
+        if self.io is not None:
+            return self.io.c_write_fd() if for_room else self.io.c_read_fd()
+        try:
+            source = None if for_room else self.transport.poll_source
+            return -1 if source is None else source
+        except Exception:
+            return -1  # closed
+
+    cdef int c_begin_poll(self, bint for_room) except -1:
+        if self.ring is None or self.closed:
+            return 0
+        return self.ring.port.c_begin_poll(for_room)
+
+    cdef bint c_poll_look(self, bint for_room) noexcept nogil:
+        return not self.closed and self.ring.port.c_poll_look(for_room)
+
+    def close(self):
+        """Release everything at once. Idempotent."""
+        self.closed = True
+        self.transport.close()
+
+
+cdef class ByteStreamCore(Endpoint):
+    """A port for bytes, and the operations on it.
+
+    Args:
+        port: The port.
+    """
+
+    def __init__(self, BytePort port):
+        Endpoint.__init__(self, port, "adaptive", "stream")
+
+    def receive(self, Py_ssize_t max_bytes=65536):
+        """Wait for bytes and return those that are there.
+
+        Args:
+            max_bytes: The most to return.
+
+        Raises:
+            EndOfStream: The peer finished, and everything was received.
+            PeerCrashed: The peer is gone; everything that arrived was received.
+            BusyError: Another task is receiving.
+            ClosedError: This side closed the stream.
+
+        Cancellation:
+            Safe: nothing is lost.
+        """
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+        cdef ReceiveBytes operation = self.spare_receive
+        if is_spare(operation):
+            self.spare_receive = None
+        else:
+            operation = ReceiveBytes.__new__(ReceiveBytes)
+        operation.state = NEW
+        operation.core = self
+        operation.limit = max_bytes
+        return operation
+
+    def send(self, item):
+        """Send all of ``item``.
+
+        Raises:
+            PeerCrashed: Nobody receives any more.
+            BusyError: Another task is sending.
+            ClosedError: This side closed the stream, or ended this direction.
+
+        Cancellation:
+            A part of it may have been sent; nobody knows how much.
+        """
+        cdef SendBytes operation = self.spare_send
+        if not PyBytes_CheckExact(item):
+            item = memoryview(item).cast("B")
+        if is_spare(operation):
+            self.spare_send = None
+        else:
+            operation = SendBytes.__new__(SendBytes)
+        operation.state = NEW
+        operation.core = self
+        operation.parts = item
+        operation.index = 0
+        operation.limit = len(item)
+        return operation
+
+    def _flush(self):
+        """Wait until the transport keeps nothing of what it accepted."""
+        cdef FlushBytes operation = FlushBytes.__new__(FlushBytes)
+        operation.state = NEW
+        operation.core = self
+        return operation
+
+    def _end_writing(self):
+        """Finish the sending direction. Idempotent.
+
+        Raises:
+            BusyError: Another task is sending.
+            ClosedError: This side closed the stream.
+            ForkError: It belongs to the parent process.
+        """
+        self.c_enter()
+        if self.queued:
+            raise BusyError("another task is sending to this stream")
+        if not self.write_ended:
+            self.write_ended = True
+            (<BytePort>self.port).transport.close_write()
+
+    @property
+    def _write_ended(self):
+        """Whether this side finished its sending direction."""
+        return self.write_ended
+
+
+cdef class ReceiveBytes(ReceiveOperation):
+    """``await stream.receive()``"""
+
+    cdef object c_take(self):
+        data = (<BytePort>self.core.port).c_take(self.limit)
+        if data is None:
+            return NOTHING
+        if PyBytes_GET_SIZE(data) == 0:
+            raise EndOfStream(f"{(<BytePort>self.core.port).transport.address}: the peer finished")
+        return data
+
+
+cdef class SendBytes(SendOperation):
+    """``await stream.send(item)``"""
+
+    cdef int c_claim(self) except -1:
+        if self.core.queued:
+            raise BusyError("another task is sending to this stream")
+        if (<ByteStreamCore>self.core).write_ended:
+            address = (<BytePort>self.core.port).transport.address
+            raise ClosedError(f"{address}: this side ended its sending direction")
+        return 0
+
+    cdef int c_push(self) except -1:
+        cdef BytePort port = <BytePort>self.core.port
+        cdef Py_ssize_t count
+        while self.index < self.limit:
+            count = port.c_put(self.parts, self.index, self.limit)
+            if count == 0:
+                return 0
+            self.index += count
+            if self.index < self.limit and port.c_must_stop():
+                return 0  # the next part leaves when the loop has turned
+        return 1
+
+    def __dealloc__(self):
+        if self.state == NEW and self.core is not None:
+            PyErr_WarnEx(RuntimeWarning, "stream.send() was never awaited: nothing was sent", 1)
+
+
+cdef class FlushBytes(SendOperation):
+    """Until the transport keeps nothing of what it accepted."""
+
+    cdef int c_claim(self) except -1:
+        if self.core.queued:
+            raise BusyError("another task is sending to this stream")
+        return 0
+
+    cdef int c_push(self) except -1:
+        try_flush = getattr((<BytePort>self.core.port).transport, "try_flush", None)
+        return try_flush is None or try_flush()
+
+
+# am_send: as in _core, the usual case claims nothing and so has nothing to undo.
+
+cdef int step_receive(PyObject* operation, PyObject* value, PyObject** result) except -1:
+    cdef ReceiveBytes self = <ReceiveBytes>operation
+    cdef ByteStreamCore core = <ByteStreamCore>self.core
+    result[0] = NULL
+    if (
+        self.state == NEW
+        and is_usable(core)
+        and core.receiver is None
+        and not must_yield(core.pacer)
+    ):
+        data = self.c_take()
+        if data is NOTHING:
+            return self.c_wait_first(result)
+        self.state = DONE
+        self.core = None
+        core.spare_receive = self
+        Py_INCREF(data)
+        result[0] = <PyObject*>data
+        return RETURN
+    return self.c_step(result)
+
+
+cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) except -1:
+    cdef SendBytes self = <SendBytes>operation
+    cdef ByteStreamCore core = <ByteStreamCore>self.core
+    result[0] = NULL
+    if (
+        self.state == NEW
+        and is_usable(core)
+        and core.queued == 0
+        and not core.write_ended
+        and not must_yield(core.pacer)
+    ):
+        self.state = DONE  # also where this raises
+        if self.c_push():
+            self.core = None
+            self.parts = None
+            core.spare_send = self
+            Py_INCREF(None)
+            result[0] = <PyObject*>None
+            return RETURN
+        self.state = NEW
+    return self.c_step(result)
+
+
+cdef PyAsyncMethods tables[3]
+
+awaiting_begin()
+awaiting_set_am_send(<PyTypeObject*>ReceiveBytes, &tables[0], <void*>step_receive)
+awaiting_set_am_send(<PyTypeObject*>SendBytes, &tables[1], <void*>step_send)
+awaiting_set_am_send(<PyTypeObject*>FlushBytes, &tables[2], <void*>step)
