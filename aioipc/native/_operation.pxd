@@ -1,8 +1,7 @@
 # cython: language_level=3
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint64_t
 
-from aioipc.native._pacer cimport MessagePort, Pacer
+from aioipc.native._pacer cimport MessagePort, Pacer, Wait
 
 cdef extern from *:
     """
@@ -86,15 +85,10 @@ cdef class Operation:
     cdef Endpoint core
     cdef Waiter waiter
     cdef int state
-    cdef int64_t slept_ns
+    cdef Wait wait               # what it waits for now
     cdef int turns               # of the loop, until it goes on after it yielded
     cdef bint was_busy           # the turn that it let end
     cdef bint was_crowded        # a turn since then
-    cdef bint has_turned_first   # the loop, before the poll of this wait
-    cdef bint was_cut            # that poll, so that the loop turns,
-    cdef int64_t unpolled_ns     # and so much of it was left
-    cdef bint has_missed         # that poll
-    cdef uint64_t sends_before   # the port's, when the loop was let turn last
     cdef object parts            # what is sent
     cdef object fds              # Send: the descriptors that go with it
     cdef list objects            # SendMany: the messages. Send: what was encoded with descriptors
@@ -117,7 +111,6 @@ cdef class Operation:
     cdef int c_yield(self, Pacer pacer, PyObject** result) except -1
     cdef int c_let_turn(self, Pacer pacer, PyObject** result) except -1
     cdef bint c_has_turned(self, Pacer pacer) except -1
-    cdef int c_turn_first(self, Pacer pacer, PyObject** result) except -1
     cdef int c_sleep(self, PyObject** result) except -1
     cdef void c_begin_wait(self) noexcept
     cdef int c_wait(self, bint for_room, PyObject** result) except -1

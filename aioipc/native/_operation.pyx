@@ -9,9 +9,20 @@ carries no data and only says "look again".
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int64_t
+from libc.string cimport memset
 
-from aioipc.native._pacer cimport FIRST_SLICE_NS, MessagePort, Pacer, clock_ns, must_yield
+from aioipc.native._pacer cimport (
+    ADAPTIVE,
+    BLOCK,
+    BUSY,
+    LOOK,
+    TURN,
+    MessagePort,
+    Pacer,
+    Wait,
+    clock_ns,
+    must_yield,
+)
 
 import os
 from collections import deque
@@ -42,13 +53,7 @@ cdef extern from *:
     unsigned long Py_TPFLAGS_HEAPTYPE
     object PyContext_CopyCurrent()
 
-cdef enum Polling:
-    ADAPTIVE = 0
-    BLOCK = 1
-    BUSY = 2
-
 cdef dict POLLING = {"adaptive": ADAPTIVE, "block": BLOCK, "busy": BUSY}
-cdef int64_t BUSY_SLICE_NS = 100_000
 
 NOTHING = object()
 
@@ -304,8 +309,7 @@ cdef class Operation:
             elif state == YIELDED:
                 if not self.c_has_turned(core.pacer):
                     return self.c_let_turn(core.pacer, result)
-                if self.has_turned_first and core.port.sends == self.sends_before:
-                    core.port.turns_first.c_needless()
+                core.pacer.c_has_turned(&self.wait, core.port)
                 core.c_enter()
                 self.c_turned()
             else:
@@ -328,11 +332,7 @@ cdef class Operation:
         self.waiter = None
         if core.receiver is self:
             pacer.waiting.discard(core.port)
-        pacer.c_resume()
-        pacer.budget.c_blocked(pacer.resumed_ns - self.slept_ns)
-        if self.has_missed and core.port.sends != self.sends_before:
-            core.port.turns_first.c_early()
-            pacer.budget.c_excuse()
+        pacer.c_awake(&self.wait, core.port)
         self.c_begin_wait()
         return 0
 
@@ -401,86 +401,47 @@ cdef class Operation:
         result[0] = <PyObject*>None
         return NEXT
 
-    cdef int c_turn_first(self, Pacer pacer, PyObject** result) except -1:
-        """Let those run who may have to send something before there can be an answer."""
-        self.has_turned_first = True
-        self.sends_before = self.core.port.sends
-        self.c_yield(pacer, result)
-        self.turns = max(self.turns, self.core.port.turns_first.turns)
-        return NEXT
-
     cdef int c_sleep(self, PyObject** result) except -1:
         """Suspend the task until somebody wakes this operation."""
         self.waiter = Waiter.__new__(Waiter, self.core.pacer.loop)
         self.state = SLEEPING
-        self.slept_ns = clock_ns()
+        self.wait.slept_ns = clock_ns()
         Py_INCREF(self.waiter)
         result[0] = <PyObject*>self.waiter
         return NEXT
 
     cdef inline void c_begin_wait(self) noexcept:
         """What this operation waits for from here on is another thing."""
-        self.was_cut = False
-        self.unpolled_ns = 0
-        self.has_turned_first = False
-        self.has_missed = False
+        memset(&self.wait, 0, sizeof(Wait))
 
     cdef int c_wait(self, bint for_room, PyObject** result) except -1:
         """Poll if that is worth while (RETRY), else suspend the task (NEXT)."""
         cdef Endpoint core = self.core
-        cdef Pacer pacer = core.pacer
         cdef MessagePort port = core.port
-        cdef int64_t budget_ns = 0
-        cdef int64_t slice_ns = max(pacer.c_left_ns(), 0)
-        cdef bint have_sent = (
-            (self.has_turned_first or self.was_cut) and port.sends != self.sends_before
-        )
-        cdef int found = 0
+        cdef int advice
         if not for_room and not core.has_waited:
             core.has_waited = True
             core.c_speak()
         if port.has_stopped:
             port.has_stopped = False
-            return self.c_yield(pacer, result)
-        if core.polling == BUSY:
-            budget_ns = BUSY_SLICE_NS
-        elif core.polling == ADAPTIVE and (have_sent or not pacer.crowded):
-            if self.was_cut:
-                budget_ns = self.unpolled_ns
-                if have_sent:
-                    port.turns_first.c_early()
-            elif not self.has_turned_first and port.turns_first.turns and pacer.budget.c_is_due():
-                return self.c_turn_first(pacer, result)
-            else:
-                budget_ns = pacer.budget.c_next_ns()
-                slice_ns = min(slice_ns, FIRST_SLICE_NS)
-        if budget_ns > 0:
-            slice_ns = min(slice_ns, budget_ns)
-            if slice_ns > 0:
-                found = pacer.c_poll(port, slice_ns, for_room)
-            if found == 1:
-                pacer.budget.c_hit()
-                if for_room:
-                    port.c_flush()
-                self.c_begin_wait()
-                return RETRY
-            if core.polling == BUSY:
-                return self.c_yield(pacer, result)  # and poll on in the next turn
-            if found == 0:
-                self.sends_before = port.sends
-                if budget_ns > slice_ns and not self.was_cut:
-                    self.was_cut = True
-                    self.unpolled_ns = budget_ns - slice_ns
-                    return self.c_yield(pacer, result)
-                pacer.budget.c_miss()
-                self.has_missed = True
+            return self.c_yield(core.pacer, result)
+        advice = core.pacer.c_wait(&self.wait, port, core.polling, for_room)
+        if advice == LOOK:
+            if for_room:
+                port.c_flush()
+            self.c_begin_wait()
+            return RETRY
+        if advice == TURN:
+            self.c_yield(core.pacer, result)
+            self.turns = max(self.turns, self.wait.turns)
+            return NEXT
         if for_room:
             port.counters.send_waits += 1
             port.on_writable(core._writable)
         else:
             port.counters.receive_waits += 1
             port.on_readable(core._readable)
-            pacer.waiting.add(port)
+            core.pacer.waiting.add(port)
         return self.c_sleep(result)
 
     # The coroutine protocol, so that Task, wait_for and gather take an operation as it is.

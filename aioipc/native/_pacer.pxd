@@ -23,7 +23,28 @@ cdef enum:
     ACCEPTED = 1
 
 cdef object NO_FDS               # what a message without descriptors is sent with
-cdef int64_t FIRST_SLICE_NS
+
+cdef enum Polling:
+    ADAPTIVE = 0
+    BLOCK = 1
+    BUSY = 2
+
+# Answers of Pacer.c_wait.
+cdef enum:
+    LOOK = 0
+    TURN = 1
+    SLEEP = 2
+
+
+# How a wait stands, for a peer or for room. One begins as zeros.
+cdef struct Wait:
+    int turns                    # of the loop, before c_wait is asked again
+    bint has_turned_first        # the loop, before the poll
+    bint was_cut                 # the poll, so that the loop turns,
+    int64_t unpolled_ns          # and so much of it was left
+    bint has_missed              # the poll
+    uint64_t sends_before        # the port's, when the loop was let turn last
+    int64_t slept_ns             # when who waits fell asleep
 
 
 cdef class PollBudget:
@@ -130,6 +151,9 @@ cdef class Pacer:
     cdef int c_gathered(self, MessagePort port) except -1
     cdef int c_end_turn(self) except -1
     cdef int c_turned(self) except -1
+    cdef int c_wait(self, Wait* wait, MessagePort port, int polling, bint for_room) except -1
+    cdef void c_has_turned(self, Wait* wait, MessagePort port) noexcept
+    cdef void c_awake(self, Wait* wait, MessagePort port) noexcept
     cdef int c_poll(self, MessagePort port, int64_t budget_ns, bint for_room) except -1
 
 

@@ -50,7 +50,8 @@ cdef int64_t LONGEST_TURN_NS = 1_000_000  # after more the task has waited for s
 # Adaptive polling (measured by benchmarks/round_trip.py; see docs/architecture.md).
 cdef int64_t FULL_BUDGET_NS = 75_000
 cdef int64_t LEAST_BUDGET_NS = 10_000
-FIRST_SLICE_NS = 10_000          # of a poll, before the loop turns once more
+cdef int64_t FIRST_SLICE_NS = 10_000  # of a poll, before the loop turns once more
+cdef int64_t BUSY_SLICE_NS = 100_000
 cdef int64_t SHORT_WAIT_NS = 200_000
 cdef int64_t CROWDED_NS = 20_000
 cdef int MISSES_BEFORE_SKIP = 3
@@ -453,6 +454,68 @@ cdef class Pacer:
         self.c_turned()
 
     # Polling
+
+    cdef int c_wait(self, Wait* wait, MessagePort port, int polling, bint for_room) except -1:
+        """What comes next for who looked and found nothing: to LOOK again, let the loop TURN, SLEEP.
+
+        Who is to let it turn does so ``wait.turns`` times or oftener, says so to `c_has_turned`,
+        looks, and asks again.
+        """
+        cdef int64_t budget_ns = 0
+        cdef int64_t slice_ns = max(self.c_left_ns(), 0)
+        cdef bint have_sent = (
+            (wait.has_turned_first or wait.was_cut) and port.sends != wait.sends_before
+        )
+        cdef int found = 0
+        wait.turns = 1
+        if polling == BUSY:
+            budget_ns = BUSY_SLICE_NS
+        elif polling == ADAPTIVE and (have_sent or not self.crowded):
+            if wait.was_cut:
+                budget_ns = wait.unpolled_ns
+                if have_sent:
+                    port.turns_first.c_early()
+            elif not wait.has_turned_first and port.turns_first.turns and self.budget.c_is_due():
+                # Those run first who may have to send something before there can be an answer.
+                wait.has_turned_first = True
+                wait.sends_before = port.sends
+                wait.turns = port.turns_first.turns
+                return TURN
+            else:
+                budget_ns = self.budget.c_next_ns()
+                slice_ns = min(slice_ns, FIRST_SLICE_NS)
+        if budget_ns == 0:
+            return SLEEP
+        slice_ns = min(slice_ns, budget_ns)
+        if slice_ns > 0:
+            found = self.c_poll(port, slice_ns, for_room)
+        if found == 1:
+            self.budget.c_hit()
+            return LOOK
+        if polling == BUSY:
+            return TURN  # and poll on in the next one
+        if found == 0:
+            wait.sends_before = port.sends
+            if budget_ns > slice_ns and not wait.was_cut:
+                wait.was_cut = True
+                wait.unpolled_ns = budget_ns - slice_ns
+                return TURN
+            self.budget.c_miss()
+            wait.has_missed = True
+        return SLEEP
+
+    cdef void c_has_turned(self, Wait* wait, MessagePort port) noexcept:
+        """The loop has turned, as often as `c_wait` wanted."""
+        if wait.has_turned_first and port.sends == wait.sends_before:
+            port.turns_first.c_needless()
+
+    cdef void c_awake(self, Wait* wait, MessagePort port) noexcept:
+        """Who slept since ``wait.slept_ns`` was woken."""
+        self.c_resume()
+        self.budget.c_blocked(self.resumed_ns - wait.slept_ns)
+        if wait.has_missed and port.sends != wait.sends_before:
+            port.turns_first.c_early()
+            self.budget.c_excuse()
 
     cdef int c_poll(self, MessagePort port, int64_t budget_ns, bint for_room) except -1:
         """Look for up to ``budget_ns`` whether ``port``, or a sleeper, can go on.
