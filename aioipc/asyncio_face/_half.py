@@ -5,6 +5,7 @@ from __future__ import annotations
 from aioipc.abc import ByteTransport
 from aioipc.asyncio_face._compat import FlowControl
 from aioipc.asyncio_face._facts import Facts
+from aioipc.native._bytes import BytePort
 
 __all__ = ["OURS", "Half"]
 
@@ -19,6 +20,8 @@ class Half(FlowControl):
     """
 
     _stream: ByteTransport | None = None
+    _port: BytePort
+    """The same stream: what goes through here is counted, and known to who polls."""
     _facts: Facts
     _closing: bool
     """Nothing is read any more, and nothing written but what waits to leave."""

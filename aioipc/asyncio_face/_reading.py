@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
-from aioipc._bytes import READ_BYTES, reader_of
+from aioipc._bytes import READ_BYTES
 from aioipc.abc import ByteTransport
 from aioipc.asyncio_face._half import OURS, Half
+from aioipc.native._bytes import PolledReading
 
 __all__ = ["Reading"]
 
@@ -16,11 +16,10 @@ __all__ = ["Reading"]
 class Reading(Half):
     """Reads when there is something, and hands it to the protocol."""
 
-    _count_received: Callable[[int], object]
-
     def _init_reading(self, stream: ByteTransport) -> None:
         self._readable = getattr(stream, "readable", True)
-        self._try_read = reader_of(stream)
+        self._readiness = PolledReading(self._port) if self._port.is_pollable else self._port
+        self._try_read = self._port.try_read
         self._started = False
         self._paused = False
         self._at_eof = False
@@ -69,13 +68,13 @@ class Reading(Half):
         ):
             return
         try:
-            self._stream.on_readable(self._read_ready)
+            self._readiness.on_readable(self._read_ready)
         except OSError as error:  # the kernel has no room for it
             self._fatal_error(error, "Fatal error: cannot watch the transport")
 
     def _unwatch(self) -> None:
         if self._stream is not None and self._readable:
-            self._stream.on_readable(None)
+            self._readiness.on_readable(None)
 
     def _read_ready(self) -> None:
         if self._closing:
@@ -90,7 +89,6 @@ class Reading(Half):
             self._fatal_error(error, "Fatal read error on transport")
             return
         if data:
-            self._count_received(len(data))
             try:
                 self._protocol.data_received(data)
             except OURS:
@@ -102,7 +100,6 @@ class Reading(Half):
         self._watch()
 
     def _read_in_place(self) -> None:
-        assert self._stream is not None, "not lost yet"
         try:
             buffer = _buffer_of(self._protocol)
         except OURS:
@@ -111,7 +108,7 @@ class Reading(Half):
             self._fatal_error(error, "Fatal error: protocol.get_buffer() call failed.")
             return
         try:
-            count = self._stream.try_read_into(buffer)
+            count = self._port.try_read_into(buffer)
         except Exception as error:  # noqa: BLE001 - the protocol is told of it
             self._fatal_error(error, "Fatal read error on transport")
             return
@@ -122,7 +119,6 @@ class Reading(Half):
         if count == 0:
             self._end_reading()
             return
-        self._count_received(count)
         try:
             self._protocol.buffer_updated(count)
         except OURS:

@@ -21,13 +21,14 @@ log = logging.getLogger("aioipc.asyncio_face")
 _WRITE_BYTES = 256 * 1024
 """At most so much in one go, so that the loop turns while a large item leaves."""
 _MOST_PARTS = 64
+_SHORT_BYTES = 2048
+"""Parts that are shorter on the average are copied together: to go through them takes longer."""
 _BUFFERS = (bytes, bytearray, memoryview)
 
 
 class Writing(Sendfile):
     """Writes at once what fits, and the rest when there is room."""
 
-    _count_sent: Callable[[int], object]
     _forked: bool
 
     def _init_writing(self, stream: ByteTransport, linger_s: float) -> None:
@@ -83,7 +84,11 @@ class Writing(Sendfile):
             ForkError: In a forked child.
         """
         self._check_writing()
-        views = [view for view in map(_flat, list_of_data) if view]
+        parts = list(list_of_data)
+        if sum(map(len, parts)) < len(parts) * _SHORT_BYTES:
+            with contextlib.suppress(TypeError):  # of one that is not contiguous
+                parts = [b"".join(parts)]
+        views = [view for view in map(_flat, parts) if view]
         if not views:
             return
         if self._is_deaf:
@@ -122,25 +127,22 @@ class Writing(Sendfile):
         size = len(data)
         parts = (data if size <= _WRITE_BYTES else memoryview(data)[:_WRITE_BYTES],)
         try:
-            count = self._stream.try_write(parts)  # type: ignore[union-attr]
+            count = self._port.try_write(parts)
         except Exception as error:  # noqa: BLE001 - the protocol is told of it
             self._fatal_error(error, "Fatal write error on transport")
             return
-        self._count_sent(count)
         if count < size:
             self._keep(memoryview(data)[count:])
             self._watch_room(self._write_ready)
             self._maybe_pause_protocol()
 
     def _try_write(self, parts: Sequence[Buffer]) -> int:
-        assert self._stream is not None, "not lost yet"
         try:
-            count = self._stream.try_write(parts)
+            count = self._port.try_write(parts)
         except Exception as error:  # noqa: BLE001 - the protocol is told of it
             self._drop_buffer()
             self._fatal_error(error, "Fatal write error on transport")
             return 0
-        self._count_sent(count)
         return count
 
     def _keep(self, view: memoryview) -> None:

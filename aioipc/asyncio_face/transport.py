@@ -8,13 +8,16 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from aioipc._bytes import reader_of
 from aioipc.abc import ByteTransport
 from aioipc.asyncio_face._facts import Facts
 from aioipc.asyncio_face._reading import Reading
 from aioipc.asyncio_face._writing import Writing
 from aioipc.kernel.owned import abandon_in_child
-from aioipc.kernel.statistics import Kind, Tally
+from aioipc.kernel.statistics import Kind, open_row
 from aioipc.limits import Limits
+from aioipc.loop.waiting import pacer_of
+from aioipc.native._bytes import BytePort
 
 __all__ = ["Transport"]
 
@@ -62,9 +65,11 @@ class Transport(Reading, Writing):
         super().__init__(self._facts.extra, loop)
         self._stream = stream
         peer = stream.peer
-        self._tally = Tally(Kind.STREAM, stream.address, peer.pid if peer else 0)
-        self._count_received = self._tally.counter("bytes_received")
-        self._count_sent = self._tally.counter("bytes_sent")
+        self._port = BytePort(stream, reader_of(stream))
+        self._port.belong_to(pacer_of(loop))
+        row = open_row(Kind.STREAM, stream.address, peer.pid if peer else 0)
+        if row is not None:
+            self._port.share(row)
         self._init_reading(stream)
         self._init_writing(stream, (limits or Limits()).linger_s)
         self._closing = False
@@ -136,7 +141,7 @@ class Transport(Reading, Writing):
             return
         self._conn_lost = True
         self._closing = True
-        self._tally.close()
+        self._port.unshare()
         self._unwatch()
         self._give_up_writing(error)
         wait_closed = getattr(self._stream, "wait_closed", None)
@@ -144,7 +149,7 @@ class Transport(Reading, Writing):
             self._loop.call_soon(self._call_connection_lost, error)
             return
         # As with asyncio's subprocesses, the connection ends when the program does.
-        self._stream.close()
+        self._port.close()
         self._program_ends = self._loop.create_task(wait_closed())
         self._program_ends.add_done_callback(self._program_ended)
 
@@ -165,7 +170,8 @@ class Transport(Reading, Writing):
         stream, self._stream = self._stream, None
         self._facts.release()
         if stream is not None:
-            stream.close()
+            self._port.unshare()
+            self._port.close()
         server, self._server = self._server, None
         if server is not None:
             server._detach(self)

@@ -1,10 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, binding=False
-"""ByteStreamCore: the operations of a byte stream, over a port for bytes without boundaries."""
+"""Bytes without boundaries: the operations of a byte stream, and calls for those who are called."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
 
 from aioipc.native._fd cimport ByteCore, WOULD_BLOCK
 from aioipc.native._fds cimport iovec
@@ -20,7 +22,18 @@ from aioipc.native._operation cimport (
     is_usable,
     step,
 )
-from aioipc.native._pacer cimport MessagePort, must_yield
+from aioipc.native._pacer cimport (
+    ADAPTIVE,
+    LOOK,
+    MOST_POLLED,
+    SLEEP,
+    TURN,
+    MessagePort,
+    Pacer,
+    Wait,
+    clock_ns,
+    must_yield,
+)
 from aioipc.native._ring_stream cimport RingStream
 
 from aioipc.errors import BusyError, ClosedError, EndOfStream
@@ -46,12 +59,12 @@ cdef class BytePort(MessagePort):
 
     Args:
         transport: A ByteTransport.
-        try_read: How to read it, unless it is native: a function of the most bytes.
+        read: How to read it, unless it is native: a function of the most bytes.
     """
 
-    def __init__(self, transport, try_read):
+    def __init__(self, transport, read):
         self.transport = transport
-        self.try_read = try_read
+        self.read = read
         if isinstance(transport, ByteCore):
             self.io = <ByteCore>transport
         if isinstance(transport, RingStream):
@@ -61,11 +74,9 @@ cdef class BytePort(MessagePort):
 
     cdef object c_take(self, Py_ssize_t most):
         """The bytes that are there, b"" at the end, None if nothing is there."""
-        data = self.try_read(most) if self.io is None else self.io.c_read_bytes(most)
+        data = self.read(most) if self.io is None else self.io.c_read_bytes(most)
         if data is not None:
-            self.counters.bytes_received += PyBytes_GET_SIZE(data)
-            if PyBytes_GET_SIZE(data) >= LONG:
-                self.pacer.next_look = 0
+            self.c_has_received(PyBytes_GET_SIZE(data))
         return data
 
     cdef Py_ssize_t c_put(self, object data, Py_ssize_t begin, Py_ssize_t end) except -1:
@@ -73,8 +84,7 @@ cdef class BytePort(MessagePort):
         cdef Py_buffer view
         cdef Py_ssize_t count
         end = min(end, begin + MOST_WRITTEN)
-        if self.turn != self.pacer.turn:
-            self.pacer.c_begin_sending(self)
+        self.c_begin_sending()
         if self.io is None:
             count = self.transport.try_write((memoryview(data)[begin:end],))
         elif PyBytes_CheckExact(data):
@@ -85,9 +95,7 @@ cdef class BytePort(MessagePort):
                 count = self.c_write(<char*>view.buf + begin, end - begin)
             finally:
                 PyBuffer_Release(&view)
-        self.counters.bytes_sent += count
-        if count >= LONG:
-            self.pacer.next_look = 0
+        self.c_has_sent(count)
         return count
 
     cdef Py_ssize_t c_write(self, const char* data, Py_ssize_t size) except -1:
@@ -98,12 +106,54 @@ cdef class BytePort(MessagePort):
         count = self.io.c_write(&part, 1)
         return 0 if count == WOULD_BLOCK else count
 
+    cdef inline int c_begin_sending(self) except -1:
+        if self.pacer is not None and self.turn != self.pacer.turn:
+            self.pacer.c_begin_sending(self)
+        return 0
+
+    cdef inline int c_has_sent(self, Py_ssize_t count) noexcept:
+        self.counters.bytes_sent += count
+        if count >= LONG and self.pacer is not None:
+            self.pacer.next_look = 0
+        return 0
+
+    cdef inline int c_has_received(self, Py_ssize_t count) noexcept:
+        self.counters.bytes_received += count
+        if count >= LONG and self.pacer is not None:
+            self.pacer.next_look = 0
+        return 0
+
+    # For those who are called when there are bytes: the calls of the transport, counted
+
+    def belong_to(self, Pacer pacer not None):
+        """Keep the pace of a loop from now on."""
+        self.pacer = pacer
+
+    @property
+    def is_pollable(self):
+        """Whether looking whether there are bytes makes no more than a moment."""
+        return self.in_memory or self.c_poll_fd(False) >= 0
+
+    def try_read(self, Py_ssize_t max_bytes):
+        """The bytes that are there, 256 KiB at most; b"" at the end, None if nothing is there."""
+        return self.c_take(max_bytes)
+
+    def try_read_into(self, buffer):
+        """Read into a buffer; see `aioipc.abc.ByteTransport`."""
+        count = self.transport.try_read_into(buffer)
+        if count is not None:
+            self.c_has_received(count)
+        return count
+
+    def try_write(self, parts):
+        """Write as much as fits; see `aioipc.abc.ByteTransport`."""
+        self.c_begin_sending()
+        count = self.transport.try_write(parts)
+        self.c_has_sent(count)
+        return count
+
     def on_readable(self, callback):
-        if self.closed:
-            return
-        if self.ring is not None:
-            self.ring.port.on_readable(callback)  # who waits here polls by itself
-        else:
+        if not self.closed:
             self.transport.on_readable(callback)
 
     def on_writable(self, callback):
@@ -133,6 +183,125 @@ cdef class BytePort(MessagePort):
         """Release everything at once. Idempotent."""
         self.closed = True
         self.transport.close()
+
+
+cdef class PolledReading:
+    """Calls who reads from a port when there are bytes, after a poll where that pays.
+
+    It is for callbacks what an operation is for tasks.
+
+    Args:
+        port: The port, which can be polled.
+    """
+
+    def __init__(self, BytePort port):
+        self.port = port
+        self.pacer = port.pacer
+
+    def on_readable(self, callback):
+        """Call ``callback`` once when there may be bytes; None: call nobody."""
+        cdef bint waits = self.reader is not None
+        self.reader = callback
+        if callback is None:
+            self.c_wake()
+            self.port.on_readable(None)
+        elif waits:
+            return
+        elif self.port.ring is not None and self.port.ring.record is not None:
+            self.port.on_readable(self._read_on)
+        elif self.c_may_poll():
+            # After a turn: who was given the last bytes may be about to answer them.
+            memset(&self.wait, 0, sizeof(Wait))
+            self.wait.has_turned_first = True
+            self.wait.sends_before = self.port.sends
+            if not self.port.in_memory:  # there it would cost the peer a system call
+                self.port.on_readable(self._readable)
+            self.c_let_turn(self.port.turns_first.turns)
+        else:
+            self.c_sleep()
+
+    cdef bint c_may_poll(self) except -1:
+        cdef Pacer pacer = self.pacer
+        return (
+            pacer.budget.c_is_due() and not pacer.crowded and len(pacer.waiting) < MOST_POLLED
+        )
+
+    cdef int c_let_turn(self, int turns) except -1:
+        self.turns = max(turns, 1)
+        self.pacer.c_yielding()
+        if not self.is_due:
+            self.is_due = True
+            self.pacer.call_soon(self._step)
+        return 0
+
+    def _step(self):
+        cdef Pacer pacer = self.pacer
+        cdef int advice
+        self.is_due = False
+        if self.reader is None or self.is_asleep:
+            return
+        pacer.c_resume()
+        self.turns -= 1
+        if self.turns > 0:
+            self.c_let_turn(self.turns)
+            return
+        pacer.c_has_turned(&self.wait, self.port)
+        advice = pacer.c_wait(&self.wait, self.port, ADAPTIVE, False)
+        if advice == LOOK:
+            self.c_serve()
+        elif advice == TURN:
+            self.c_let_turn(max(pacer.c_turns(), self.wait.turns))
+        else:
+            self.c_sleep()
+
+    def _read_on(self):
+        self.pacer.c_resume()
+        self.c_serve()
+
+    def _readable(self):
+        if self.is_asleep:
+            self.c_wake()
+            self.pacer.c_awake(&self.wait, self.port)
+        else:
+            self.pacer.c_resume()
+        self.c_serve()
+
+    cdef int c_serve(self) except -1:
+        """Call who reads: again at once where it answers, and the next bytes come soon."""
+        cdef Pacer pacer = self.pacer
+        cdef uint64_t sends
+        cdef int advice = LOOK
+        while advice == LOOK and self.reader is not None:
+            sends = self.port.sends
+            reader, self.reader = self.reader, None
+            pacer.inside_callback = True
+            try:
+                reader()
+            finally:
+                pacer.inside_callback = False
+                pacer.c_end_turn()
+            if self.port.sends == sends or self.reader is None or self.is_asleep or not self.is_due:
+                break  # others have to turn what was read into an answer
+            advice = pacer.c_wait(&self.wait, self.port, ADAPTIVE, False)
+            if advice == TURN:
+                self.turns = max(pacer.c_turns(), self.wait.turns)
+            elif advice == SLEEP:
+                self.c_sleep()
+        return 0
+
+    cdef int c_sleep(self) except -1:
+        self.port.counters.receive_waits += 1
+        self.is_asleep = True
+        self.wait.slept_ns = clock_ns()
+        self.pacer.waiting.add(self.port)
+        self.port.on_readable(self._readable)
+        return 0
+
+    cdef int c_wake(self) except -1:
+        if self.is_asleep:
+            self.is_asleep = False
+            self.pacer.waiting.discard(self.port)
+        return 0
 
 
 cdef class ByteStreamCore(Endpoint):

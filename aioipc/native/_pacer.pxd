@@ -24,6 +24,9 @@ cdef enum:
 
 cdef object NO_FDS               # what a message without descriptors is sent with
 
+cdef enum:
+    MOST_POLLED = 8              # more sleepers than this: the loop is the better poller
+
 cdef enum Polling:
     ADAPTIVE = 0
     BLOCK = 1

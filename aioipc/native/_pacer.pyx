@@ -41,7 +41,6 @@ cdef enum:
     OPS_PER_TURN = 512
     OPS_PER_CLOCK = 32
     TURNS_AFTER_A_LONG_ONE = 3
-    MOST_POLLED = 8              # more sleepers than this: the loop is the better poller
     MOST_TURNS_FIRST = 8
 cdef int64_t TURN_NS = 100_000
 cdef int64_t LONG_TURN_NS = 50_000

@@ -2,12 +2,9 @@
 """Bytes in shared memory: a ByteTransport over the records of a ring."""
 
 from cpython.buffer cimport Py_buffer, PyBuffer_Release
-from libc.stdint cimport int64_t, uint64_t
-
 from aioipc.native._fd cimport WOULD_BLOCK, ByteCore
 from aioipc.native._fds cimport iovec
 from aioipc.native._frames cimport get_buffer
-from aioipc.native._pacer cimport Pacer, clock_ns
 from aioipc.native._ring cimport (
     FRAGMENT,
     GATHER,
@@ -25,22 +22,23 @@ from aioipc.native._ring cimport (
 from aioipc.errors import ClosedError, EndOfStream, IPCError
 
 
+cdef enum:
+    # The most that is read at once. From 128 KiB on glibc has memory from the kernel and gives it back
+    # each time, which takes longer than to parse what is in it.
+    CHUNK = 126976
+
+
 cdef class RingStream(ByteCore):
     """A ByteTransport over a ring: each write is records, each read as many as are there.
-
-    Whoever waits for a call that there are bytes is polled for as a channel's receiver is, so that
-    bytes which are about to come cost neither side a system call.
 
     Args:
         port: Takes care of HELLO, GOODBYE and the peer's death.
         capabilities: What this transport can do.
-        pace: Finds the Pacer of the running loop.
     """
 
-    def __init__(self, RingPort port, capabilities, pace):
+    def __init__(self, RingPort port, capabilities):
         self.port = port
         self.capabilities = capabilities
-        self.pace = pace
 
     @property
     def address(self):
@@ -64,6 +62,7 @@ cdef class RingStream(ByteCore):
         cdef int records
         if not self.port.is_open and self.port.ending is None:
             raise ClosedError(f"{self.address} is closed")
+        size = min(size, <size_t>CHUNK)
         try:
             for records in range(MOST_RECORDS):  # of nothing: they must not keep the loop
                 if self.record is None:
@@ -130,113 +129,18 @@ cdef class RingStream(ByteCore):
         self.port.counters.bytes_sent += start
         return start
 
-    # Waiting for bytes
-
     def on_readable(self, callback):
-        self.reader = callback
-        if callback is None:
-            self.c_wake()
-            self.port.on_readable(None)
-        elif self.record is not None:
+        if callback is not None and self.record is not None:
+            self.reader = callback  # the port knows nothing of what is left
             self.port.c_call_back(self._read_on)
-        elif not self.is_due and not self.is_asleep:
-            if self.pacer is None:
-                self.pacer = self.pace()
-            if self.c_may_poll():
-                # After a turn: who was given the last bytes may be about to answer them.
-                self.is_due = True
-                self.unpolled_ns = 0
-                self.turns = 1
-                self.port.c_call_back(self._poll)
-            else:
-                self.c_sleep()
+        else:
+            self.reader = None
+            self.port.on_readable(callback)
 
     def _read_on(self):
         reader, self.reader = self.reader, None
         if reader is not None:
             reader()
-
-    def _poll(self):
-        self.is_due = False
-        if self.reader is None or self.is_asleep:
-            return
-        self.pacer.c_resume()
-        self.turns -= 1
-        if self.turns > 0:
-            self.is_due = True
-            self.port.c_call_back(self._poll)
-        elif self.c_poll() == POLL_HIT:
-            self.c_serve()
-        else:
-            self.c_sleep()
-
-    def _woken(self):
-        cdef int64_t slept_since_ns = self.asleep_since_ns
-        self.c_wake()
-        self.pacer.c_resume()
-        self.pacer.budget.c_blocked(self.pacer.resumed_ns - slept_since_ns)
-        self.c_serve()
-
-    cdef bint c_may_poll(self) noexcept:
-        cdef Pacer pacer = self.pacer
-        return self.port.is_open and pacer.budget.budget_ns > 0 and not pacer.crowded
-
-    cdef Poll c_poll(self) except POLL_FAILED:
-        """Look for bytes as long as that is worth while, over the end of a turn if `_poll` follows."""
-        cdef Pacer pacer = self.pacer
-        cdef int64_t left_ns = pacer.c_left_ns()
-        cdef int64_t budget_ns = 0
-        cdef int found
-        if left_ns > 0 and self.c_may_poll():
-            budget_ns = self.unpolled_ns if self.unpolled_ns > 0 else pacer.budget.c_next_ns()
-        self.unpolled_ns = 0
-        if budget_ns == 0:
-            return POLL_OPEN
-        found = pacer.c_poll(self.port, min(budget_ns, left_ns), False)
-        if found == 1:
-            pacer.budget.c_hit()
-            return POLL_HIT
-        if found == 2:
-            return POLL_OPEN
-        if self.is_due and budget_ns > left_ns:
-            self.unpolled_ns = budget_ns - left_ns
-            return POLL_OPEN
-        pacer.budget.c_miss()
-        return POLL_MISSED
-
-    cdef int c_serve(self) except -1:
-        """Call who reads: again at once where it answers, and the next bytes come soon."""
-        cdef uint64_t sent
-        cdef Poll poll
-        while self.reader is not None:
-            sent = self.port.counters.bytes_sent
-            self._read_on()
-            if self.port.counters.bytes_sent == sent or self.record is not None:
-                break  # others have to turn what was read into an answer
-            if self.reader is None or not self.is_due:
-                break
-            poll = self.c_poll()
-            if poll == POLL_MISSED:
-                self.c_sleep()  # which `_poll` leaves alone
-            elif poll == POLL_OPEN:
-                self.turns = self.pacer.c_turns()
-            if poll != POLL_HIT:
-                break
-        return 0
-
-    cdef int c_sleep(self) except -1:
-        self.port.counters.receive_waits += 1
-        self.is_asleep = True
-        self.asleep_since_ns = clock_ns()
-        self.pacer.waiting.add(self.port)
-        self.port.on_readable(self._woken)
-        return 0
-
-    cdef int c_wake(self) except -1:
-        if self.is_asleep:
-            self.is_asleep = False
-            self.pacer.waiting.discard(self.port)
-        return 0
 
     def on_writable(self, callback):
         self.port.on_writable(callback)
@@ -255,6 +159,5 @@ cdef class RingStream(ByteCore):
 
     def close(self):
         self.reader = None
-        self.c_wake()
         self.c_drop_record()
         self.port.close()

@@ -21,9 +21,7 @@ from aioipc.kernel.eventfd import create_eventfd, is_eventfd
 from aioipc.kernel.memory import create_memory, what_is_wrong
 from aioipc.kernel.owned import OwnedFd, abandon_in_child, above_stdio
 from aioipc.loop.fd import FdWatch
-from aioipc.loop.waiting import pacer_of
 from aioipc.native._memory import Mapping
-from aioipc.native._pacer import Pacer
 from aioipc.native._ring import RingPort
 from aioipc.native._ring_stream import RingStream
 from aioipc.transports._session import Session, passing
@@ -231,10 +229,7 @@ class RingTransport:
         port = self.open_port(_STREAM_CODEC, _MOST_RECORD_BYTES)
         port.hear_hello()
         port.flush_quietly()
-        return RingStream(port, _STREAM_CAPABILITIES, self._pacer)
-
-    def _pacer(self) -> Pacer:
-        return pacer_of(self._loop or asyncio.get_running_loop())
+        return RingStream(port, _STREAM_CAPABILITIES)
 
     def _offer_rings(self) -> Rings:
         foreign = self.peer is None or self.peer.uid != os.geteuid()
