@@ -285,13 +285,29 @@ async def test_what_was_given_to_write_may_change(kind: str) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("length", [1, 100, 5_000], ids="of {} bytes".format)
+async def test_thousands_of_buffers_leave_in_order(kind: str, length: int) -> None:
+    parts = [bytes([number % 256]) * length for number in range(3_000)]
+    async with joined(kind) as (left, right):
+        for _ in range(3):
+            left.transport.writelines(iter(parts))
+            left.transport.write(b"between")
+        expected = (b"".join(parts) + b"between") * 3
+        assert await right.got(len(expected)) == expected
+
+
+@every_kind
 async def test_odd_buffers(kind: str) -> None:
     async with joined(kind) as (left, right):
         left.transport.write(memoryview(bytes(range(8))).cast("I"))
         left.transport.write(memoryview(b"abcdef")[::2])
         left.transport.write(b"")
         left.transport.writelines([])
-        assert await right.got(11) == bytes(range(8)) + b"ace"
+        left.transport.writelines([memoryview(b"abcdef")[::2], b"", memoryview(b"12").cast("H")])
+        assert await right.got(16) == bytes(range(8)) + b"aceace12"
+        for wrong in ([b"x", 5], [b"x", "text"], [b"x", None]):
+            with pytest.raises(TypeError):
+                left.transport.writelines(wrong)
         for wrong in ("text", None, 3, [b"x"]):
             with pytest.raises(TypeError, match="bytes-like"):
                 left.transport.write(wrong)
