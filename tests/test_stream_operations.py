@@ -18,14 +18,17 @@ import pytest
 
 import aioipc
 from aioipc import BusyError, ByteStream, ClosedError, EndOfStream, Limits
+from aioipc.address import Address
 from aioipc.loop.waiting import pacer_of
+from tests.certificates import client_context, server_context
 from tests.children import in_child
 from tests.links import SMALL_RING, steps
 
 pytestmark = pytest.mark.asyncio
 
 LIMITS = Limits(ring_bytes=SMALL_RING)
-ADDRESSES = ["unix:", "shm:", "memory:"]
+TLS = "tls://127.0.0.1:0"
+ADDRESSES = ["unix:", "shm:", "memory:", TLS]
 LARGE = bytes(4_000_000)
 """More than a socket or the ring holds."""
 FULL_NS = 75_000
@@ -38,9 +41,15 @@ Streams = Callable[[], AbstractAsyncContextManager[Ends]]
 
 @contextlib.asynccontextmanager
 async def over(address: str) -> AsyncIterator[Ends]:
-    async with aioipc.listen_stream(address, limits=LIMITS) as listener:
+    where = Address.parse(address)
+    if where.scheme == "tls":
+        where = where.with_tls(server_context())
+    async with aioipc.listen_stream(where, limits=LIMITS) as listener:
         accepting = asyncio.create_task(listener.accept())
-        left = await aioipc.connect_stream(listener.address, limits=LIMITS)
+        there = Address.parse(listener.address)
+        if where.scheme == "tls":
+            there = there.with_tls(client_context())
+        left = await aioipc.connect_stream(there, limits=LIMITS)
         right = await accepting
     async with left, right:
         yield left, right
@@ -312,7 +321,7 @@ def result_after_turns(operation: Coroutine[Any, Any, bytes]) -> bytes:
             return result
 
 
-@pytest.mark.parametrize("address", ["unix:", "shm:"])
+@pytest.mark.parametrize("address", ["unix:", "shm:", TLS])
 async def test_who_waits_for_bytes_polls_before_it_sleeps(address: str) -> None:
     async with over(address) as (left, right):
         await left.send(b"x")

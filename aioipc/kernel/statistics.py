@@ -13,7 +13,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import Final
 
 from aioipc.kernel.memory import create_memory
@@ -146,11 +145,6 @@ class Tally:
             for name, number in numbers.items():
                 row.add(self._words[name], number)
 
-    def counter(self, name: str) -> Callable[[int], object]:
-        """A function that adds to one of the numbers in `WORDS`, for who counts often."""
-        row = self.row()
-        return _count_nothing if row is None else row.counter(self._words[name])
-
     def put(self, name: str, number: int) -> None:
         """Say what one of the numbers in `WORDS` is now."""
         row = self.row()
@@ -181,10 +175,6 @@ class Tally:
             self._row = open_row(self._kind, self._name, self._peer)
             self._is_closed = self._row is None  # it is tried once
         return self._row
-
-
-def _count_nothing(number: int) -> None:
-    """Where there is no row."""
 
 
 class Waiting:

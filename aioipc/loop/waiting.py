@@ -95,10 +95,6 @@ class Waits:
         """As `wait_readable`; or until `end`."""
         await _wait(source.on_readable, self._pending)
 
-    async def writable(self, target: _Writable) -> None:
-        """As `wait_writable`; or until `end`."""
-        await _wait(target.on_writable, self._pending)
-
     async def fd(self, fd: int) -> None:
         """Wait until a descriptor can be read; or until `end`."""
         await wait_fd(fd, pending=self._pending)

@@ -36,7 +36,7 @@ from aioipc.native._pacer cimport (
 )
 from aioipc.native._ring_stream cimport RingStream
 
-from aioipc.errors import BusyError, ClosedError, EndOfStream
+from aioipc.errors import BusyError, ClosedError, EndOfStream, ProtocolError
 
 cdef extern from "awaiting.h":
     ctypedef struct PyAsyncMethods:
@@ -76,6 +76,8 @@ cdef class BytePort(MessagePort):
         """The bytes that are there, b"" at the end, None if nothing is there."""
         data = self.read(most) if self.io is None else self.io.c_read_bytes(most)
         if data is not None:
+            if not PyBytes_CheckExact(data):
+                data = bytes(data)
             self.c_has_received(PyBytes_GET_SIZE(data))
         return data
 
@@ -87,6 +89,8 @@ cdef class BytePort(MessagePort):
         self.c_begin_sending()
         if self.io is None:
             count = self.transport.try_write((memoryview(data)[begin:end],))
+            if not 0 <= count <= end - begin:
+                raise ProtocolError(f"{self.transport!r} wrote {count} bytes of {end - begin}")
         elif PyBytes_CheckExact(data):
             count = self.c_write(PyBytes_AS_STRING(data) + begin, end - begin)
         else:

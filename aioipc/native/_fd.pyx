@@ -431,6 +431,13 @@ cdef class AdaptedStream(ByteCore):
             raise ProtocolError(f"{self.transport!r} read {n} bytes into {size}")
         return n
 
+    cdef int c_read_fd(self) noexcept:
+        try:
+            source = self.transport.poll_source
+            return -1 if source is None else source
+        except Exception:
+            return -1  # closed
+
     cdef Py_ssize_t c_write(self, const iovec* parts, int count) except -2:
         cdef list views = []
         cdef int i

@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 from aioipc.abc import Buffer
 
 MAGIC: bytes
@@ -14,7 +12,6 @@ class Page:
 
 class Row:
     def add(self, word: int, number: int = 1) -> None: ...
-    def counter(self, word: int) -> Callable[[int], None]: ...
     def put(self, word: int, number: int) -> None: ...
     def close(self) -> None: ...
 

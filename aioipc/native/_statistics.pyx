@@ -143,15 +143,6 @@ cdef class Row:
         if self.shared is not NULL and word < STATISTICS_WORDS:
             self.shared.words[word] += <uint64_t>number
 
-    def counter(self, unsigned int word):
-        """A function that adds to one of the words, for who counts often."""
-        cdef Counter counter = Counter.__new__(Counter)
-        if word >= STATISTICS_WORDS:
-            raise ValueError(f"a row has {STATISTICS_WORDS} words, not {word}")
-        counter.row = self
-        counter.word = word
-        return counter.add
-
     def put(self, unsigned int word, uint64_t number):
         """Say what one of its words is now."""
         if self.shared is not NULL and word < STATISTICS_WORDS:
@@ -174,18 +165,6 @@ cdef class Row:
 
     def __dealloc__(self):
         self.close()
-
-
-@cython.no_gc
-cdef class Counter:
-    """One word of a row, as `Row.counter` gives it."""
-
-    cdef Row row
-    cdef unsigned int word
-
-    def add(self, int64_t number):
-        if self.row.shared is not NULL:
-            self.row.shared.words[self.word] += <uint64_t>number
 
 
 def read_rows(memory, Py_ssize_t first, Py_ssize_t count):

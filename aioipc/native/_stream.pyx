@@ -951,7 +951,9 @@ cdef class StreamPort(FramePort):
         return self.io.c_read_fd()
 
     cdef int c_begin_poll(self, bint for_room) except -1:
-        if for_room or self.large is not NULL or self.ending is not None or self.io.c_read_fd() < 0:
+        if for_room or self.large is not NULL or self.ending is not None:
+            return 0
+        if not isinstance(self.io, FdStream) or self.io.c_read_fd() < 0:
             return 0
         if self.packets and self.start != self.end:
             return 0  # a packet needs the whole block

@@ -45,7 +45,6 @@ class TLSStream:
     """
 
     peer = None
-    poll_source = None
 
     def __init__(
         self, stream: TCPStream, context: ssl.SSLContext, *, server_name: str | None = None
@@ -78,6 +77,11 @@ class TLSStream:
     @property
     def capabilities(self) -> Capability:
         return self._below.capabilities
+
+    @property
+    def poll_source(self) -> int | None:
+        """The connection: who read all that is there waits for more of it."""
+        return self._below.poll_source
 
     @property
     def watch(self) -> Any:

@@ -33,6 +33,7 @@ from aioipc import (
     PeerCrashed,
 )
 from aioipc.address import Address
+from aioipc.loop.waiting import pacer_of
 from tests.certificates import authority, client_context, server_context
 from tests.children import Peers
 from tests.programs import ECHO, SERVE_ECHO, converse, ends, program
@@ -127,6 +128,21 @@ async def refusal(address: str | Address, **options: Any) -> IPCError:
     except IPCError as error:
         return error
     raise AssertionError("it was accepted")
+
+
+async def test_who_waits_polls_the_connection() -> None:
+    address = Address.parse(HERE)
+    async with serving(address.with_tls(server_context())) as where:
+        there = Address.parse(where).with_tls(client_context())
+        async with aioipc.connect(there) as channel:
+            budget = pacer_of(asyncio.get_running_loop()).budget
+            polls = 0
+            while not polls:  # a loop that was crowded lately does not poll
+                for _ in range(2):
+                    budget.blocked(1_000)
+                await channel.send("echo")
+                assert await channel.receive() == "echo"
+                polls = channel.statistics().polls
 
 
 async def test_a_server_that_falls_silent(server: Files, peers: Peers) -> None:
