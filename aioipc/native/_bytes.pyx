@@ -209,13 +209,15 @@ cdef class PolledReading:
         if callback is None:
             self.c_wake()
             self.port.on_readable(None)
-        elif waits:
-            return
-        elif self.port.ring is not None and self.port.ring.record is not None:
+        elif not waits:
+            self.c_begin_wait()
+
+    cdef int c_begin_wait(self) except -1:
+        memset(&self.wait, 0, sizeof(Wait))
+        if self.port.ring is not None and self.port.ring.record is not None:
             self.port.on_readable(self._read_on)
         elif self.c_may_poll():
             # After a turn: who was given the last bytes may be about to answer them.
-            memset(&self.wait, 0, sizeof(Wait))
             self.wait.has_turned_first = True
             self.wait.sends_before = self.port.sends
             if not self.port.in_memory:  # there it would cost the peer a system call
@@ -223,6 +225,7 @@ cdef class PolledReading:
             self.c_let_turn(self.port.turns_first.turns)
         else:
             self.c_sleep()
+        return 0
 
     cdef bint c_may_poll(self) except -1:
         cdef Pacer pacer = self.pacer
@@ -242,9 +245,9 @@ cdef class PolledReading:
         cdef Pacer pacer = self.pacer
         cdef int advice
         self.is_due = False
+        pacer.c_resume()
         if self.reader is None or self.is_asleep:
             return
-        pacer.c_resume()
         self.turns -= 1
         if self.turns > 0:
             self.c_let_turn(self.turns)
@@ -275,22 +278,22 @@ cdef class PolledReading:
         cdef Pacer pacer = self.pacer
         cdef uint64_t sends
         cdef int advice = LOOK
-        while advice == LOOK and self.reader is not None:
-            sends = self.port.sends
-            reader, self.reader = self.reader, None
-            pacer.inside_callback = True
-            try:
+        pacer.inside_callback = True
+        try:
+            while advice == LOOK and self.reader is not None:
+                sends = self.port.sends
+                reader, self.reader = self.reader, None
                 reader()
-            finally:
-                pacer.inside_callback = False
-                pacer.c_end_turn()
-            if self.port.sends == sends or self.reader is None or self.is_asleep or not self.is_due:
-                break  # others have to turn what was read into an answer
-            advice = pacer.c_wait(&self.wait, self.port, ADAPTIVE, False)
-            if advice == TURN:
-                self.turns = max(pacer.c_turns(), self.wait.turns)
-            elif advice == SLEEP:
-                self.c_sleep()
+                if self.port.sends == sends or self.reader is None or self.is_asleep or not self.is_due:
+                    break  # others have to turn what was read into an answer
+                advice = pacer.c_wait(&self.wait, self.port, ADAPTIVE, False)
+                if advice == TURN:
+                    self.turns = max(pacer.c_turns(), self.wait.turns)
+                elif advice == SLEEP:
+                    self.c_sleep()
+        finally:
+            pacer.inside_callback = False
+            pacer.c_turned()  # as the end of this call is
         return 0
 
     cdef int c_sleep(self) except -1:
