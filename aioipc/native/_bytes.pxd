@@ -30,7 +30,6 @@ cdef class PolledReading:
     cdef bint is_asleep          # the port calls when there are bytes
 
     cdef int c_begin_wait(self) except -1
-    cdef bint c_may_poll(self) except -1
     cdef int c_let_turn(self, int turns) except -1
     cdef int c_serve(self) except -1
     cdef int c_sleep(self) except -1

@@ -25,7 +25,6 @@ from aioipc.native._operation cimport (
 from aioipc.native._pacer cimport (
     ADAPTIVE,
     LOOK,
-    MOST_POLLED,
     SLEEP,
     TURN,
     MessagePort,
@@ -216,7 +215,7 @@ cdef class PolledReading:
         memset(&self.wait, 0, sizeof(Wait))
         if self.port.ring is not None and self.port.ring.record is not None:
             self.port.on_readable(self._read_on)
-        elif self.c_may_poll():
+        elif self.pacer.c_may_poll():
             # After a turn: who was given the last bytes may be about to answer them.
             self.wait.has_turned_first = True
             self.wait.sends_before = self.port.sends
@@ -226,12 +225,6 @@ cdef class PolledReading:
         else:
             self.c_sleep()
         return 0
-
-    cdef bint c_may_poll(self) except -1:
-        cdef Pacer pacer = self.pacer
-        return (
-            pacer.budget.c_is_due() and not pacer.crowded and len(pacer.waiting) < MOST_POLLED
-        )
 
     cdef int c_let_turn(self, int turns) except -1:
         self.turns = max(turns, 1)

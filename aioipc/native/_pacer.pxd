@@ -24,9 +24,6 @@ cdef enum:
 
 cdef object NO_FDS               # what a message without descriptors is sent with
 
-cdef enum:
-    MOST_POLLED = 8              # more sleepers than this: the loop is the better poller
-
 cdef enum Polling:
     ADAPTIVE = 0
     BLOCK = 1
@@ -154,6 +151,7 @@ cdef class Pacer:
     cdef int c_gathered(self, MessagePort port) except -1
     cdef int c_end_turn(self) except -1
     cdef int c_turned(self) except -1
+    cdef bint c_may_poll(self) except -1
     cdef int c_wait(self, Wait* wait, MessagePort port, int polling, bint for_room) except -1
     cdef void c_has_turned(self, Wait* wait, MessagePort port) noexcept
     cdef void c_awake(self, Wait* wait, MessagePort port) noexcept

@@ -41,6 +41,7 @@ cdef enum:
     OPS_PER_TURN = 512
     OPS_PER_CLOCK = 32
     TURNS_AFTER_A_LONG_ONE = 3
+    MOST_POLLED = 8              # more sleepers than this: the loop is the better poller
     MOST_TURNS_FIRST = 8
 cdef int64_t TURN_NS = 100_000
 cdef int64_t LONG_TURN_NS = 50_000
@@ -453,6 +454,10 @@ cdef class Pacer:
         self.c_turned()
 
     # Polling
+
+    cdef bint c_may_poll(self) except -1:
+        """Whether a wait that begins now is likely to poll."""
+        return self.budget.c_is_due() and not self.crowded and len(self.waiting) < MOST_POLLED
 
     cdef int c_wait(self, Wait* wait, MessagePort port, int polling, bint for_room) except -1:
         """What comes next for who looked and found nothing: to LOOK again, let the loop TURN, SLEEP.
