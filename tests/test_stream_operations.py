@@ -91,6 +91,7 @@ async def test_whatever_takes_a_coroutine_takes_an_operation(streams: Streams) -
         operation = right.receive()
         assert inspect.isawaitable(operation)
         receiving = asyncio.create_task(operation)
+        assert "Stream.Receive" in repr(receiving)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(left.send, b"one")
         assert await receiving == b"one"

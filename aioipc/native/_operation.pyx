@@ -504,7 +504,8 @@ cdef class Operation:
 
     @property
     def __qualname__(self):
-        return f"Channel.{type(self).__name__}"
+        owner = "" if self.core is None else f"{self.core.noun.capitalize()}."
+        return owner + type(self).__name__
 
 
 cdef class ReceiveOperation(Operation):
