@@ -6,15 +6,18 @@ import asyncio
 import collections
 import concurrent.futures
 import contextlib
+import itertools
 import threading
-from collections.abc import Coroutine, Iterable, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from aioipc._opening import Opening
 from aioipc.abc import PeerCredentials
 from aioipc.channel import Channel, ChannelStatistics
-from aioipc.errors import BusyError, ClosedError, EndOfStream
+from aioipc.errors import BusyError, ClosedError, EndOfStream, WouldBlock
 from aioipc.kernel.owned import Closing
+from aioipc.loop.waiting import pacer_of
 
 __all__ = ["BlockingChannel", "blocking"]
 
@@ -24,6 +27,9 @@ R = TypeVar("R")
 _Operation = Coroutine[Any, Any, R]
 
 
+_ONCE: Final = ((),)
+_STANDSTILL_S = 0.02
+"""So long a loop may stand still while nothing has to wait: it hears of deaths, and has timers."""
 _LOOK_S = 1.0
 """How often who waits for the loop of another thread looks whether that is still there."""
 
@@ -71,7 +77,10 @@ class BlockingChannel(Closing, Generic[T]):
             PeerCrashed: The peer receives no more.
             ClosedError: This side closed the channel, or its loop has ended.
         """
-        self._runner.run(self._send(obj, timeout_s))
+        if not self._runner.try_now(self.channel.send_nowait, obj):
+            self._runner.run(self._send(obj, timeout_s))
+        elif not self._runner.try_now(self._flush_now):
+            self._runner.run(self._flush(timeout_s))
 
     def send_many(self, objs: Iterable[T]) -> None:
         """Send several with one system call, where they fit.
@@ -137,6 +146,8 @@ class BlockingChannel(Closing, Generic[T]):
                 if self._receiver is not None:
                     raise BusyError(f"another thread is receiving from {self.address}")
                 self._receiver = this
+            if not received and max_messages == 1:
+                self._runner.try_now(self._receive_now)
             if not received:
                 self._runner.run(self._receive(max_messages, timeout_s))
             return [received.popleft() for _ in range(min(max_messages, len(received)))]
@@ -155,9 +166,22 @@ class BlockingChannel(Closing, Generic[T]):
             async with asyncio.timeout_at(block.when()):
                 await self.channel.flush()
 
+    def _flush_now(self) -> None:
+        if not self.channel._try_flush():
+            raise WouldBlock(f"{self.address}: no room")
+
+    async def _flush(self, timeout_s: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.channel.flush()
+
     async def _send_many(self, objs: Iterable[T]) -> None:
         await self.channel.send_many(objs)
         await self.channel.flush()
+
+    def _receive_now(self) -> None:
+        # In one call of native code: what Ctrl-C finds between two calls would be lost.
+        self._received.extend(itertools.starmap(self.channel.receive_nowait, _ONCE))
 
     async def _receive(self, max_messages: int, timeout_s: float | None) -> None:
         try:
@@ -186,8 +210,8 @@ def blocking(channel: Channel[T] | Opening[Channel[T]]) -> BlockingChannel[T]:
     its calls are then done by the loop. Any number of threads may send.
 
     Where no loop runs, in a script or a thread, give it ``aioipc.connect(...)`` or an end of
-    `aioipc.pair`. The channel then has a loop of its own, which runs during each call, in this
-    thread, and stands still in between. Between calls longer than ``Limits.silence_s`` a peer over
+    `aioipc.pair`. The channel then has a loop of its own, which runs, in this thread, during calls
+    that have to wait, and now and then during others; in between it stands still. Between calls longer than ``Limits.silence_s`` a peer over
     ``tcp:`` or ``tls:``, which expects heartbeats, takes this process for dead.
 
     Args:
@@ -224,6 +248,9 @@ async def _opened(opening: Opening[R]) -> R:
 class Runner(Protocol):
     """Has the operations of a channel done, one at a time for each thread."""
 
+    def try_now(self, call: Callable[..., object], /, *arguments: object) -> bool:
+        """Call what does not wait, here: False if it raised WouldBlock, or is to be run instead."""
+
     def run(self, operation: _Operation[R], /) -> R:
         """Wait until ``operation`` is done; it is cancelled if the wait is interrupted."""
 
@@ -232,7 +259,7 @@ class Runner(Protocol):
 
 
 class OwnRunner:
-    """A loop of this thread, which runs during operations only.
+    """A loop of this thread, which runs during operations only, and not during most that do not wait.
 
     It is asyncio's own, which starts and stops in less time than uvloop. Ctrl-C cancels the
     operation, and KeyboardInterrupt is raised once that has ended.
@@ -241,11 +268,29 @@ class OwnRunner:
     def __init__(self) -> None:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
+        self._runs_at_s = 0.0
+
+    def try_now(self, call: Callable[..., object], /, *arguments: object) -> bool:
+        # A loop takes tens of microseconds to start and to stop.
+        if time.monotonic() > self._runs_at_s or asyncio._get_running_loop() is not None:
+            return False
+        try:
+            asyncio._set_running_loop(self._loop)  # inside, for Ctrl-C comes behind any call
+            pacer_of(self._loop).begin_turn()  # else what is sent would be gathered
+            call(*arguments)
+        except WouldBlock:
+            return False
+        finally:
+            asyncio._set_running_loop(None)
+        return True
 
     def run(self, operation: _Operation[R], /) -> R:
         if self._loop.is_closed():
             operation.close()
             raise ClosedError("this side closed the channel")
+        if asyncio._get_running_loop() is not None:
+            operation.close()
+            raise RuntimeError("this would block the loop that runs here; await a channel of that")
         task = self._loop.create_task(operation)
         try:
             return self._runner.run(_result_of(task))
@@ -257,8 +302,10 @@ class OwnRunner:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     self._loop.run_until_complete(task)
+            self._runs_at_s = time.monotonic() + _STANDSTILL_S
 
     def close(self) -> None:
+        self._runs_at_s = 0.0
         self._runner.close()
 
 
@@ -272,6 +319,9 @@ class RunnerOfAnother:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread = threading.get_ident()
+
+    def try_now(self, call: Callable[..., object], /, *arguments: object) -> bool:
+        return False
 
     def run(self, operation: _Operation[R], /) -> R:
         if threading.get_ident() == self._thread:

@@ -382,10 +382,13 @@ class Channel(ChannelCore[T], ObjectStream[T], Generic[T]):
                     await self._stream.wait_delivered()
 
     async def _flush_out(self) -> None:
+        while not self._try_flush():
+            await wait_writable(self.port)
+
+    def _try_flush(self) -> bool:
+        """Push out what was accepted: whether all of it left."""
         port = self.port
-        flushed = port.try_flush if isinstance(port, Session) else port.transport.try_flush
-        while not flushed():
-            await wait_writable(port)
+        return port.try_flush() if isinstance(port, Session) else port.transport.try_flush()
 
     def _cut_off(self) -> None:
         """End at once what else would be waited for after a close: a child process."""

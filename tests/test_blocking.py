@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import aioipc
-from aioipc import BlockingChannel, BusyError, ClosedError, ConnectError, EndOfStream, PeerCrashed
-from aioipc._blocking import Runner
+from aioipc import (
+    BlockingChannel,
+    BusyError,
+    ClosedError,
+    ConnectError,
+    EncodeError,
+    EndOfStream,
+    FrameTooLarge,
+    PeerCrashed,
+)
+from aioipc._blocking import OwnRunner, Runner
 from tests.children import PATIENCE_S, Peers
 from tests.links import DUPLEX, Link, fill, steps
 
@@ -100,6 +111,117 @@ def test_timeouts_lose_nothing() -> None:
             ours.receive(timeout_s=0)
         theirs.send("more")
         assert ours.receive(timeout_s=5) == "more"
+
+
+@pytest.fixture
+def settled(request: pytest.FixtureRequest) -> Iterator[tuple[BlockingChannel[Any], ...]]:
+    """Two ends that greeted each other, each with a loop of its own."""
+    left, right = aioipc.pair(request.param)
+    with aioipc.blocking(left) as ours, aioipc.blocking(right) as theirs:
+        for one, other in ((ours, theirs), (theirs, ours)):
+            one.send("settled")
+            assert other.receive() == "settled"
+        yield ours, theirs
+
+
+@pytest.fixture
+def long_standstill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aioipc._blocking._STANDSTILL_S", 3_600)
+
+
+each_kind = pytest.mark.parametrize("settled", ["unix", "shm", "pipe", "memory"], indirect=True)
+Ends = tuple[BlockingChannel[Any], BlockingChannel[Any]]
+
+
+@each_kind
+def test_what_need_not_wait_does_not_run_the_loop(
+    long_standstill: None, settled: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = settled
+
+    def run(runner: object, operation: Any) -> None:
+        operation.close()
+        raise AssertionError("the loop was to run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnRunner, "run", run)
+        for number in range(1_000):
+            ours.send(number)
+            assert theirs.receive() == number
+            theirs.send([number])
+            assert ours.receive() == [number]
+        with pytest.raises(AssertionError):
+            ours.receive()
+
+
+@each_kind
+def test_a_loop_that_stood_still_for_long_runs(
+    settled: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aioipc._blocking._STANDSTILL_S", 0)
+    ours, theirs = settled
+    with pytest.raises(TimeoutError):
+        ours.receive(timeout_s=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnRunner, "run", lambda runner, operation: operation.close())
+        ours.send("it was to run")
+    ours.send("it runs")
+    assert theirs.receive() == "it runs"
+
+
+@each_kind
+def test_messages_that_cannot_be_sent_are_no_harm(long_standstill: None, settled: Ends) -> None:
+    ours, theirs = settled
+    for wrong, error in ((object(), EncodeError), (bytes(70_000_000), FrameTooLarge)):
+        with pytest.raises(error):
+            ours.send(wrong)
+    ours.send("right")
+    assert theirs.receive() == "right"
+
+
+@pytest.mark.parametrize("settled", ["unix"], indirect=True)
+def test_where_another_loop_runs_by_now(long_standstill: None, settled: Ends) -> None:
+    ours, theirs = settled
+
+    async def use() -> None:
+        this = asyncio.get_running_loop()
+        with pytest.raises(RuntimeError, match="would block the loop that runs here"):
+            ours.send("from within a loop")
+        assert asyncio.get_running_loop() is this
+
+    asyncio.run(use())
+    ours.send("outside")
+    assert theirs.receive() == "outside"
+
+
+def send_for_ever(channel: BlockingChannel[Any]) -> None:
+    while True:
+        channel.send("to nobody")
+
+
+@pytest.mark.parametrize("kind", ["unix", "shm"])
+def test_who_only_sends_hears_of_a_death(kind: str, peers: Peers) -> None:
+    left, right = aioipc.pair(kind)
+    address, fds = right.detach()
+    peer = peers.script(
+        """
+        import sys
+        import aioipc
+        with aioipc.blocking(aioipc.connect(sys.argv[1])) as channel:
+            for message in channel:
+                pass
+        """,
+        address,
+        pass_fds=fds,
+    )
+    for fd in fds:
+        os.close(fd)
+    with aioipc.blocking(left) as channel:
+        for number in range(100):
+            channel.send(number)
+        peer.kill()
+        with pytest.raises(PeerCrashed):
+            send_for_ever(channel)
 
 
 def test_closed_twice_and_used_afterwards() -> None:
@@ -236,6 +358,9 @@ class Delayed:
         self.runner = runner
         self.done = threading.Event()
         self.go_on = threading.Event()
+
+    def try_now(self, call: Callable[..., object], /, *arguments: object) -> bool:
+        return self.runner.try_now(call, *arguments)
 
     def run(self, operation: Any, /) -> Any:
         result = self.runner.run(operation)

@@ -448,6 +448,10 @@ cdef class Pacer:
         self.resumed_ns = 0
         return self.c_end_turn()
 
+    def begin_turn(self):
+        """Begin a turn, for who calls what does not wait while the loop stands still."""
+        self.c_end_turn()
+
     def end_turn(self):
         """Send off what this turn gathered. Runs from ``call_soon``."""
         self.end_scheduled = False

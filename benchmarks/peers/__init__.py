@@ -18,6 +18,7 @@ ADAPTERS = (
     "aioipc_asyncio",
     "aioipc_rpc",
     "kernel_queues",
+    "aioipc_blocking",
     "multiprocessing_pipe",
     "multiprocessing_queue",
     "pyzmq",
