@@ -211,8 +211,9 @@ def blocking(channel: Channel[T] | Opening[Channel[T]]) -> BlockingChannel[T]:
 
     Where no loop runs, in a script or a thread, give it ``aioipc.connect(...)`` or an end of
     `aioipc.pair`. The channel then has a loop of its own, which runs, in this thread, during calls
-    that have to wait, and now and then during others; in between it stands still. Between calls longer than ``Limits.silence_s`` a peer over
-    ``tcp:`` or ``tls:``, which expects heartbeats, takes this process for dead.
+    that have to wait, and now and then during others; in between it stands still. Between calls
+    longer than ``Limits.silence_s`` a peer over ``tcp:`` or ``tls:``, which expects heartbeats,
+    takes this process for dead.
 
     Args:
         channel: The channel, or what opens one.
@@ -259,7 +260,7 @@ class Runner(Protocol):
 
 
 class OwnRunner:
-    """A loop of this thread, which runs during operations only, and not during most that do not wait.
+    """A loop of this thread, which runs in operations that wait, and now and then in others.
 
     It is asyncio's own, which starts and stops in less time than uvloop. Ctrl-C cancels the
     operation, and KeyboardInterrupt is raised once that has ended.
