@@ -16,7 +16,7 @@ from aioipc._opening import Opening
 from aioipc.abc import PeerCredentials
 from aioipc.channel import Channel, ChannelStatistics
 from aioipc.errors import BusyError, ClosedError, EndOfStream, WouldBlock
-from aioipc.kernel.owned import Closing
+from aioipc.kernel.owned import Closing, abandon_in_child
 from aioipc.loop.waiting import pacer_of
 
 __all__ = ["BlockingChannel", "blocking"]
@@ -270,10 +270,20 @@ class OwnRunner:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
         self._runs_at_s = 0.0
+        self._thread = 0
+        abandon_in_child(self)
+
+    def abandon(self) -> None:
+        """Do nothing at once, in a forked child: what lies gathered is the parent's to send."""
+        self._runs_at_s = 0.0
 
     def try_now(self, call: Callable[..., object], /, *arguments: object) -> bool:
         # A loop takes tens of microseconds to start and to stop.
-        if time.monotonic() > self._runs_at_s or asyncio._get_running_loop() is not None:
+        if (
+            time.monotonic() > self._runs_at_s
+            or threading.get_ident() != self._thread
+            or asyncio._get_running_loop() is not None
+        ):
             return False
         try:
             asyncio._set_running_loop(self._loop)  # inside, for Ctrl-C comes behind any call
@@ -304,6 +314,7 @@ class OwnRunner:
                 with contextlib.suppress(asyncio.CancelledError):
                     self._loop.run_until_complete(task)
             self._runs_at_s = time.monotonic() + _STANDSTILL_S
+            self._thread = threading.get_ident()
 
     def close(self) -> None:
         self._runs_at_s = 0.0

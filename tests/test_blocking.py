@@ -25,7 +25,7 @@ from aioipc import (
     PeerCrashed,
 )
 from aioipc._blocking import OwnRunner, Runner
-from tests.children import PATIENCE_S, Peers
+from tests.children import PATIENCE_S, Peers, in_child
 from tests.links import DUPLEX, Link, fill, steps
 
 SCRIPT = """
@@ -192,6 +192,44 @@ def test_where_another_loop_runs_by_now(long_standstill: None, settled: Ends) ->
     asyncio.run(use())
     ours.send("outside")
     assert theirs.receive() == "outside"
+
+
+@each_kind
+def test_a_forked_child_is_refused(long_standstill: None, settled: Ends) -> None:
+    ours, theirs = settled
+
+    def look() -> None:
+        for call in (lambda: ours.send("from the child"), theirs.receive):
+            with pytest.raises(aioipc.ForkError):
+                call()
+
+    for number in range(3):
+        ours.send(number)
+    assert theirs.receive() == 0
+    assert in_child(look) == 0
+    assert [theirs.receive(), theirs.receive()] == [1, 2]
+    ours.send("from here")
+    assert theirs.receive() == "from here"
+
+
+@each_kind
+def test_another_thread_is_refused(long_standstill: None, settled: Ends) -> None:
+    ours, theirs = settled
+    refusals: list[str] = []
+
+    def use() -> None:
+        for call in (lambda: ours.send("from there"), ours.receive):
+            try:
+                call()
+            except RuntimeError as error:
+                refusals.append(str(error))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert refusals == ["this channel belongs to the event loop of another thread"] * 2
+    ours.send("from here")
+    assert theirs.receive() == "from here"
 
 
 def send_for_ever(channel: BlockingChannel[Any]) -> None:
