@@ -84,8 +84,8 @@ def open(  # noqa: A001 - queues.open
         max_messages: With ``create`` and ``mq:``: how many messages it holds.
         max_message_size: With ``create`` and ``mq:``: how long one may be, in bytes.
         mode: With ``create``: who may use it, less the umask.
-        prefetch: With a work queue: how many jobs wait here for this worker, beyond those that it
-            is waiting for. More of them save time, and are distributed less fairly.
+        prefetch: With a work queue: how many jobs may wait here for this worker, beyond those that
+            it is waiting for. More of them save time, and are distributed less fairly.
         reconnect: With a work queue: whether to connect again when its server is gone, and to wait
             for it (`ReconnectingQueue`). It needs the extra ``reconnect``.
         codec: As for `aioipc.connect`.

@@ -294,11 +294,14 @@ class WorkQueue(Queue[T]):
         wanted = self._taking + (self._prefetch if self._has_taken else 0)
         while len(self._given) > wanted:  # for somebody who was cancelled
             self._outbox.post(protocol.GiveBack(self._given.pop().job))
-        missing = wanted - len(self._given) - self._asked
-        if missing > 0:
-            self._outbox.post(protocol.Ask(missing))
-        elif missing < 0:
+        coming = len(self._given) + self._asked
+        missing = wanted - coming
+        if missing < 0:
             self._outbox.post(protocol.Unask(-missing))
+        elif coming < self._taking or missing > self._prefetch // 2:
+            self._outbox.post(protocol.Ask(missing))
+        else:
+            return  # several are asked for together
         self._asked += missing
 
     async def _settle(self, job: int, reason: str | None) -> None:

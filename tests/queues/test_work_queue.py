@@ -355,6 +355,18 @@ async def test_work_goes_to_who_is_idle() -> None:
             await job.ack()
 
 
+async def test_jobs_to_come_are_asked_for_together() -> None:
+    jobs, prefetch = 200, 16
+    async with served(prefetch=prefetch) as (producer, worker, _):
+        for number in range(jobs):
+            await producer.put(number)
+        for number in range(jobs):
+            async with worker.take() as job:
+                assert job.value == number
+        asked = worker._channel.statistics().messages_sent - jobs
+        assert asked <= jobs // (prefetch // 2) + 3, "beside one acknowledgement for each"
+
+
 async def test_prefetched_jobs_come_back_when_a_worker_leaves() -> None:
     async with served() as (producer, worker, server):
         for number in range(5):
