@@ -9,7 +9,7 @@ import itertools
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -194,3 +194,12 @@ async def steps(count: int) -> None:
     """Let the loop turn."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def outcome(operation: Coroutine[Any, Any, Any]) -> BaseException | None:
+    """What awaiting it raised, if anything."""
+    try:
+        await operation
+    except Exception as error:
+        return error
+    return None

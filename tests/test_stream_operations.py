@@ -22,7 +22,7 @@ from aioipc.address import Address
 from aioipc.loop.waiting import pacer_of
 from tests.certificates import client_context, server_context
 from tests.children import in_child
-from tests.links import SMALL_RING, steps
+from tests.links import SMALL_RING, outcome, steps
 
 pytestmark = pytest.mark.asyncio
 
@@ -73,14 +73,6 @@ def grant_a_budget() -> None:
     budget.hit()
     while budget.next_ns() < FULL_NS:
         budget.blocked(SHORT_NS)
-
-
-async def outcome(operation: Coroutine[Any, Any, Any]) -> BaseException | None:
-    try:
-        await operation
-    except Exception as error:
-        return error
-    return None
 
 
 # As coroutines

@@ -18,7 +18,7 @@ import pytest
 import aioipc
 from aioipc import Channel
 from tests.conftest import LOOPS
-from tests.links import KERNEL, Link
+from tests.links import KERNEL, Link, outcome
 
 asyncio_only = pytest.mark.asyncio
 links = pytest.mark.parametrize("link", ["unix", "memory"], indirect=True)
@@ -330,14 +330,6 @@ async def test_use_from_another_thread_fails_at_once(link: Link) -> None:
         assert await left.receive() == "waits"
         await left.send("still here")
         assert await right.receive() == "still here"
-
-
-async def outcome(operation: Coroutine[Any, Any, Any]) -> BaseException | None:
-    try:
-        await operation
-    except Exception as error:
-        return error
-    return None
 
 
 @pytest.mark.parametrize("factory", LOOPS.values(), ids=LOOPS)

@@ -16,10 +16,12 @@ from aioipc.native._operation cimport (
     NOTHING,
     RETURN,
     Endpoint,
+    PyAsyncMethods,
     ReceiveOperation,
     SendOperation,
     is_spare,
     is_usable,
+    set_step,
     step,
 )
 from aioipc.native._pacer cimport (
@@ -36,12 +38,6 @@ from aioipc.native._pacer cimport (
 from aioipc.native._ring_stream cimport RingStream
 
 from aioipc.errors import BusyError, ClosedError, EndOfStream, ProtocolError
-
-cdef extern from "awaiting.h":
-    ctypedef struct PyAsyncMethods:
-        pass
-    int awaiting_begin() except -1
-    void awaiting_set_am_send(PyTypeObject*, PyAsyncMethods*, void*)
 
 cdef extern from *:
     int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
@@ -496,7 +492,6 @@ cdef int step_send(PyObject* operation, PyObject* value, PyObject** result) exce
 
 cdef PyAsyncMethods tables[3]
 
-awaiting_begin()
-awaiting_set_am_send(<PyTypeObject*>ReceiveBytes, &tables[0], <void*>step_receive)
-awaiting_set_am_send(<PyTypeObject*>SendBytes, &tables[1], <void*>step_send)
-awaiting_set_am_send(<PyTypeObject*>FlushBytes, &tables[2], <void*>step)
+set_step(<PyTypeObject*>ReceiveBytes, &tables[0], <void*>step_receive)
+set_step(<PyTypeObject*>SendBytes, &tables[1], <void*>step_send)
+set_step(<PyTypeObject*>FlushBytes, &tables[2], <void*>step)

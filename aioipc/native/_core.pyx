@@ -22,10 +22,12 @@ from aioipc.native._operation cimport (
     Endpoint,
     Flush,
     Operation,
+    PyAsyncMethods,
     ReceiveOperation,
     SendOperation,
     is_spare,
     is_usable,
+    set_step,
     step,
 )
 from aioipc.native._pacer cimport ACCEPTED, Borrowed, MessagePort, NO_FDS, NO_ROOM, must_yield
@@ -41,12 +43,6 @@ from aioipc.errors import (
     WouldBlock,
 )
 from aioipc.native._scan import error_of
-
-cdef extern from "awaiting.h":
-    ctypedef struct PyAsyncMethods:
-        pass
-    int awaiting_begin() except -1
-    void awaiting_set_am_send(PyTypeObject*, PyAsyncMethods*, void*)
 
 cdef extern from *:
     """
@@ -964,12 +960,11 @@ cdef int step_slot(PyObject* operation, PyObject* value, PyObject** result) exce
 
 cdef PyAsyncMethods tables[8]
 
-awaiting_begin()
-awaiting_set_am_send(<PyTypeObject*>Receive, &tables[0], <void*>step_receive)
-awaiting_set_am_send(<PyTypeObject*>ReceiveNext, &tables[1], <void*>step_next)
-awaiting_set_am_send(<PyTypeObject*>ReceiveMany, &tables[2], <void*>step)
-awaiting_set_am_send(<PyTypeObject*>Send, &tables[3], <void*>step_send)
-awaiting_set_am_send(<PyTypeObject*>SendMany, &tables[4], <void*>step)
-awaiting_set_am_send(<PyTypeObject*>Slot, &tables[5], <void*>step_slot)
-awaiting_set_am_send(<PyTypeObject*>Borrow, &tables[6], <void*>step_borrow)
-awaiting_set_am_send(<PyTypeObject*>Finished, &tables[7], <void*>step)
+set_step(<PyTypeObject*>Receive, &tables[0], <void*>step_receive)
+set_step(<PyTypeObject*>ReceiveNext, &tables[1], <void*>step_next)
+set_step(<PyTypeObject*>ReceiveMany, &tables[2], <void*>step)
+set_step(<PyTypeObject*>Send, &tables[3], <void*>step_send)
+set_step(<PyTypeObject*>SendMany, &tables[4], <void*>step)
+set_step(<PyTypeObject*>Slot, &tables[5], <void*>step_slot)
+set_step(<PyTypeObject*>Borrow, &tables[6], <void*>step_borrow)
+set_step(<PyTypeObject*>Finished, &tables[7], <void*>step)

@@ -1,5 +1,5 @@
 # cython: language_level=3
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 
 from aioipc.native._pacer cimport MessagePort, Pacer, Wait
 
@@ -19,6 +19,8 @@ cdef extern from *:
     #endif
     }
     """
+    ctypedef struct PyAsyncMethods:
+        pass
     unsigned long this_thread "aioipc_thread"() nogil
     Py_ssize_t Py_REFCNT(PyObject*)
 
@@ -140,3 +142,4 @@ cdef class Flush(SendOperation):
 
 
 cdef int step(PyObject* operation, PyObject* value, PyObject** result) except -1
+cdef int set_step(PyTypeObject* operation, PyAsyncMethods* table, void* step) except -1

@@ -31,8 +31,6 @@ from types import MethodDescriptorType
 from aioipc.errors import BusyError, ForkError, IPCError
 
 cdef extern from "awaiting.h":
-    ctypedef struct PyAsyncMethods:
-        pass
     int awaiting_begin() except -1
     void awaiting_set_am_send(PyTypeObject*, PyAsyncMethods*, void*)
 
@@ -618,6 +616,12 @@ cdef int step(PyObject* operation, PyObject* value, PyObject** result) except -1
     return (<Operation>operation).c_step(result)
 
 
+cdef int set_step(PyTypeObject* operation, PyAsyncMethods* table, void* step) except -1:
+    """Have operations of a type stepped by a function like `step`; each type has its own table."""
+    awaiting_set_am_send(operation, table, step)
+    return 0
+
+
 def called_natively(cls):
     """A class decorator: native methods of a base class are called as if they were its own.
 
@@ -641,7 +645,7 @@ def called_natively(cls):
 cdef PyAsyncMethods tables[4]
 
 awaiting_begin()
-awaiting_set_am_send(<PyTypeObject*>Operation, &tables[0], <void*>step)
-awaiting_set_am_send(<PyTypeObject*>ReceiveOperation, &tables[1], <void*>step)
-awaiting_set_am_send(<PyTypeObject*>SendOperation, &tables[2], <void*>step)
-awaiting_set_am_send(<PyTypeObject*>Flush, &tables[3], <void*>step)
+set_step(<PyTypeObject*>Operation, &tables[0], <void*>step)
+set_step(<PyTypeObject*>ReceiveOperation, &tables[1], <void*>step)
+set_step(<PyTypeObject*>SendOperation, &tables[2], <void*>step)
+set_step(<PyTypeObject*>Flush, &tables[3], <void*>step)
