@@ -26,6 +26,7 @@ from aioipc.errors import (
     EncodeError,
     FrameTooLarge,
     IPCError,
+    PeerCrashed,
     ProtocolError,
 )
 from aioipc.kernel.runtime_dir import open_runtime_dir, runtime_path
@@ -77,6 +78,7 @@ class Message(Generic[T]):
             EncodeError: The codec cannot encode it; the sender still waits.
             FrameTooLarge: It is longer than the limits allow; the sender still waits.
             PeerCrashed: It is gone.
+            ClosedError: This side closed the mailbox.
 
         Cancellation:
             As `Channel.send`.
@@ -123,7 +125,7 @@ class _Link:
 
     async def send(self, body: bytes) -> None:
         self.is_checked = False
-        await self.channel.send(post.Letter(0, body))
+        await self._say(post.Letter(0, body))
 
     async def deliver(self, body: bytes) -> None:
         """Send, and wait until it lies in the mailbox."""
@@ -141,7 +143,7 @@ class _Link:
         question = self._questions[number] = _Question()
         try:
             if self.ending is None:
-                await self.channel.send(ask(number))
+                await self._say(ask(number))
             if question.body is None and self.ending is None:
                 await question.ready
         finally:
@@ -150,6 +152,16 @@ class _Link:
             assert self.ending is not None, "woken for a reason"
             raise self.ending.with_traceback(None)
         return question.body
+
+    async def _say(self, message: post.Message) -> None:
+        try:
+            await self.channel.send(message)
+        except IPCError as error:
+            if not self.channel.is_ending(error):
+                raise
+            await asyncio.wait([self._reading])  # who reads hears how the far side ended
+            assert self.ending is not None, "nothing is read any more"
+            raise self.ending.with_traceback(None) from None
 
     async def aclose(self) -> None:
         self._close()
@@ -395,7 +407,11 @@ class Mailbox(AsyncResource, Generic[T]):
         channel: Channel[Any],
     ) -> None:
         async def reply(obj: Any) -> None:
-            await channel.send(post.Reply(letter.id, self._coding.encode(obj)))
+            try:
+                await channel.send(post.Reply(letter.id, self._coding.encode(obj)))
+            except ClosedError:  # as it is once nothing more comes from the sender
+                self._check_open()
+                raise PeerCrashed(f"the mailbox {sender} is gone, and waits for no reply") from None
 
         try:
             value = self._coding.decode(letter.body)

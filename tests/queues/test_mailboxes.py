@@ -15,7 +15,7 @@ from aioipc import queues
 from aioipc.queues import _post as post
 from aioipc.queues import mailboxes
 from tests.children import PATIENCE_S, Peers
-from tests.links import steps
+from tests.links import steps, until
 from tests.programs import program
 
 pytestmark = pytest.mark.asyncio
@@ -322,3 +322,59 @@ async def test_a_reply_that_cannot_be_encoded_may_be_another_one() -> None:
             await message.reply(object())
         await message.reply("sorry")
         assert await asking == "sorry"
+
+
+@pytest.mark.leaves_names
+@pytest.mark.parametrize("how", ["dies", "closes"])
+async def test_who_waits_for_room_hears_how_the_owner_ended(peers: Peers, how: str) -> None:
+    async with queues.mailbox("sender") as box:
+        owner = program(
+            peers,
+            """
+            from aioipc import queues
+            async with queues.mailbox("owner", size=1) as box:
+                say("open")
+                await hear()
+                await box.aclose()
+            """,
+        )
+        assert await owner.next_line() == "open"
+        waiting = [asyncio.ensure_future(box.send("owner", bytes(1_000_000))) for _ in range(5)]
+        waiting.append(asyncio.ensure_future(box.ask("owner", 1)))
+        await steps(500)
+        assert not waiting[-2].done()
+        if how == "dies":
+            owner.kill()
+        else:
+            owner.tell("close")
+        expected = aioipc.PeerCrashed if how == "dies" else aioipc.ConnectError
+        for each in waiting[-2:]:
+            with pytest.raises(expected):
+                await each
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@pytest.mark.leaves_names
+async def test_a_reply_to_who_is_gone(peers: Peers) -> None:
+    async with queues.mailbox("answers") as box:
+        sender = program(
+            peers,
+            """
+            from aioipc import queues
+            async with queues.mailbox("asks") as box:
+                await box.ask("answers", 1)
+            """,
+        )
+        message = await box.receive()
+        sender.kill()
+        await until(lambda: not box._listener._open.total())
+        with pytest.raises(aioipc.PeerCrashed, match="asks is gone"):
+            await message.reply(2)
+        async with queues.mailbox("asks") as asks:
+            asking = asyncio.ensure_future(asks.ask("answers", 1))
+            message = await box.receive()
+            await box.aclose()
+            with pytest.raises(aioipc.ClosedError, match="closed the mailbox answers"):
+                await message.reply(2)
+            await asyncio.wait([asking])
+            assert isinstance(asking.exception(), aioipc.ConnectError)
