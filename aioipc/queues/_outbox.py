@@ -36,6 +36,7 @@ class Outbox:
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
+        self._is_finishing = False
 
     def post(self, message: object) -> None:
         """Send a message now, or when there is room.
@@ -63,10 +64,15 @@ class Outbox:
         """Wait until little is kept: before more is read that would be answered."""
         await self._emptied.wait()
 
+    def finish(self) -> None:
+        """Let `run` end once nothing is kept."""
+        self._is_finishing = True
+        self._filled.set()
+
     async def run(self) -> None:
-        """Send what is kept, until the channel ends."""
+        """Send what is kept, until the channel ends, or nothing is and nothing more is to come."""
         try:
-            while True:
+            while self._kept or not self._is_finishing:
                 await self._filled.wait()
                 while self._kept:
                     message = self._kept[0]

@@ -236,19 +236,32 @@ class WorkQueue(Queue[T]):
         return bool(settled.held)
 
     async def aclose(self) -> None:
-        """Close this end; jobs that were not settled are given to others. Idempotent."""
+        """Close this end; jobs that were not settled are given to others. Idempotent.
+
+        What was said of jobs gets at most ``limits.linger_s`` seconds to reach the server.
+
+        Cancellation:
+            Closes at once; what was said and has not left may be lost.
+        """
         if self.ending is None:
             if self._asked:
                 self._outbox.post(protocol.Unask(self._asked))
             while self._given:  # nobody has begun them
                 self._outbox.post(protocol.GiveBack(self._given.pop().job))
         self._end(ClosedError(f"this side closed {self.address}"))
-        for task in (self._reading, self._sending):
-            task.cancel()
+        self._outbox.finish()
+        tasks = (self._reading, self._sending)
         try:
-            await asyncio.wait([self._reading, self._sending])
+            await asyncio.wait([self._sending], timeout=self._channel.limits.linger_s)
+            if not self._sending.done():
+                self._channel.abort()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             await self._channel.aclose()
         except BaseException:
+            for task in tasks:
+                task.cancel()
             self._channel.abort()
             raise
 

@@ -951,6 +951,52 @@ async def test_what_was_said_of_a_job_is_said_though_nobody_waits() -> None:
         await reach(producer, "done", 1)
 
 
+async def test_what_was_said_without_room_for_it_leaves_before_the_worker_does() -> None:
+    """It stands behind a job that is longer than what the kernel takes at once."""
+    async with served() as (producer, _, server):
+        await producer.put(1)
+        worker = await queues.open(server.address)
+        job = await worker.take()
+        saying = [asyncio.ensure_future(worker.put(bytes(10_000_000)))]
+        await steps(1)
+        saying.append(asyncio.ensure_future(job.ack()))
+        await steps(1)
+        for each in saying:
+            each.cancel()
+        await asyncio.wait(saying)
+        await worker.aclose()
+        await reach(producer, "leased", 0)
+        found = await counters(producer)
+        assert (found["done"], found["lost"]) == (1, 0)
+
+
+async def test_a_worker_leaves_a_server_that_does_not_listen(peers: Peers) -> None:
+    server = program(
+        peers,
+        """
+        from aioipc import queues
+        async with queues.serve("unix:") as server:
+            say(server.address)
+            await hear()
+        """,
+    )
+    worker = await queues.open(await server.next_line(), limits=aioipc.Limits(linger_s=0.1))
+    await worker.put(1)
+    job = await worker.take()
+    server.signal(signal.SIGSTOP)
+    saying = [asyncio.ensure_future(worker.put(bytes(10_000_000)))]
+    await steps(1)
+    saying.append(asyncio.ensure_future(job.ack()))
+    async with asyncio.timeout(PATIENCE_S):
+        await worker.aclose()
+        for each in saying:
+            with pytest.raises(aioipc.ClosedError):
+                await each
+    server.signal(signal.SIGCONT)
+    server.tell("close")
+    assert await server.ended() == 0
+
+
 @pytest.mark.parametrize("how", ["in a cancelled scope", "cancelled"])
 async def test_a_worker_that_is_left_in_a_hurry_holds_no_job(how: str) -> None:
     async with served() as (producer, other, server):
