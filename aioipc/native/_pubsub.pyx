@@ -24,6 +24,7 @@ from aioipc.errors import BusyError, DecodeError, EndOfStream
 
 cdef extern from *:
     int lowest "__builtin_ctzll"(uint64_t bits)
+    unsigned long PyThread_get_thread_ident() nogil
     int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
 
 cdef enum:
@@ -584,6 +585,7 @@ cdef class PublisherCore:
     cdef object encode           # None: objects are bytes
     cdef Pacer pacer
     cdef object retained
+    cdef unsigned long thread
     cdef Publish spare           # an operation that is done, to give out again
 
     def __init__(
@@ -594,6 +596,7 @@ cdef class PublisherCore:
         self.retained = retained
         self.subjects = subjects
         self.longest = longest
+        self.thread = PyThread_get_thread_ident()
 
     @classmethod
     def __class_getitem__(cls, item):
@@ -664,6 +667,8 @@ cdef class PublisherCore:
     cdef object c_try_straight(self, object topic, object obj):
         cdef bytes data
         cdef Subject subject
+        if self.thread != PyThread_get_thread_ident():  # the ring would not notice
+            raise RuntimeError("this publisher belongs to the event loop of another thread")
         if self.in_line or self.is_closed or not PyUnicode_CheckExact(topic):
             return None
         subject = self.subjects.get(topic)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
@@ -112,6 +113,23 @@ async def test_nothing_happens_before_it_is_awaited(address: str) -> None:
         with pytest.warns(RuntimeWarning, match="never awaited: nothing was sent"):
             publisher.publish("t.a", 3)  # type: ignore[unused-coroutine]
         assert publisher.statistics().published == 4
+
+
+@in_loop
+@pytest.mark.parametrize("address", ["shm:", "unix:"])
+async def test_another_thread_is_refused(address: str) -> None:
+    """Also by the ring, which could be written to, and would then wake nobody."""
+    async with couple(address) as (publisher, subscription):
+
+        async def publish() -> None:
+            await publisher.publish("t.a", "by another loop")
+
+        for wrong in (lambda: publisher.publish_nowait("t.a", 1), lambda: asyncio.run(publish())):
+            with pytest.raises(RuntimeError, match="belongs to the event loop of another thread"):
+                await asyncio.to_thread(wrong)
+        await publisher.publish("t.a", 2)
+        assert await subscription.receive() == Message("t.a", 2)
+        assert publisher.statistics().published == 2
 
 
 @in_loop
