@@ -21,7 +21,7 @@ from typing import Any, Final
 from aioipc.errors import ResourceExhausted
 from aioipc.queues._broker import Death, Job, State
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "journal_path"]
 
 _VERSION: Final = 1
 _APPLICATION: Final = 0x61696F71  # "aioq": how file(1) and we know such a file
@@ -50,16 +50,31 @@ INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
 """
 
 
+def journal_path(name: str | os.PathLike[str]) -> str:
+    """Where a journal is, from the root on.
+
+    To SQLite an empty name and ``:memory:`` are files that nobody finds again. Behind a slash the
+    second one is a name like others.
+
+    Raises:
+        ValueError: The name is empty.
+    """
+    known = os.fsdecode(name)
+    if not known:
+        raise ValueError("a journal needs a name, and this one is empty")
+    return os.path.abspath(known)
+
+
 class Journal:
     """One open file, which belongs to one server.
 
     Args:
-        path: Where it is; it is made if it is not there (mode 0600).
+        path: Where it is, as `journal_path` says; it is made if it is not there (mode 0600).
         fsync: Whether a batch is on the disk when it counts as written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, fsync: bool = False) -> None:
-        self.path = os.fspath(path)
+    def __init__(self, path: str, *, fsync: bool = False) -> None:
+        self.path = path
         self._fsync = fsync
         self._thread = ThreadPoolExecutor(1, "aioipc-journal")
         self._file: sqlite3.Connection | None = None

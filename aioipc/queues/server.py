@@ -25,7 +25,7 @@ from aioipc.limits import Limits
 from aioipc.listener import Listener, listen
 from aioipc.queues import _protocol as protocol
 from aioipc.queues._broker import PRIORITIES, Broker, Counters, Give, Job, Policy
-from aioipc.queues._journal import Journal
+from aioipc.queues._journal import Journal, journal_path
 from aioipc.queues._outbox import Outbox
 from aioipc.queues._refusing import refusing
 
@@ -436,6 +436,7 @@ def serve(
 
     Raises:
         ResourceExhausted: The address is in use, or the journal, or the journal cannot be written.
+        ValueError: The journal's name is empty.
         Others: As `aioipc.listen`.
 
     Cancellation:
@@ -447,14 +448,15 @@ def serve(
         raise TypeError(f"policy= is a Policy, not {type(policy).__name__}")
     if fsync and journal is None:
         raise ValueError("fsync=True needs journal=")
+    path = None if journal is None else journal_path(journal)
 
     async def open_() -> QueueServer:
         broker = Broker(policy or Policy())
         listener = await listen(address, codec=protocol, limits=known, allow=allow)
         file = None
         try:
-            if journal is not None:
-                file = Journal(journal, fsync=fsync)
+            if path is not None:
+                file = Journal(path, fsync=fsync)
                 jobs, last_id = await file.open()
                 broker.start_after(last_id)
                 for job in jobs:

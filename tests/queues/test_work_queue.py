@@ -494,7 +494,7 @@ async def test_an_opening_that_is_cancelled_leaves_the_journal(tmp_path: Path) -
             return super()._open()
 
     path = tmp_path / "jobs.db"
-    opening = asyncio.ensure_future(Slow(path).open())
+    opening = asyncio.ensure_future(Slow(str(path)).open())
     await asyncio.to_thread(began.wait)
     opening.cancel()
     await steps(3)
@@ -568,6 +568,18 @@ async def test_a_wrong_journal_is_refused_and_left_as_it_is(
         await queues.serve("unix:", journal=path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["jobs.db"]
+
+
+@pytest.mark.parametrize("name", ["jobs.db", ":memory:", "file:jobs?mode=memory", b"jobs.db"])
+async def test_whatever_a_journal_is_called_it_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with served(journal=name) as (producer, _, _):
+        await producer.put(1)
+    assert os.listdir(tmp_path) == [os.fsdecode(name)]
+    async with asyncio.timeout(PATIENCE_S), served(journal=name) as (_, worker, _):
+        assert await worker.get() == 1
 
 
 async def test_a_journal_nowhere(tmp_path: Path) -> None:

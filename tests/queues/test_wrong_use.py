@@ -49,3 +49,9 @@ def test_options_of_a_wrong_type(name: str) -> None:
     for option, words in wrong.items():
         with pytest.raises(TypeError, match=f"^{option}= {words}$"):
             OPENINGS[name](**{option: 5})
+
+
+@pytest.mark.parametrize(("wrong", "error"), [("", ValueError), (5, TypeError)])
+def test_what_is_no_name_of_a_journal(wrong: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        OPENINGS["serve"](journal=wrong)
