@@ -14,6 +14,7 @@ import collections
 import enum
 import heapq
 import math
+import numbers
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -75,8 +76,27 @@ class Policy:
         check_count("max_jobs", self.max_jobs, 1)
         check_count("max_attempts", self.max_attempts, 1)
         check_count("max_dead", self.max_dead, 0)
-        if self.lease_s is not None and not self.lease_s > 0:  # nor NaN
-            raise ValueError(f"lease_s must be more than 0, not {self.lease_s:g}")
+        if self.lease_s is not None:
+            _check_lease(self.lease_s)
+
+
+def _check_lease(lease_s: object) -> None:
+    """Refuse what cannot be added to a time.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is out of range.
+    """
+    if isinstance(lease_s, bool) or not isinstance(lease_s, numbers.Real):
+        raise TypeError(
+            f"lease_s must be an int or a float, not {lease_s!r} of type {type(lease_s).__name__}"
+        )
+    try:
+        duration_s = float(lease_s)
+    except OverflowError:
+        raise ValueError("lease_s is longer than a float can say") from None
+    if not duration_s > 0:  # nor NaN
+        raise ValueError(f"lease_s must be more than 0, not {duration_s:g}")
 
 
 @dataclass(slots=True, eq=False)

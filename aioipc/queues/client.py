@@ -63,15 +63,21 @@ class DeadJob(Generic[T]):
 def _whole(name: str, value: object) -> int:
     """An argument, which is to be a whole number."""
     try:
-        return int(operator.index(value))  # type: ignore[arg-type]
+        number = int(operator.index(value))  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} is a whole number, not {value!r}") from None
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} does not fit 64 bits")
+    return number
 
 
 def _seconds(name: str, value: object) -> float:
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is a number of seconds, not {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is longer than a float can say") from None
 
 
 class _Request:

@@ -167,6 +167,16 @@ async def test_dead_jobs_can_be_dropped() -> None:
             TypeError,
             "ttl_s is a number of seconds, not '1'",
         ),
+        (
+            lambda queue, _: queue.put(1, priority=2**70),
+            ValueError,
+            "priority does not fit 64 bits",
+        ),
+        (
+            lambda queue, _: queue.put(1, ttl_s=10**400),
+            ValueError,
+            "ttl_s is longer than a float can say",
+        ),
         (lambda queue, _: queue.revive(None), TypeError, "job_id is a whole number, not None"),
         (lambda queue, _: queue.drop_dead("x"), TypeError, "job_id is a whole number, not 'x'"),
         (lambda queue, _: queue.dead_jobs("x"), TypeError, "most is a whole number, not 'x'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,11 @@ def test_how_long() -> None:
     for wrong in (0, -1.5, float("nan")):
         with pytest.raises(ValueError, match="lease_s must be more than 0"):
             queues.Policy(lease_s=wrong)
+    with pytest.raises(ValueError, match="lease_s is longer than a float can say"):
+        queues.Policy(lease_s=10**400)
+    for other in ("1", True, decimal.Decimal(1)):
+        with pytest.raises(TypeError, match="lease_s must be an int or a float, not "):
+            queues.Policy(lease_s=other)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", OPENINGS)
