@@ -8,6 +8,7 @@ import contextlib
 import errno
 import itertools
 import logging
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Self, TypeVar
 
@@ -222,7 +223,10 @@ class Mailbox(AsyncResource, Generic[T]):
         self._receivers = Line()
         self._deliverers = Line()
         self._links: dict[str, _Link] = {}
-        self._linking = asyncio.Lock()
+        # One for each name, for as long as somebody connects to it: others need not wait for that.
+        self._linking: weakref.WeakValueDictionary[str, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
         # Its owner is this object: `aclose` ends it and waits for it.
         self._serving = asyncio.get_running_loop().create_task(listener.serve(self._serve_one))
 
@@ -334,7 +338,7 @@ class Mailbox(AsyncResource, Generic[T]):
         link = self._links.get(to)
         if link is not None:
             return link
-        async with self._linking:
+        async with self._linking.setdefault(to, asyncio.Lock()):
             if to not in self._links:
                 channel = await self._connect(to)
                 try:

@@ -378,3 +378,26 @@ async def test_a_reply_to_who_is_gone(peers: Peers) -> None:
                 await message.reply(2)
             await asyncio.wait([asking])
             assert isinstance(asking.exception(), aioipc.ConnectError)
+
+
+async def test_who_cannot_be_reached_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose process is stopped, and whose backlog is full."""
+    async with queues.mailbox("sender") as box, queues.mailbox("owner") as owner:
+        connect, reached = box._connect, asyncio.Event()
+
+        async def connect_slowly(name: str) -> Any:
+            if name == "deaf":
+                await reached.wait()
+            return await connect(name)
+
+        monkeypatch.setattr(box, "_connect", connect_slowly)
+        sending = [asyncio.ensure_future(box.send("deaf", number)) for number in range(3)]
+        await steps(3)
+        async with asyncio.timeout(PATIENCE_S):
+            await box.send("owner", 1)
+            assert (await owner.receive()).value == 1
+            async with queues.mailbox("deaf") as deaf:
+                reached.set()
+                assert [(await deaf.receive()).value for _ in range(3)] == [0, 1, 2]
+            await asyncio.gather(*sending)
+        assert not box._linking
