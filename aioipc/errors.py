@@ -48,6 +48,7 @@ __all__ = [
     "WouldBlock",
     "from_os_error",
     "name_address",
+    "said",
     "told_of",
 ]
 
@@ -364,3 +365,11 @@ def name_address(error: BaseException, address: str) -> None:
     """Let a breach of the protocol, found where no address is known, say whose it is."""
     if isinstance(error, ProtocolError):
         error.args = (told_of(address, error),)
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, as far as its own methods let it."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - it is about the first one
+        return "its text cannot be told"

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from aioipc import codecs
 from aioipc.abc import Codec, Parts
-from aioipc.errors import DecodeError, EncodeError
+from aioipc.errors import DecodeError, EncodeError, said
 from aioipc.limits import Limits
 from aioipc.native._scan import scan
 
@@ -56,11 +56,11 @@ class Coding(Generic[T]):
         try:
             return self.codec.decode(message)
         except Exception as error:
-            raise DecodeError(f"the {self.name} codec cannot decode this: {error}") from error
+            raise DecodeError(f"the {self.name} codec cannot decode this: {said(error)}") from error
 
     def not_encoded(self, error: Exception) -> EncodeError:
         """What to raise when the codec failed."""
-        return EncodeError(f"the {self.name} codec cannot encode this: {error}")
+        return EncodeError(f"the {self.name} codec cannot encode this: {said(error)}")
 
     @staticmethod
     def whole(parts: Parts) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
-from aioipc.errors import IPCError
+from aioipc.errors import IPCError, said
 
 __all__ = ["Job", "Settle", "Taking", "encodable"]
 
@@ -118,4 +118,4 @@ class Taking(Generic[T]):
             await self._job.ack()
         else:
             with contextlib.suppress(IPCError):  # the first exception says more
-                await self._job.fail(f"{type(error).__name__}: {error}")
+                await self._job.fail(f"{type(error).__name__}: {said(error)}")

@@ -17,9 +17,10 @@ from aioipc.errors import (
     QuotaExceeded,
     RemoteCancelled,
     RemoteError,
+    said,
 )
 from aioipc.rpc._codec import decoder, encode
-from aioipc.rpc._interface import Method, said
+from aioipc.rpc._interface import Method
 from aioipc.wire.rpc import Code, Raise
 
 __all__ = ["fault_of", "raised", "refusal", "shortened", "unsendable"]

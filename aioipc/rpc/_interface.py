@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from aioipc.errors import BadArguments, ProtocolError, RemoteError
+from aioipc.errors import BadArguments, ProtocolError, RemoteError, said
 from aioipc.native._calls import StraightMethod
 from aioipc.rpc._codec import decoder
 from aioipc.rpc._packing import Enclosed, is_packed, unpacker
@@ -26,7 +26,6 @@ __all__ = [
     "idempotent",
     "notification",
     "raises",
-    "said",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -405,14 +404,6 @@ def _stream_of(annotation: Any) -> tuple[Any, ...] | None:
     if origin not in _STREAMS:
         return None
     return typing.get_args(annotation)[:1] or (Any,)
-
-
-def said(error: BaseException) -> str:
-    """What an exception says, as far as its own methods let it."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - it is about the first one
-        return "its text cannot be told"
 
 
 def _plain(annotation: Any) -> Any:

@@ -961,6 +961,33 @@ async def test_a_reason_that_is_no_text() -> None:
         assert (await died(producer)).reason == r"FileNotFoundError: no \udcff"
 
 
+async def test_a_reason_that_cannot_be_told() -> None:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    class Codec:
+        name, format = "unspeakable", None
+
+        def encode(self, obj: Any) -> bytes:
+            return b""
+
+        def decode(self, buffer: Any) -> Any:
+            raise Unspeakable
+
+    async with served(policy=queues.Policy(max_attempts=1)) as (producer, worker, server):
+        await producer.put(1)
+        with pytest.raises(Unspeakable):
+            async with worker.take():
+                raise Unspeakable
+        assert (await died(producer)).reason.startswith("Unspeakable: ")
+        async with queues.open(server.address, codec=Codec()) as other:
+            await producer.put(2)
+            with pytest.raises(aioipc.DecodeError, match="the unspeakable codec cannot decode"):
+                await other.get()
+            await reach(producer, "dead", 2)
+
+
 async def test_what_was_said_of_a_job_is_said_though_nobody_waits() -> None:
     """Also while there is no room to say it."""
     async with served() as (producer, worker, _):
