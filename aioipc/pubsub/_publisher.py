@@ -148,11 +148,12 @@ class Publisher(PublisherCore[T], AsyncResource, Generic[T]):
         Raises:
             ClosedError: This side closed the publisher.
             PeerCrashed: It has one peer, at an address without listeners, and that is gone.
-            ValueError: That is no topic.
+            ValueError: That is no topic, or no number of subscribers.
 
         Cancellation:
             Abandons the wait.
         """
+        subscribers = check_count("subscribers", subscribers, 0)
         if topic is not None:
             check_topic(topic)
         while self._count(topic) < subscribers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, overload
 
@@ -209,8 +209,8 @@ class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
         Cancellation:
             Either all patterns are added or none is.
         """
-        wanted = _checked([*self._patterns, *patterns], self._limits)
-        await self._send(Subscribe(list(patterns)), wanted)
+        _checked([*self._patterns, *patterns], self._limits)
+        await self._send(Subscribe(list(patterns)), self._patterns.update)
 
     async def unsubscribe(self, *patterns: str) -> None:
         """Match these patterns no longer; what is under way still comes.
@@ -225,15 +225,17 @@ class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
         """
         for pattern in patterns:
             check_pattern(pattern)
-        await self._send(Unsubscribe(list(patterns)), self._patterns - {*patterns})
+        await self._send(Unsubscribe(list(patterns)), self._patterns.difference_update)
 
-    async def _send(self, request: Subscribe | Unsubscribe, patterns: set[str]) -> None:
+    async def _send(
+        self, request: Subscribe | Unsubscribe, change: Callable[[list[str]], None]
+    ) -> None:
         sending = self._channel.send(request)
         try:
             await sending
         finally:
             if sending.is_accepted:
-                self._patterns = patterns
+                change(request.patterns)
 
     # The end
 

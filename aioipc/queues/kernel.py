@@ -7,11 +7,12 @@ import asyncio
 import errno
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeVar
 
 from aioipc.errors import AccessDenied, ClosedError, WouldBlock
 from aioipc.kernel.mqueue import MAX_PRIORITY
 from aioipc.kernel.statistics import Kind, Tally
+from aioipc.limits import check_count
 from aioipc.loop.line import Line
 from aioipc.loop.waiting import pacer_of
 from aioipc.native._operation import called_natively
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["KernelQueue", "PosixQueue", "SystemVQueue"]
 
 T = TypeVar("T")
+
+_LAST_KIND: Final = 2**63 - 1
 
 
 class _End(Protocol):
@@ -191,9 +194,7 @@ class PosixQueue(KernelQueue[T]):
     def _key_of(self, priority: int, kind: int | None, ttl_s: float | None) -> int:
         if kind is not None or ttl_s is not None:
             raise ValueError(f"{self.address}: a POSIX queue has neither kind= nor ttl_s=")
-        if not 0 <= priority <= MAX_PRIORITY:
-            raise ValueError(f"priority must be between 0 and {MAX_PRIORITY:,}, not {priority:,}")
-        return priority
+        return check_count("priority", priority, 0, MAX_PRIORITY)
 
     def _selector_of(self, kind: int) -> int:
         raise ValueError(f"{self.address}: a POSIX queue has no message types to select")
@@ -222,14 +223,10 @@ class SystemVQueue(KernelQueue[T]):
             raise ValueError(f"{self.address}: a System V queue has neither priority= nor ttl_s=")
         if kind is None:
             return self._plain_key
-        if not 1 <= kind < 2**63:
-            raise ValueError(f"kind must be between 1 and 2**63 - 1, not {kind:,}")
-        return kind
+        return check_count("kind", kind, 1, _LAST_KIND)
 
     def _selector_of(self, kind: int) -> int:
-        if not -(2**63) < kind < 2**63:
-            raise ValueError(f"kind must fit 64 bits, and {kind:,} does not")
-        return kind
+        return check_count("kind", kind, -_LAST_KIND, _LAST_KIND)
 
     def _item(self, value: T, key: int) -> Item[T]:
         return Item(value, kind=key)

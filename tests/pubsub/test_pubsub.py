@@ -283,6 +283,24 @@ async def test_subscribing_and_unsubscribing_later() -> None:
         assert await take(subscription, 1) == [3]
 
 
+async def test_several_that_subscribe_at_a_time() -> None:
+    """Behind one that is longer than what the kernel takes at once, the others wait."""
+    long = [f"{number}{'x' * 1_000}" for number in range(1_000)]
+    async with (
+        pubsub.publisher("unix:") as publisher,
+        pubsub.subscriber(publisher.address, "a") as subscription,
+    ):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(subscription.subscribe(*long))
+            tasks.create_task(subscription.subscribe("b"))
+            tasks.create_task(subscription.unsubscribe("a"))
+            tasks.create_task(subscription.subscribe("c"))
+        assert subscription.patterns == {*long, "b", "c"}
+        await publisher.ready(topic="c")
+        (known,) = publisher.statistics().subscribers
+        assert set(known.patterns) == subscription.patterns
+
+
 async def test_wrong_patterns_are_refused_before_anything_is_sent() -> None:
     with pytest.raises(ValueError, match="pattern 'a"):
         _ = pubsub.subscriber("unix:no", "a..b")
@@ -301,6 +319,9 @@ async def test_wrong_patterns_are_refused_before_anything_is_sent() -> None:
 async def test_waiting_for_subscribers() -> None:
     async with pubsub.publisher("unix:ready") as publisher:
         await publisher.ready(0)
+        for wrong in (float("nan"), True, "2"):
+            with pytest.raises(TypeError, match="subscribers must be an int"):
+                await publisher.ready(wrong)  # type: ignore[arg-type]
         waiting = asyncio.create_task(publisher.ready(2))
         async with pubsub.subscriber("unix:ready", "a"):
             await steps(10)

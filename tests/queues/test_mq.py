@@ -222,6 +222,8 @@ async def test_options_that_make_no_sense(mq_name: str) -> None:
             await queue.get(kind=2)
         with pytest.raises(ValueError, match="priority must be between 0 and 32,767, not 32,768"):
             await queue.put(1, priority=32_768)
+        with pytest.raises(TypeError, match=r"priority must be an int, not 1\.5"):
+            await queue.put(1, priority=1.5)  # type: ignore[arg-type]
         with pytest.raises(aioipc.EncodeError):
             await queue.put(object())
         with pytest.raises(aioipc.ResourceExhausted, match="there is such a queue"):

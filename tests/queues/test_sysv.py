@@ -179,6 +179,9 @@ async def test_options_that_make_no_sense(sysv_key: int) -> None:
             await queue.put(b"", priority=1)
         with pytest.raises(ValueError, match="kind must be between 1"):
             await queue.put(b"", kind=0)
+        for act in (lambda: queue.put(b"", kind=1.5), lambda: queue.get(kind=1.5)):  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match=r"kind must be an int, not 1\.5"):
+                await act()
         limit = (await queue.statistics()).max_message_size
         with pytest.raises(aioipc.FrameTooLarge, match=f"over the limit of {limit:,}"):
             await queue.put(bytes(limit + 1))
