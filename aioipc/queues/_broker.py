@@ -243,6 +243,7 @@ class Broker:
         if job.state is State.LEASED:
             self.counters.lost += 1
             if job.attempts >= self.policy.max_attempts:
+                job.reason = "the server ended while a worker had it"
                 self._bury(job, Death.LOST)
                 return
         self._admit(job)

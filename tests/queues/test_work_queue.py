@@ -1094,6 +1094,20 @@ async def test_a_journal_that_fails_ends_the_service(
         assert "is not served any more: [Errno" in caplog.text
 
 
+async def test_why_a_job_is_dead_that_was_out_when_its_server_ended(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "journal": tmp_path / "jobs.db",
+        "policy": queues.Policy(max_attempts=1),
+    }
+    async with served(**options) as (producer, worker, server):
+        await producer.put(1)
+        await worker.take()
+        await server.aclose()
+    async with served(**options) as (producer, _, _):
+        (dead,) = await producer.dead_jobs()
+        assert (dead.death, dead.reason) == ("lost", "the server ended while a worker had it")
+
+
 async def test_numbers_are_given_once_whatever_was_done_last(tmp_path: Path) -> None:
     journal = tmp_path / "jobs.db"
     async with served(journal=journal) as (producer, worker, _):
