@@ -16,7 +16,7 @@ from libc.string cimport memcmp, memcpy
 from aioipc.native._broadcast cimport PUT, UNPUBLISHED, BroadcastReader, BroadcastWriter
 from aioipc.native._core cimport ChannelCore
 from aioipc.native._detour cimport Straight
-from aioipc.native._operation cimport NEW, NOTHING, is_spare
+from aioipc.native._operation cimport NEW, NOTHING, is_spare, this_thread
 from aioipc.native._pacer cimport ACCEPTED, NO_FDS, Pacer
 from aioipc.native._scan cimport scanner, scanner_of
 
@@ -24,7 +24,6 @@ from aioipc.errors import BusyError, DecodeError, EndOfStream
 
 cdef extern from *:
     int lowest "__builtin_ctzll"(uint64_t bits)
-    unsigned long PyThread_get_thread_ident() nogil
     int PyErr_WarnEx(object, const char*, Py_ssize_t) except -1
 
 cdef enum:
@@ -596,7 +595,7 @@ cdef class PublisherCore:
         self.retained = retained
         self.subjects = subjects
         self.longest = longest
-        self.thread = PyThread_get_thread_ident()
+        self.thread = this_thread()
 
     @classmethod
     def __class_getitem__(cls, item):
@@ -667,7 +666,7 @@ cdef class PublisherCore:
     cdef object c_try_straight(self, object topic, object obj):
         cdef bytes data
         cdef Subject subject
-        if self.thread != PyThread_get_thread_ident():  # the ring would not notice
+        if self.thread != this_thread():  # the ring would not notice
             raise RuntimeError("this publisher belongs to the event loop of another thread")
         if self.in_line or self.is_closed or not PyUnicode_CheckExact(topic):
             return None
