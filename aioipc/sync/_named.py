@@ -13,7 +13,7 @@ from aioipc.address import check_name
 from aioipc.errors import AddressError, ClosedError, ForkError
 from aioipc.kernel.directory import Directory, open_trusted
 from aioipc.kernel.ledger import Ledger, Tenure, open_ledger
-from aioipc.kernel.lifeline import Lifeline, Watch, watch_all
+from aioipc.kernel.lifeline import Lifeline, Watch
 from aioipc.kernel.runtime_dir import open_runtime_dir
 from aioipc.sync._guard import Guarded, explained, kernel_errors
 from aioipc.sync._turns import Turn
@@ -144,11 +144,11 @@ class Named(Guarded):
         with kernel_errors(f"take {self._what}"):
             return place.ledger.own(place.lines[line], note, tears=tears)
 
-    async def _take(self, attempt: Callable[[], T | None]) -> T:
-        """Stand in line, then take something as soon as one of the lifelines lets go."""
+    async def _take(self, attempt: Callable[[], T | None], watch: Callable[[Place], Watch]) -> T:
+        """Stand in line, then take something as soon as whom ``watch`` watches lets go."""
         turn = self._turns.here()
         async with turn.line:
-            return await self._wait_until(turn, attempt, lambda place: watch_all(place.lines))
+            return await self._wait_until(turn, attempt, watch)
 
     async def _wait_until(
         self,

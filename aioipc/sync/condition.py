@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
+import anyio
+
 from aioipc.kernel.ledger import State
 from aioipc.kernel.lifeline import Hold, Lifeline, Watch, listen_and_watch
 from aioipc.sync._guard import Guard, kernel_errors
@@ -138,12 +140,18 @@ class Condition(Lock):
         return None
 
     async def _take_back(self) -> tuple[Guard, asyncio.CancelledError | None]:
+        guard: Guard | None = None
         cancelled: asyncio.CancelledError | None = None
-        while True:
-            try:
-                return await self.acquire(), cancelled
-            except asyncio.CancelledError as error:
-                cancelled = error
+        # anyio's scopes cancel in every turn of the loop, and each time this goes to the end of the
+        # line: so it would never be its turn as long as others come.
+        with anyio.CancelScope(shield=True):
+            while guard is None:
+                try:
+                    guard = await self.acquire()
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        assert guard is not None
+        return guard, cancelled
 
     def _must_hold(self, doing: str) -> None:
         self._check()

@@ -6,6 +6,7 @@ import os
 
 from aioipc.errors import WouldBlock
 from aioipc.kernel.ledger import State
+from aioipc.kernel.lifeline import Watch
 from aioipc.sync._guard import Enterable, Guard, Holder, kernel_errors
 from aioipc.sync._named import Named, Place
 
@@ -53,7 +54,7 @@ class Lock(Named, Enterable):
             Safe: it was not taken.
         """
         self._refuse_again()
-        return await self._take(self._attempt)
+        return await self._take(self._attempt, _owner)
 
     def acquire_nowait(self) -> Guard:
         """Take the lock if it is free. A thread needs no loop for this.
@@ -84,3 +85,8 @@ class Lock(Named, Enterable):
 
     def _is_to_be_kept(self, place: Place) -> bool:
         return place.ledger.read(_NOTE).state is not State.NONE
+
+
+def _owner(place: Place) -> Watch:
+    # Nobody else: another lifeline of a `Condition`, which mostly nobody holds, is always readable.
+    return place.lines[_LINE].watch()

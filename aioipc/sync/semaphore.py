@@ -7,9 +7,10 @@ import random
 
 from aioipc.errors import ClosedError, ForkError, WouldBlock
 from aioipc.kernel.eventfd import PermitCounter
+from aioipc.kernel.lifeline import Watch, watch_all
 from aioipc.limits import check_count
 from aioipc.sync._guard import Enterable, Guard, Holder, Holding, kernel_errors
-from aioipc.sync._named import Named
+from aioipc.sync._named import Named, Place
 
 __all__ = ["AnonymousSemaphore", "Semaphore"]
 
@@ -58,7 +59,7 @@ class Semaphore(Named, Enterable):
         Cancellation:
             Safe: no permit was taken.
         """
-        return await self._take(self._attempt)
+        return await self._take(self._attempt, _holders)
 
     def acquire_nowait(self) -> Guard:
         """Take a permit if one is free. A thread needs no loop for this.
@@ -181,6 +182,10 @@ class AnonymousSemaphore(Enterable):
         if not self._counter.try_take():
             return None
         return self._keep(Guard(self._forget, _Permit(self._counter)))
+
+
+def _holders(place: Place) -> Watch:
+    return watch_all(place.lines)
 
 
 class _Permit(Holding):

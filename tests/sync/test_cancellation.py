@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
 
 from aioipc import sync
@@ -149,6 +150,35 @@ async def waiting(condition: sync.Condition, count: int) -> None:
             if len(condition._open().parts()) >= count + 2:
                 return
         await asyncio.sleep(0.001)
+
+
+@pytest.mark.asyncio
+async def test_a_wait_in_a_cancelled_scope_of_anyio() -> None:
+    """It cancels in every turn of the loop; who waits gets the lock in his turn all the same."""
+    condition = sync.Condition("x")
+    scope = anyio.CancelScope()
+    ended = asyncio.Event()
+
+    async def wait() -> None:
+        with scope:
+            async with condition:
+                await condition.wait()
+        ended.set()
+
+    async def take_turns() -> None:
+        while not ended.is_set():
+            async with condition:
+                await asyncio.sleep(0)
+
+    async with in_time(), asyncio.TaskGroup() as tasks:
+        tasks.create_task(wait())
+        await waiting(condition, 1)
+        for _ in range(3):
+            tasks.create_task(take_turns())
+        await waiting(condition, 1)  # all of them stand in line
+        scope.cancel()
+    assert scope.cancelled_caught
+    condition.close()
 
 
 @pytest.mark.asyncio

@@ -15,7 +15,7 @@ import pytest
 
 from aioipc import sync
 from tests.links import steps
-from tests.sync.contest import in_time
+from tests.sync.contest import Writing, in_time
 
 WAIT_S = 0.3
 
@@ -37,6 +37,12 @@ WAITS: dict[str, Callable[[], tuple[list[Any], Callable[[Any], Awaitable[object]
         lambda it: it.acquire(),
     ),
     "file": lambda: ([sync.FileLock(__file__), sync.FileLock(__file__)], lambda it: it.acquire()),
+    "writer": lambda: ([Writing("x"), Writing("x")], lambda it: it.acquire()),
+    "reader": lambda: ([Writing("x"), sync.RWLock("x")], lambda it: it.acquire_reading()),
+    "lock of a condition": lambda: (
+        [sync.Condition("x"), sync.Condition("x")],
+        lambda it: it.acquire(),
+    ),
     "event": lambda: ([sync.Event("x")], lambda it: it.wait()),
     "barrier": lambda: ([sync.Barrier("x", 3)], lambda it: it.wait()),
     "condition": lambda: ([sync.Condition("x")], at_condition),
