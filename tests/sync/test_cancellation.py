@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "semaphore": lambda: sync.Semaphore("x", PERMITS),
     "anonymous": lambda: sync.AnonymousSemaphore(PERMITS),
     "writing": lambda: Writing("x"),
-    "file": lambda: sync.FileLock(f"/dev/shm/aioipc-cancelled-{os.getpid()}"),
+    "file": lambda: sync.FileLock(f"{tempfile.gettempdir()}/aioipc-cancelled-{os.getpid()}"),
     "posix": lambda: sync.PosixSemaphore(f"/aioipc-cancelled-{os.getpid()}", PERMITS),
     "sysv": lambda: sync.SysVSemaphore(None, PERMITS),
     "jobserver": lambda: sync.JobServer(PERMITS),
