@@ -7,12 +7,13 @@ import contextlib
 import errno
 import threading
 import time
+import warnings
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
-from aioipc.errors import AddressError, ClosedError, IPCError, from_os_error
+from aioipc.errors import AddressError, ClosedError, ForkError, IPCError, from_os_error
 from aioipc.kernel.ledger import Note
 from aioipc.kernel.owned import abandon_in_child
 from aioipc.kernel.statistics import Kind, Tally
@@ -74,7 +75,8 @@ class Guard:
             since: what it guards may be torn.
         slot: Which one of several permits it is, from 0.
         is_held: Whether it is held still.
-        owner: The task that holds it, or the number of the thread where no loop runs.
+        owner: The task that holds it, or the number of the thread where no loop runs. None in a
+            forked child of its process.
     """
 
     __slots__ = ("_consistent", "_forget", "_hold", "is_held", "owner", "owner_died", "slot")
@@ -89,7 +91,7 @@ class Guard:
     ) -> None:
         self._forget = forget
         self._hold = hold
-        self.owner = caller()
+        self.owner: object = caller()
         self._consistent = not owner_died
         self.is_held = True
         self.owner_died = owner_died
@@ -100,9 +102,9 @@ class Guard:
 
         Raises:
             RuntimeError: It was released already.
+            ForkError: The parent of this process holds it.
         """
-        if not self.is_held:
-            raise RuntimeError("this was released already")
+        self._check()
         self._consistent = True
 
     def release(self) -> None:
@@ -110,9 +112,9 @@ class Guard:
 
         Raises:
             RuntimeError: It was released already, or another task or thread holds it.
+            ForkError: The parent of this process holds it.
         """
-        if not self.is_held:
-            raise RuntimeError("this was released already")
+        self._check()
         if not self.is_left and self.owner != caller():
             raise RuntimeError("another task or thread holds this")
         self.end()
@@ -138,6 +140,17 @@ class Guard:
         with contextlib.suppress(ClosedError):  # somebody removed what it was a permit of
             self._hold.close()
 
+    def abandon(self) -> None:
+        """Be the parent's, in a forked child. Who forked has the same number there as a thread."""
+        self.is_held = False
+        self.owner = None
+
+    def _check(self) -> None:
+        if self.owner is None:
+            raise ForkError("the parent of this process holds this")
+        if not self.is_held:
+            raise RuntimeError("this was released already")
+
     def __repr__(self) -> str:
         state = "held" if self.is_held else "released"
         return f"<Guard {state} slot={self.slot} owner_died={self.owner_died}>"
@@ -158,11 +171,18 @@ class Guarded:
         self._unusable: IPCError | None = None
         abandon_in_child(self)
 
+    def close(self) -> None:
+        """Give back what is held. Idempotent."""
+        raise NotImplementedError
+
     def abandon(self) -> None:
         """Forget what the parent holds and who waits there, in a forked child."""
         self._turns.forget()
         self._tally.abandon()
-        self._held = {}
+        held, self._held = self._held, {}
+        for guards in held.values():
+            for guard in guards:
+                guard.abandon()
 
     def _check(self) -> None:
         """Raise what makes it unusable."""
@@ -206,6 +226,14 @@ class Guarded:
         if guard is None:
             raise RuntimeError(f"this task holds nothing of {self._what}")
         guard.end()
+
+    def __del__(self) -> None:
+        if getattr(self, "_held", None):
+            try:
+                text = f"{self._what} was dropped while held"
+                warnings.warn(text, ResourceWarning, 2, self)
+            finally:  # a warning may be an error
+                self.close()
 
 
 class Enterable(Guarded):

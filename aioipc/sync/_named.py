@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import warnings
 from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
@@ -181,9 +180,8 @@ class Named(Guarded):
         self._turns.close()
 
     def __del__(self) -> None:
+        super().__del__()
         if getattr(self, "_place", None) is not None:
-            if self._held:
-                warnings.warn(f"{self!r} was dropped while held", ResourceWarning, 2, self)
             self._end()
 
     def __repr__(self) -> str:

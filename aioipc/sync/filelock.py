@@ -205,6 +205,7 @@ class FileLock(Enterable):
                 kept.remove_unused()
 
     def __del__(self) -> None:
+        super().__del__()
         if getattr(self, "_kept", None) is not None:
             self._leave()
 

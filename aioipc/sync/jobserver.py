@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from aioipc.errors import AddressError, ClosedError, ConnectError, ForkError, WouldBlock
+from aioipc.kernel.owned import outlive
 from aioipc.kernel.tokens import TokenPipe
 from aioipc.limits import check_count
 from aioipc.sync._guard import Enterable, Guard, Holding, kernel_errors
@@ -149,6 +150,7 @@ class JobServer(Enterable):
         self._jobs = jobs
         self._own_slot_free = True
         super().__init__("this jobserver")
+        outlive(self, pipe)
 
     def _attempt(self) -> Guard | None:
         self._check()
@@ -166,6 +168,7 @@ class JobServer(Enterable):
         self._turns.end()
 
     def __del__(self) -> None:
+        super().__del__()
         if getattr(self, "_unusable", self) is None:
             self.close()
 

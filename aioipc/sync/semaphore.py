@@ -8,6 +8,7 @@ import random
 from aioipc.errors import ClosedError, ForkError, WouldBlock
 from aioipc.kernel.eventfd import PermitCounter
 from aioipc.kernel.lifeline import Watch, watch_all
+from aioipc.kernel.owned import outlive
 from aioipc.limits import check_count
 from aioipc.sync._guard import Enterable, Guard, Holder, Holding, kernel_errors
 from aioipc.sync._named import Named, Place
@@ -176,6 +177,7 @@ class AnonymousSemaphore(Enterable):
     def _adopt(self, counter: PermitCounter) -> None:
         super().__init__("an anonymous semaphore")
         self._counter = counter
+        outlive(self, counter)
 
     def _attempt(self) -> Guard | None:
         self._check()

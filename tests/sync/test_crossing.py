@@ -208,7 +208,8 @@ async def test_a_thread_that_does_not_start_is_not_waited_for(
     await steps(10)
     semaphore._put()  # as another program does
     async with in_time():
-        await waiting
+        guard = await waiting
+    guard.release()
     semaphore.remove()
 
 
@@ -319,5 +320,6 @@ async def test_a_permit_that_cannot_be_put_back_ends_the_waits_only(
     await steps(10)
     semaphore._put()
     async with in_time():
-        await waiting
+        guard = await waiting
+    guard.release()
     semaphore.remove()

@@ -66,6 +66,27 @@ async def test_the_child_gets_an_error(kind: str) -> None:
     subject.close()
 
 
+def test_the_child_of_a_thread_does_not_release_what_that_holds() -> None:
+    """It has the number of the thread, where no loop runs."""
+    semaphore = sync.PosixSemaphore(f"/aioipc-forked-{os.getpid()}", 1)
+    guard = semaphore.acquire_nowait()
+
+    def in_child() -> None:
+        for use in (guard.release, guard.mark_consistent, semaphore.release):
+            with pytest.raises(ForkError):
+                use()
+        assert not guard.is_held
+        os._exit(0)
+
+    _, status = os.waitpid(fork(in_child), 0)
+    assert status == 0
+    assert semaphore.value == 0
+    guard.release()
+    assert semaphore.value == 1
+    semaphore.unlink()
+    semaphore.close()
+
+
 @pytest.mark.asyncio
 async def test_one_that_was_not_used_yet_serves_the_child() -> None:
     lock = sync.Lock("x")

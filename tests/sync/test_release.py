@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,6 +102,59 @@ async def test_dropped_while_held() -> None:
     async with sync.Lock("x") as guard:
         assert guard.owner_died
         guard.mark_consistent()
+
+
+def posix(permits: int | None = None) -> sync.PosixSemaphore:
+    return sync.PosixSemaphore(f"/aioipc-dropped-{os.getpid()}", permits)
+
+
+def free(subject: Any) -> int:
+    """How many permits nobody holds."""
+    if isinstance(subject, sync.AnonymousSemaphore):
+        return sum(subject._counter.try_take() for _ in range(3))
+    return int(subject.tokens() if isinstance(subject, sync.JobServer) else subject.value)
+
+
+def same_permits(subject: sync.AnonymousSemaphore) -> sync.AnonymousSemaphore:
+    return sync.AnonymousSemaphore.from_fd(os.dup(subject.fileno()))
+
+
+def same_jobs(server: sync.JobServer) -> sync.JobServer:
+    return sync.JobServer.from_environment(server.environment())
+
+
+KEY = 0x41500000 + os.getpid()
+DROPPED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "anonymous": (lambda: sync.AnonymousSemaphore(1), same_permits),
+    "jobserver": (lambda: sync.JobServer(2), same_jobs),
+    "posix": (lambda: posix(1), lambda _: posix()),
+    "sysv": (lambda: sync.SysVSemaphore(KEY, 1), lambda _: sync.SysVSemaphore(KEY)),
+}
+
+
+@pytest.mark.parametrize("kind", DROPPED)
+def test_permits_of_what_was_dropped_while_held_come_back(kind: str) -> None:
+    make, same = DROPPED[kind]
+    owner = make()
+    dropped = same(owner)
+    held = [dropped.acquire_nowait() for _ in range(2 if kind == "jobserver" else 1)]
+    assert free(owner) == 0
+    del dropped, held
+    with pytest.warns(ResourceWarning, match="was dropped while held"):
+        gc.collect()
+    assert free(owner) == 1
+    if kind == "posix":
+        owner.unlink()
+    if kind == "sysv":
+        owner.remove()
+    owner.close()
+
+
+def test_a_file_lock_that_is_dropped_while_held(tmp_path: Path) -> None:
+    sync.FileLock(tmp_path / "x").acquire_nowait()
+    with pytest.warns(ResourceWarning, match="file lock .*/x' was dropped while held"):
+        gc.collect()
+    assert not sync.FileLock(tmp_path / "x").locked()
 
 
 @pytest.mark.parametrize("name", ["", ".x", "a b", "x" * 65, "a/", "/tmp/.."])
