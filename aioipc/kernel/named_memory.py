@@ -14,7 +14,8 @@ import posix_ipc
 from aioipc.address import Address, check_posix_name
 from aioipc.errors import AddressError
 from aioipc.kernel.directory import denied
-from aioipc.kernel.memory import check_available, map_memory, size_of
+from aioipc.kernel.memory import check_available, map_memory
+from aioipc.kernel.openings import NAMED_MEMORY
 from aioipc.kernel.owned import OwnedFd
 
 __all__ = ["Mapped", "NamedMemory", "named_memory"]
@@ -23,6 +24,8 @@ Mapped = tuple[OwnedFd, memoryview]
 """The descriptor, which System V memory has not, and the bytes."""
 
 _SYSV = "sysv:"
+_NO_FILE = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
+_NO_PATH = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR})
 _FILE_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -72,16 +75,28 @@ class _WithDescriptor:
             raise
 
     def open(self, *, writable: bool) -> Mapped:
-        file = self._find(writable=writable)
-        size = size_of(file)
-        if size == 0:
-            file.close()
-            raise AddressError(f"shared memory {str(self)!r} is empty")
         try:
-            return file, map_memory(file, size, writable=writable, populate=False)
+            file = self._find(writable=writable)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise self._no_file() from None
+            raise
+        try:
+            status = os.fstat(file.fileno())
+            self._check(status)
+            return file, map_memory(file, status.st_size, writable=writable, populate=False)
         except BaseException:
             file.close()
             raise
+
+    def _check(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise self._no_file()
+        if status.st_size == 0:
+            raise AddressError(f"shared memory {str(self)!r} is empty")
+
+    def _no_file(self) -> AddressError:
+        return AddressError(f"shared memory {str(self)!r} is no regular file")
 
     def _make(self, size: int) -> OwnedFd:
         raise NotImplementedError
@@ -107,13 +122,21 @@ class _PosixName(_WithDescriptor):
         return self._open(posix_ipc.O_CREX)
 
     def _find(self, *, writable: bool) -> OwnedFd:
-        return self._open(0, read_only=not writable)
+        # Anybody may put a FIFO there, and opening that would block.
+        return self._open(os.O_NONBLOCK, read_only=not writable)
+
+    def _check(self, status: os.stat_result) -> None:
+        super()._check(status)
+        # In that directory anybody may come first, and cut short later what we have mapped.
+        if status.st_uid not in {os.geteuid(), 0}:
+            raise denied(_foreign(self._name, status.st_uid))
 
     def _open(self, flags: int, *, read_only: bool = False) -> OwnedFd:
         try:
             found = posix_ipc.SharedMemory(self._name, flags, mode=0o600, read_only=read_only)
         except posix_ipc.ExistentialError:
-            raise _system_error(errno.EADDRINUSE if flags else errno.ENOENT) from None
+            exists = flags == posix_ipc.O_CREX
+            raise _system_error(errno.EADDRINUSE if exists else errno.ENOENT) from None
         except posix_ipc.PermissionsError:
             raise _system_error(errno.EACCES) from None
         except ValueError as error:
@@ -121,14 +144,17 @@ class _PosixName(_WithDescriptor):
         return OwnedFd(found.fd)
 
     def unlink(self) -> None:
-        with contextlib.suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_shared_memory(self._name)
+        # Not by posix_ipc, which takes fewer names here than it makes.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{NAMED_MEMORY}/{self._name.removeprefix('/')}")
 
 
 class _File(_WithDescriptor):
     """A file whose pages processes share: mmap(2)."""
 
     def __init__(self, path: Path) -> None:
+        if "\0" in str(path):
+            raise AddressError(f"{str(path)!r} names no file")
         self._path = path
 
     def __str__(self) -> str:
@@ -138,25 +164,22 @@ class _File(_WithDescriptor):
         del size  # a disk says by itself when it is full
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FILE_FLAGS
         try:
-            return OwnedFd(os.open(self._path, flags, 0o600))
+            return self._open(flags)
         except FileExistsError:
             raise _system_error(errno.EADDRINUSE) from None
+        except FileNotFoundError:
+            raise AddressError(f"there is no directory for {str(self)!r}") from None
 
     def _find(self, *, writable: bool) -> OwnedFd:
-        mode = os.O_RDWR if writable else os.O_RDONLY
-        try:
-            file = OwnedFd(os.open(self._path, mode | _FILE_FLAGS))
-        except OSError as error:
-            if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
-                raise self._no_file() from None
-            raise
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            file.close()
-            raise self._no_file()
-        return file
+        return self._open((os.O_RDWR if writable else os.O_RDONLY) | _FILE_FLAGS)
 
-    def _no_file(self) -> AddressError:
-        return AddressError(f"shared memory {self._path}: it is no regular file")
+    def _open(self, flags: int) -> OwnedFd:
+        try:
+            return OwnedFd(os.open(self._path, flags, 0o600))
+        except OSError as error:
+            if error.errno in _NO_PATH:
+                raise AddressError(f"shared memory {str(self)!r}: {error.strerror}") from None
+            raise
 
     def unlink(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -186,7 +209,7 @@ class _SysvKey:
     def open(self, *, writable: bool) -> Mapped:
         memory = self._find()
         if not {memory.uid, memory.cuid} <= {os.geteuid(), 0}:
-            raise denied(f"{self._name} belongs to uid {memory.uid}, not to {os.geteuid()} or root")
+            raise denied(_foreign(self._name, memory.uid))
         if writable:
             return OwnedFd(-1), memoryview(memory)
         memory.detach()
@@ -204,6 +227,10 @@ class _SysvKey:
             raise _system_error(errno.ENOENT) from None
         except self._library.PermissionsError:
             raise denied(f"{self._name}: uid {os.geteuid()} may not use it") from None
+
+
+def _foreign(name: str, uid: int) -> str:
+    return f"{name} belongs to uid {uid}, not to {os.geteuid()} or root"
 
 
 def _system_error(number: int) -> OSError:

@@ -52,7 +52,7 @@ class SharedMemory(Closing):
         Raises:
             ResourceExhausted: There is not so much memory, or something has that name.
             AccessDenied: The kernel does not allow it.
-            AddressError: It cannot be a name.
+            AddressError: It cannot be a name, or there is no directory for the file.
             ValueError: The size is impossible, or a name and ``read_only_elsewhere`` are given.
         """
         size = check_count("size", size, 1, _MOST_BYTES)
@@ -87,6 +87,8 @@ class SharedMemory(Closing):
             file, buffer = named_memory(name).open(writable=writable)
         except FileNotFoundError:
             raise AddressError(f"there is no shared memory {str(name)!r}") from None
+        except AccessDenied:  # it says whose it is
+            raise
         except OSError as error:
             raise from_os_error(error, f"open shared memory {str(name)!r}") from error
         return cls(file, name, buffer)
@@ -184,10 +186,14 @@ class SharedMemory(Closing):
 
         Raises:
             ValueError: It has none.
+            AccessDenied: It belongs to somebody else.
         """
         if self._name is None:
             raise ValueError("anonymous memory has no name to remove")
-        named_memory(self._name).unlink()
+        try:
+            named_memory(self._name).unlink()
+        except OSError as error:
+            raise from_os_error(error, f"remove shared memory {str(self._name)!r}") from error
 
     def close(self) -> None:
         """Close the descriptor. Idempotent.

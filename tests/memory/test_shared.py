@@ -135,6 +135,42 @@ def test_by_name(name: str) -> None:
             SharedMemory.open(name)
 
 
+def test_what_has_the_name_and_is_no_memory(name: str) -> None:
+    """Opening a FIFO to read it would wait for somebody who writes."""
+    place = Path("/dev/shm", name[1:])
+    os.mkfifo(place)
+    for writable in (False, True):
+        with pytest.raises(AddressError, match=f"'{name}' is no regular file"):
+            SharedMemory.open(name, writable=writable)
+    place.unlink()
+    place.symlink_to("/etc/passwd")
+    with pytest.raises(AddressError, match="no regular file"):
+        SharedMemory.open(name)
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(AddressError, match="no regular file"):
+        SharedMemory.open(name)
+    place.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_memory_that_somebody_else_made_under_the_name(name: str) -> None:
+    SharedMemory.create(8, name).close()
+    os.chown(f"/dev/shm{name}", 12_345, -1)
+    with pytest.raises(AccessDenied, match=f"{name} belongs to uid 12345, not to 0"):
+        SharedMemory.open(name)
+
+
+def test_a_name_that_is_no_text(name: str) -> None:
+    name += "\udcff"
+    with SharedMemory.create(8, name) as mine:
+        with SharedMemory.open(name) as theirs:
+            assert theirs.size == 8
+        mine.unlink()
+        mine.unlink()
+    assert not os.path.exists(f"/dev/shm{name}")
+
+
 C_PROGRAM = r"""
 #include <fcntl.h>
 #include <stdio.h>
@@ -306,6 +342,12 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         SharedMemory.open(tmp_path / "empty")
     with pytest.raises(AddressError, match="there is no shared memory"):
         SharedMemory.open(tmp_path / "nothing")
+    with pytest.raises(AddressError, match="there is no directory for"):
+        SharedMemory.create(8, tmp_path / "nothing/x")
+    for use in (SharedMemory.open, lambda path: SharedMemory.create(8, path)):
+        for wrong in (tmp_path / "empty/x", tmp_path / ("x" * 256), tmp_path / "nul\0"):
+            with pytest.raises(AddressError):
+                use(wrong)
 
 
 def test_a_file_larger_than_the_disk(tmp_path: Path) -> None:
