@@ -6,6 +6,7 @@ import posix_ipc
 
 from aioipc.address import check_posix_name
 from aioipc.errors import AccessDenied, AddressError, ClosedError, from_os_error
+from aioipc.kernel.named_semaphore import check_semaphore
 from aioipc.limits import check_count
 from aioipc.sync._pumped import PumpedSemaphore
 
@@ -27,7 +28,7 @@ class PosixSemaphore(PumpedSemaphore):
         permits: Make it with so many permits if it is not there; None to open one that is.
 
     Raises:
-        AddressError: There is no such semaphore, or it cannot be a name.
+        AddressError: There is no such semaphore, something else has the name, or it cannot be one.
         AccessDenied: It belongs to somebody else.
         ValueError: ``permits`` is negative, or over 2,147,483,647.
     """
@@ -36,6 +37,7 @@ class PosixSemaphore(PumpedSemaphore):
         if permits is not None:
             permits = check_count("permits", permits, 0, _MOST_PERMITS)
         self.name = check_posix_name(name, part="semaphore name", most_bytes=_MOST_NAME_BYTES)
+        check_semaphore(name)
         try:
             if permits is None:
                 self._semaphore = posix_ipc.Semaphore(name)

@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,19 @@ async def test_a_set_that_is_removed() -> None:
     with pytest.raises(ClosedError):
         await semaphore.acquire()
     semaphore.close()
+
+
+def test_what_has_the_name_of_a_semaphore() -> None:
+    """Too short a file is mapped by sem_open(3) all the same, and kills who touches it."""
+    name = f"/aioipc-short-{os.getpid()}"
+    place = Path(f"/dev/shm/sem.{name[1:]}")
+    makers: list[Callable[[], object]] = [place.touch, partial(os.mkfifo, place), place.mkdir]
+    for make in makers:
+        make()
+        for permits in (None, 1):
+            with pytest.raises(AddressError, match=f"something else than a semaphore for '{name}'"):
+                sync.PosixSemaphore(name, permits)
+        place.rmdir() if place.is_dir() else place.unlink()
 
 
 def test_semaphores_that_are_not_there() -> None:
