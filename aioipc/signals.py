@@ -77,6 +77,7 @@ class SignalReceiver:
         Raises:
             BusyError: Another task is receiving.
             ClosedError: This side closed the receiver.
+            RuntimeError: This is another thread than the one that opened it.
 
         Cancellation:
             Safe: nothing is lost.
@@ -110,10 +111,8 @@ class SignalReceiver:
         """
         if self._fd.fileno() < 0:
             return
-        if self._pid == os.getpid() and not self._fd.is_here():
-            raise RuntimeError(
-                "a receiver is closed in the thread that opened it, whose mask it is"
-            )
+        if self._pid == os.getpid():
+            self._check_thread("closed")
         self._release()
         self._waits.end()
 
@@ -134,6 +133,13 @@ class SignalReceiver:
             raise ForkError("this receiver belongs to the parent process; open one in the child")
         if self._fd.fileno() < 0:
             raise ClosedError(f"this side closed the receiver of {self._names}")
+        self._check_thread("used")  # of the signals that were passed on to it others see none
+
+    def _check_thread(self, done: str) -> None:
+        if not self._fd.is_here():
+            raise RuntimeError(
+                f"a receiver is {done} in the thread that opened it, whose mask it is"
+            )
 
     @property
     def _names(self) -> str:
@@ -227,7 +233,7 @@ def send(process: int | HasFileno, number: int, *, value: int | None = None) -> 
     try:
         if _send(process, number, value):
             return
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # or no pid can be that high
         pass
     except OSError as error:
         raise _translated(error, number, process) from error

@@ -295,6 +295,20 @@ class TestLifeCycle:
             with pytest.raises(aioipc.ClosedError, match="this side closed the receiver of SIGHUP"):
                 await waiting
 
+    async def test_another_thread_takes_nothing_from_it(self) -> None:
+        async with signals.receiver(signal.SIGHUP) as receiver:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+            def use() -> None:
+                for wrong in (receiver.receive, receiver.aclose):
+                    with pytest.raises(RuntimeError, match="in the thread that opened it"):
+                        asyncio.run(wrong())
+
+            thread = threading.Thread(target=use)
+            thread.start()
+            thread.join()
+            assert (await receiver.receive()).number == signal.SIGHUP
+
     async def test_a_cancelled_receive_loses_nothing(self) -> None:
         async with signals.receiver(RT) as receiver:
             for value in range(100):
@@ -535,6 +549,11 @@ class TestSending:
     def test_impossible(self, pid: int, number: int, value: int | None, why: str) -> None:
         with pytest.raises(ValueError, match=why):
             signals.send(pid, number, value=value)
+
+    @pytest.mark.parametrize("pid", [2**31 - 1, 2**31, 2**70])
+    def test_to_nobody(self, pid: int) -> None:
+        with pytest.raises(ProcessLookupError, match=f"SIGTERM to {pid}: there is no such process"):
+            signals.send(pid, signal.SIGTERM)
 
     @as_root
     def test_to_somebody_else(self, peers: Peers) -> None:
