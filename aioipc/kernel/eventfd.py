@@ -8,6 +8,8 @@ from aioipc.kernel.owned import OwnedFd
 
 __all__ = ["PermitCounter", "create_eventfd", "is_eventfd"]
 
+_COUNT, _SEMAPHORE = "eventfd-count", "eventfd-semaphore"
+
 
 class PermitCounter(OwnedFd):
     """A counter of which one is taken at a time, readable while it is not zero."""
@@ -24,10 +26,16 @@ class PermitCounter(OwnedFd):
         """Take over an inherited descriptor.
 
         Raises:
-            ValueError: It is no eventfd.
+            ValueError: It is not open, no eventfd, or one of which all is taken at a time.
         """
-        if not is_eventfd(fd):
+        try:
+            facts = _facts(fd)
+        except FileNotFoundError:
+            raise ValueError(f"descriptor {fd} is not open here: was it passed on?") from None
+        if _COUNT not in facts:
             raise ValueError(f"descriptor {fd} is no eventfd")
+        if facts.get(_SEMAPHORE) == "0":  # kernels before 6.5 do not tell
+            raise ValueError(f"descriptor {fd} is an eventfd without EFD_SEMAPHORE")
         counter = cls(fd)
         os.set_inheritable(counter.fileno(), False)
         os.set_blocking(counter.fileno(), False)
@@ -53,5 +61,10 @@ def create_eventfd(count: int = 0) -> OwnedFd:
 
 def is_eventfd(fd: int) -> bool:
     """Whether a descriptor that somebody sent is one: proc_pid_fdinfo(5)."""
+    return _COUNT in _facts(fd)
+
+
+def _facts(fd: int) -> dict[str, str]:
     with open(f"/proc/self/fdinfo/{fd}") as facts:
-        return any(line.startswith("eventfd-count:") for line in facts)
+        lines = (line.partition(":") for line in facts)
+        return {name: value.strip() for name, _, value in lines}

@@ -128,7 +128,7 @@ class AnonymousSemaphore(Enterable):
         """Take over an inherited descriptor, which then belongs to the result.
 
         Raises:
-            ValueError: It is no eventfd.
+            ValueError: It is not open, no eventfd, or one of which all permits are taken at a time.
         """
         semaphore = cls.__new__(cls)
         semaphore._adopt(PermitCounter.adopt(fd))

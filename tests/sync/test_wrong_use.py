@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,22 @@ def test_what_is_no_name(name: str) -> None:
 def test_what_no_posix_semaphore_is_called(name: str) -> None:
     with pytest.raises(AddressError, match="wrong semaphore name"):
         sync.PosixSemaphore(name, 1)
+
+
+def test_what_is_no_anonymous_semaphore() -> None:
+    plain, pipe = os.eventfd(5), os.pipe()
+    for fd, why in (
+        (987_654, "not open here"),
+        (-1, "not open here"),
+        (pipe[0], "no eventfd"),
+        (plain, "without EFD_SEMAPHORE"),
+    ):
+        if fd == plain and "eventfd-semaphore" not in Path(f"/proc/self/fdinfo/{fd}").read_text():
+            continue  # the kernel does not tell
+        with pytest.raises(ValueError, match=f"^descriptor {fd} is .*{why}"):
+            sync.AnonymousSemaphore.from_fd(fd)
+    for fd in (plain, *pipe):
+        os.close(fd)
 
 
 def test_regions() -> None:
