@@ -36,7 +36,7 @@ class SysVSemaphore(PumpedSemaphore):
         permits: Make it with so many permits if it is not there; None to open one that is.
 
     Raises:
-        AddressError: There is no such semaphore.
+        AddressError: There is no such semaphore, or it cannot be a key.
         AccessDenied: It belongs to somebody else.
         ValueError: ``permits`` is negative, or over 32,767.
         ModuleNotFoundError: sysv_ipc is not installed.
@@ -47,8 +47,8 @@ class SysVSemaphore(PumpedSemaphore):
             raise ModuleNotFoundError("System V semaphores need: pip install aioipc[sysv]")
         if permits is not None:
             permits = check_count("permits", permits, 0, _MOST_PERMITS)
-        if key is not None and not isinstance(key, int):
-            raise TypeError(f"a key is an int, not {type(key).__name__}")
+        if key is not None:
+            _check_key(key)
         name = "private" if key is None else f"{key:#x}"
         super().__init__(f"System V semaphore {name}", self._take, self._put)
         self._semaphore = self._told(lambda: _open(key, permits))
@@ -98,6 +98,15 @@ class SysVSemaphore(PumpedSemaphore):
             raise AddressError(f"there is no {self._what}") from None
         except sysv_ipc.PermissionsError:
             raise AccessDenied(f"{self._what} belongs to somebody else") from None
+
+
+def _check_key(key: int) -> None:
+    if not isinstance(key, int) or isinstance(key, bool):
+        raise TypeError(f"a key is an int, not {type(key).__name__}")
+    # Others are cut to 32 bits without a word, and 0 is IPC_PRIVATE: a new set each time, which
+    # nobody finds again. ftok(3) may be negative.
+    if key == 0 or not -(2**31) <= key < 2**32:
+        raise AddressError(f"a key is a number of 32 bits that is not 0, not {key:,}")
 
 
 def _open(key: int | None, permits: int | None) -> Any:

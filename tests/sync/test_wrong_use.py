@@ -61,6 +61,18 @@ def test_what_no_posix_semaphore_is_called(name: str) -> None:
         sync.PosixSemaphore(name, 1)
 
 
+def test_what_is_no_key() -> None:
+    for wrong in (0, 2**32, 2**40, 2**70, -(2**31) - 1):
+        for permits in (None, 1):
+            with pytest.raises(AddressError, match=f"32 bits that is not 0, not {wrong:,}$"):
+                sync.SysVSemaphore(wrong, permits)
+    with pytest.raises(TypeError, match="a key is an int, not bool"):
+        sync.SysVSemaphore(True)
+    for right in (2**32 - 1, -(2**31)):
+        with pytest.raises(AddressError, match="there is no System V semaphore"):
+            sync.SysVSemaphore(right)
+
+
 def test_what_is_no_anonymous_semaphore() -> None:
     plain, pipe = os.eventfd(5), os.pipe()
     for fd, why in (
