@@ -100,7 +100,7 @@ class SysVSemaphore(PumpedSemaphore):
             raise AccessDenied(f"{self._what} belongs to somebody else") from None
 
 
-def _check_key(key: int) -> None:
+def _check_key(key: object) -> None:
     if not isinstance(key, int) or isinstance(key, bool):
         raise TypeError(f"a key is an int, not {type(key).__name__}")
     # Others are cut to 32 bits without a word, and 0 is IPC_PRIVATE: a new set each time, which
