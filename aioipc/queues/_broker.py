@@ -3,9 +3,11 @@
 There is no await and no clock in here, and nothing that is lost by an exception: each method checks
 before it changes anything. Times are seconds of any clock that only goes forward.
 
-A job is *ready* until a worker that asked is given it; then it is *leased* until the worker says
-that it is done, says that it failed, dies, or lets the lease run out. A job that was tried too
-often, or that nobody took in time, is *dead*: kept aside, for somebody to look at.
+A job is *ready* until a worker that asked is given it. There it is *fetched* while the worker is
+busy with others that it was given before, and *leased* from then on, until the worker says that it
+is done, says that it failed, dies, or lets the lease run out. Only that counts as an attempt. A job
+that was tried too often, or that nobody took in time, is *dead*: kept aside, for somebody to look
+at.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class State(enum.Enum):
     """Where a job is."""
 
     READY = "ready"
+    FETCHED = "fetched"
     LEASED = "leased"
     DEAD = "dead"
     GONE = "gone"
@@ -62,7 +65,8 @@ class Policy:
 
     Attributes:
         max_jobs: How many jobs it holds, ready and leased; more of them wait outside.
-        max_attempts: How often a job may be given out.
+        max_attempts: How often a job may be begun; not counted is what an orderly end of the server
+            cut short.
         max_dead: How many dead jobs are kept; the oldest go.
         lease_s: How long a worker may have a job; None for as long as it lives.
     """
@@ -108,11 +112,12 @@ class Job:
         body: What the producer's codec wrote.
         priority: More urgent jobs are given out first.
         expires_s: When it is too late to give it out for the first time; None for never.
-        attempts: How often it was given out.
+        attempts: How often a worker began with it, or may have.
         state: Where it is.
-        worker: Who has it, while it is leased.
+        worker: Who has it, while it is fetched or leased.
         death: Why it is dead.
         reason: What the worker said.
+        spared: How many of the attempts the server itself cut short.
     """
 
     id: int
@@ -125,6 +130,7 @@ class Job:
     lease_ends_s: float | None = None
     death: Death | None = None
     reason: str = ""
+    spared: int = 0
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -160,7 +166,25 @@ class _Asking:
     jobs: int = 0
     too_long: float = math.inf
     """How many bytes are too many for it, as far as is known."""
-    held: dict[int, Job] = field(default_factory=dict)
+    most_begun: float = math.inf
+    """How many jobs it works on at a time, at most: those that it was given first."""
+    begun: dict[int, Job] = field(default_factory=dict)
+    fetched: collections.OrderedDict[int, Job] = field(default_factory=collections.OrderedDict)
+    overdue: set[int] = field(default_factory=set)
+    """What it still works on, though the lease has run out."""
+
+    @property
+    def can_begin(self) -> bool:
+        return len(self.begun) + len(self.overdue) < self.most_begun
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether all that it works on is overdue: what it has beside may never be begun."""
+        return len(self.overdue) >= self.most_begun
+
+    def take_back(self, job_id: int) -> Job | None:
+        self.overdue.discard(job_id)
+        return self.begun.pop(job_id, None) or self.fetched.pop(job_id, None)
 
 
 class Broker:
@@ -185,6 +209,9 @@ class Broker:
         self._workers: dict[Worker, _Asking] = {}
         self._turns: collections.deque[Worker] = collections.deque()
         """Who asked for jobs, each once, in the order of their turns."""
+        self._beginning: dict[Worker, None] = {}
+        """Who may go on with what it has fetched."""
+        self._revoked: list[tuple[Worker, int]] = []
         self._written: dict[int, Job] = {}
 
     # Producers
@@ -222,7 +249,7 @@ class Broker:
             self._n_ready -= 1
         elif worker is not None:
             self._take_back(worker, job.id)
-            self.counters.given -= 1
+            self.counters.given -= state is State.LEASED
             self.ask(worker, 1)
 
     def write_again(self, jobs: Iterable[Job]) -> None:
@@ -239,10 +266,9 @@ class Broker:
         if job.state is State.DEAD:
             self._keep_dead(job)
             return
-        job.worker, job.lease_ends_s = None, None
         if job.state is State.LEASED:
             self.counters.lost += 1
-            if job.attempts >= self.policy.max_attempts:
+            if self._is_last_attempt(job):
                 job.reason = "the server ended while a worker had it"
                 self._bury(job, Death.LOST)
                 return
@@ -265,9 +291,21 @@ class Broker:
             if was_asking and not asking.jobs:
                 self._turns.remove(worker)
 
+    def work_on(self, worker: Worker, jobs: int) -> None:
+        """A worker works on so many jobs at a time at most, in the order in which it gets them.
+
+        Of one that does not say so, nobody knows what it has begun: all that it has. Fewer than it
+        said before make no difference.
+        """
+        asking = self._workers.setdefault(worker, _Asking())
+        known = 0 if asking.most_begun == math.inf else asking.most_begun
+        asking.most_begun = max(jobs, known)
+        self._beginning[worker] = None
+
     def holds(self, worker: Worker, job_id: int) -> bool:
         """Whether a worker has this job now."""
-        return worker in self._workers and job_id in self._workers[worker].held
+        asking = self._workers.get(worker)
+        return asking is not None and (job_id in asking.begun or job_id in asking.fetched)
 
     def done(self, worker: Worker, job_id: int) -> bool:
         """A worker has done a job; False if it does not have it any more."""
@@ -284,6 +322,8 @@ class Broker:
         if job is None:
             return False
         self.counters.failed += 1
+        if job.state is State.FETCHED:  # it was begun all the same
+            self._begin(job)
         self._again(job, Death.FAILED, reason)
         return True
 
@@ -292,10 +332,8 @@ class Broker:
         job = self._take_back(worker, job_id)
         if job is None:
             return False
-        job.attempts -= 1
-        self.counters.given -= 1
-        if job.attempts:
-            self.counters.redelivered -= 1
+        if job.state is State.LEASED:
+            self._unbegin(job)
         self._return(job)
         return True
 
@@ -314,9 +352,21 @@ class Broker:
             return
         if asking.jobs:
             self._turns.remove(worker)
-        for job in list(asking.held.values()):
+        self._beginning.pop(worker, None)
+        for job in asking.begun.values():
             self.counters.lost += 1
             self._again(job, Death.LOST, "the worker is gone")
+        self._return_fetched(asking)
+
+    def spare(self) -> None:
+        """The server is about to close: what workers have is for others, and costs no attempt."""
+        for asking in self._workers.values():
+            for job in (*asking.begun.values(), *asking.fetched.values()):
+                job.spared += job.state is State.LEASED
+                self._return(job)
+        self._workers.clear()
+        self._turns.clear()
+        self._beginning.clear()
 
     # Time
 
@@ -336,10 +386,7 @@ class Broker:
             if job is None or job.lease_ends_s != ends_s:
                 continue
             if job.state is State.LEASED:
-                assert job.worker is not None
-                del self._workers[job.worker].held[job.id]
-                self.counters.lost += 1
-                self._again(job, Death.LOST, "the lease ran out")
+                self._lapse(job)
 
     def next_s(self) -> float | None:
         """When `advance` may have something to do; None if never."""
@@ -349,6 +396,7 @@ class Broker:
     def give(self, now_s: float) -> Iterator[Give]:
         """Give ready jobs to those who asked: one after the other, each in turn."""
         self.advance(now_s)
+        self._begin_with_fetched(now_s)
         waiting: list[Worker] = []
         while self._n_ready and self._turns:
             worker = self._turns.popleft()
@@ -366,7 +414,7 @@ class Broker:
         if job_id not in self.dead or not self.has_room:
             return False
         job = self.dead.pop(job_id)
-        job.attempts, job.death, job.reason, job.expires_s = 0, None, "", None
+        job.attempts, job.spared, job.death, job.reason, job.expires_s = 0, 0, None, "", None
         self._return(job, is_new=True)
         return True
 
@@ -388,7 +436,7 @@ class Broker:
 
     @property
     def leased(self) -> int:
-        """How many jobs a worker has."""
+        """How many jobs a worker has, those that it has fetched included."""
         return len(self.jobs) - self._n_ready
 
     def take_written(self) -> list[Job]:
@@ -396,11 +444,16 @@ class Broker:
         written, self._written = self._written, {}
         return list(written.values())
 
+    def take_revoked(self) -> list[tuple[Worker, int]]:
+        """Which workers are not to begin with what they have fetched, since the last time."""
+        revoked, self._revoked = self._revoked, []
+        return revoked
+
     # Below
 
     def _admit(self, job: Job) -> None:
         self.jobs[job.id] = job
-        job.state = State.READY
+        job.state, job.worker, job.lease_ends_s = State.READY, None, None
         self._n_ready += 1
         self._push(self._ready, (job.rank, job.id))
         if job.expires_s is not None and job.attempts == 0:
@@ -422,7 +475,7 @@ class Broker:
         """The first job that is ready and not too long, out of the line."""
         passed = []
         found = None
-        while self._ready and found is None:
+        while self._ready and found is None and not asking.is_stuck:
             place = heapq.heappop(self._ready)
             job = self.jobs.get(place[-1])
             if job is None or job.state is not State.READY:
@@ -440,29 +493,79 @@ class Broker:
         asking.jobs -= 1
         if asking.jobs:
             self._turns.append(worker)
-        asking.held[job.id] = job
-        job.state, job.worker = State.LEASED, worker
-        job.attempts += 1
+        job.worker = worker
         self._n_ready -= 1
-        self.counters.given += 1
-        if job.attempts > 1:
-            self.counters.redelivered += 1
+        if asking.can_begin:
+            self._lease(asking, job, now_s)
+            return Give(worker, job, job.attempts)
+        asking.fetched[job.id] = job
+        job.state = State.FETCHED
+        return Give(worker, job, job.attempts + 1)
+
+    def _begin_with_fetched(self, now_s: float) -> None:
+        """Workers that are done with a job go on with the next that they have."""
+        beginning, self._beginning = self._beginning, {}
+        for worker in beginning:
+            asking = self._workers[worker]
+            while asking.fetched and asking.can_begin:
+                _, job = asking.fetched.popitem(last=False)
+                self._lease(asking, job, now_s)
+
+    def _lease(self, asking: _Asking, job: Job, now_s: float) -> None:
+        asking.begun[job.id] = job
+        self._begin(job)
         if self.policy.lease_s is not None:
             job.lease_ends_s = now_s + self.policy.lease_s
             self._push(self._leases, (job.lease_ends_s, job.id))
         self._write(job)
-        return Give(worker, job, job.attempts)
+
+    def _begin(self, job: Job) -> None:
+        job.state = State.LEASED
+        job.attempts += 1
+        self.counters.given += 1
+        if job.attempts > 1:
+            self.counters.redelivered += 1
+
+    def _unbegin(self, job: Job) -> None:
+        job.attempts -= 1
+        self.counters.given -= 1
+        if job.attempts:
+            self.counters.redelivered -= 1
+
+    def _lapse(self, job: Job) -> None:
+        worker = job.worker
+        asking = self._workers[worker]
+        self._take_back(worker, job.id)
+        self.counters.lost += 1
+        self._again(job, Death.LOST, "the lease ran out")
+        if asking.most_begun < math.inf:
+            asking.overdue.add(job.id)
+        if asking.is_stuck:
+            self._revoked += [(worker, number) for number in asking.fetched]
+            self._return_fetched(asking)
+
+    def _return_fetched(self, asking: _Asking) -> None:
+        while asking.fetched:
+            _, job = asking.fetched.popitem(last=False)
+            self._return(job)
 
     def _take_back(self, worker: Worker, job_id: int) -> Job | None:
         asking = self._workers.get(worker)
-        job = None if asking is None else asking.held.pop(job_id, None)
+        if asking is None:
+            return None
+        job = asking.take_back(job_id)
+        if asking.fetched:
+            self._beginning[worker] = None
         if job is not None:
             job.worker = job.lease_ends_s = None
         return job
 
+    def _is_last_attempt(self, job: Job) -> bool:
+        return job.attempts - job.spared >= self.policy.max_attempts
+
     def _again(self, job: Job, death: Death, reason: str) -> None:
         job.worker, job.lease_ends_s, job.reason = None, None, reason
-        if job.attempts >= self.policy.max_attempts:
+        if self._is_last_attempt(job):
             self._bury(job, death)
         else:
             self._return(job)

@@ -23,7 +23,7 @@ from aioipc.queues._broker import Death, Job, State
 
 __all__ = ["Journal", "journal_path"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _APPLICATION: Final = 0x61696F71  # "aioq": how file(1) and we know such a file
 
 _NO_ROOM: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
@@ -38,15 +38,16 @@ CREATE TABLE IF NOT EXISTS jobs (
     attempts INTEGER NOT NULL,
     state TEXT NOT NULL,
     death TEXT,
-    reason TEXT NOT NULL
+    reason TEXT NOT NULL,
+    spared INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-_ALL = "SELECT id, body, priority, expires_s, attempts, state, death, reason FROM jobs"
+_ALL = "SELECT id, body, priority, expires_s, attempts, state, death, reason, spared FROM jobs"
 _KEEP = """
-INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
+INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
     expires_s = excluded.expires_s, attempts = excluded.attempts, state = excluded.state,
-    death = excluded.death, reason = excluded.reason
+    death = excluded.death, reason = excluded.reason, spared = excluded.spared
 """
 
 
@@ -144,6 +145,8 @@ class Journal:
         file.execute("PRAGMA journal_mode = WAL")
         file.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
         file.execute("BEGIN IMMEDIATE")
+        if _ask(file, "PRAGMA user_version") == 1:
+            file.execute("ALTER TABLE jobs ADD COLUMN spared INTEGER NOT NULL DEFAULT 0")
         file.execute(f"PRAGMA application_id = {_APPLICATION}")
         file.execute(f"PRAGMA user_version = {_VERSION}")
         for statement in _SCHEMA.split(";"):
@@ -162,7 +165,7 @@ class Journal:
         if application != _APPLICATION and (application or tables):
             raise sqlite3.DatabaseError("this is another program's file")
         version = _ask(file, "PRAGMA user_version")
-        if version != _VERSION and (version or tables):
+        if tables and not 1 <= version <= _VERSION:
             raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
         state = _ask(file, "PRAGMA quick_check(1)")
         if state != "ok":
@@ -221,11 +224,12 @@ def _row(job: Job) -> tuple[Any, ...]:
         job.state.value,
         job.death,
         job.reason,
+        job.spared,
     )
 
 
 def _job(row: tuple[Any, ...], *, same_boot: bool) -> Job:
-    number, body, priority, expires_s, attempts, state, death, reason = row
+    number, body, priority, expires_s, attempts, state, death, reason, spared = row
     if expires_s is not None and not same_boot:
         expires_s = time.monotonic()  # how long the machine was off, nobody knows: it is over
     return Job(
@@ -237,4 +241,5 @@ def _job(row: tuple[Any, ...], *, same_boot: bool) -> Job:
         State(state),
         death=None if death is None else Death(death),
         reason=reason,
+        spared=spared,
     )

@@ -26,9 +26,11 @@ __all__ = [
     "Request",
     "Response",
     "Revive",
+    "Revoked",
     "Settled",
     "Unask",
     "Withdraw",
+    "WorkOn",
     "decode",
     "encode",
     "format",
@@ -109,6 +111,15 @@ class Revive(_Message, tag=10):
     forget: bool = False
 
 
+class WorkOn(_Message, tag=11):
+    """I work on at most so many of the jobs that I have at a time: on those that came first.
+
+    Who does not say so may have begun with all that it has.
+    """
+
+    jobs: int
+
+
 class Accepted(_Message, tag=33):
     """The job is in."""
 
@@ -164,9 +175,15 @@ class Deads(_Message, tag=38):
     jobs: list[DeadJob]
 
 
-Request = Put | Withdraw | Ask | Unask | Done | Fail | GiveBack | Look | Dead | Revive
+class Revoked(_Message, tag=39):
+    """Do not begin with this job: it is for others."""
+
+    job: int
+
+
+Request = Put | Withdraw | Ask | Unask | WorkOn | Done | Fail | GiveBack | Look | Dead | Revive
 Answer = Accepted | Refused | Settled | Report | Deads
-Response = Answer | Given
+Response = Answer | Given | Revoked
 
 name: Final = "queue"
 format: Final = "msgpack"  # noqa: A001 - the contract's word

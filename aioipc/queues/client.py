@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import errno
 import itertools
 import numbers
@@ -122,6 +123,9 @@ class WorkQueue(Queue[T]):
         self._taking = 0
         self._asked = 0
         self._has_taken = False
+        self._working = 0
+        self._most_working = 0
+        """At a time, as far as the server knows."""
         self._outbox = Outbox(channel, self._too_long)
         # Their owner is this object: `aclose` ends them and waits for them.
         loop = asyncio.get_running_loop()
@@ -278,14 +282,16 @@ class WorkQueue(Queue[T]):
             raise ValueError(f"{self.address}: a served queue has no message types")
         job = await self._take()
         job.disown()
+        self._working -= 1
         self._outbox.post(protocol.Done(_SILENT, job.id))
         return job
 
     async def _take(self) -> Job[T]:
         self._has_taken = True
         self._taking += 1
-        self._balance()
         try:
+            await self._announce()
+            self._balance()
             given = await self._takers.until(self._try_take)
         finally:
             self._taking -= 1
@@ -295,6 +301,7 @@ class WorkQueue(Queue[T]):
         except DecodeError as error:
             self._outbox.post(protocol.Fail(_SILENT, given.job, encodable(str(error))))
             raise
+        self._working += 1
         return Job(
             given.job,
             value,
@@ -302,6 +309,19 @@ class WorkQueue(Queue[T]):
             attempt=given.attempt,
             settle=self._settle,
         )
+
+    async def _announce(self) -> None:
+        """Have the server know what is begun, of all that is here, before it is.
+
+        It may be the end of this process, and is to cost no other job an attempt.
+        """
+        most = self._taking + self._working
+        if self.ending is not None or not self._prefetch or most <= self._most_working:
+            return
+        with contextlib.suppress(IPCError):  # the reader sees it, too
+            await self._channel.send(protocol.WorkOn(most))
+            await self._channel.flush()
+            self._most_working = max(most, self._most_working)
 
     def _try_take(self) -> protocol.Given | None:
         return self._given.popleft() if self._given else None
@@ -334,6 +354,8 @@ class WorkQueue(Queue[T]):
             raise PeerCrashed(
                 f"{self.address}: the server was closed before it heard what became of job {job}"
             ) from error
+        finally:
+            self._working -= 1
         if not settled.held:
             raise DeadlineExceeded(
                 f"{self.address}: job {job} is not this worker's any more: its lease ran out"
@@ -414,6 +436,10 @@ class WorkQueue(Queue[T]):
             self._asked = max(0, self._asked - 1)
             self._given.append(message)
             self._takers.wake()
+            self._balance()
+            return
+        if isinstance(message, protocol.Revoked):
+            self._given = collections.deque(each for each in self._given if each.job != message.job)
             self._balance()
             return
         if not isinstance(message, protocol.Answer):

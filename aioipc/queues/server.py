@@ -141,8 +141,8 @@ class QueueServer(AsyncResource):
         self._is_closing = True
         self._changed.set()
         try:
+            await asyncio.wait([self._working])  # before it hears that workers are gone
             await self._listener.aclose()
-            await asyncio.wait([self._working])
             if not self._working.cancelled():
                 self._working.exception()  # `wait` raises it
             self._listening.cancel()
@@ -229,6 +229,11 @@ class QueueServer(AsyncResource):
             raise ProtocolError(f"a worker cannot ask for {-message.jobs:,} jobs")
         self._broker.unask(client, message.jobs)
 
+    def _on_work_on(self, client: _Client, message: protocol.WorkOn) -> None:
+        if message.jobs < 1:
+            raise ProtocolError(f"a worker cannot work on {message.jobs:,} jobs")
+        self._broker.work_on(client, message.jobs)
+
     def _on_done(self, client: _Client, message: protocol.Done) -> None:
         self._settle(client, message.id, held=self._broker.done(client, message.job))
 
@@ -280,18 +285,29 @@ class QueueServer(AsyncResource):
             raise
 
     async def _work_on(self) -> None:
-        while not self._is_closing:
-            await self._changed.wait()
-            self._changed.clear()
+        while not await self._is_over():
             now_s = time.monotonic()
             self._broker.advance(now_s)
             self._let_in()
             for give in self._broker.give(now_s):
                 self._answers.append((give.worker, _given(give)))  # type: ignore[arg-type]
-            for client, answer in await self._write_down():
-                client.outbox.post(answer)
+            for worker, job in self._broker.take_revoked():
+                self._answers.append((worker, protocol.Revoked(job)))  # type: ignore[arg-type]
+            await self._say()
             self._count()
             self._wake_later()
+        self._broker.spare()
+        await self._say()
+
+    async def _is_over(self) -> bool:
+        """Wait for something to do, and say whether that is to end."""
+        await self._changed.wait()
+        self._changed.clear()
+        return self._is_closing
+
+    async def _say(self) -> None:
+        for client, answer in await self._write_down():
+            client.outbox.post(answer)
 
     def _count(self) -> None:
         broker = self._broker
@@ -391,6 +407,7 @@ _RULES: Final[dict[type, Callable[[QueueServer, _Client, Any], None]]] = {
     protocol.Withdraw: QueueServer._on_withdraw,
     protocol.Ask: QueueServer._on_ask,
     protocol.Unask: QueueServer._on_unask,
+    protocol.WorkOn: QueueServer._on_work_on,
     protocol.Done: QueueServer._on_done,
     protocol.Fail: QueueServer._on_fail,
     protocol.GiveBack: QueueServer._on_give_back,

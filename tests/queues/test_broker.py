@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -176,7 +178,11 @@ class Model(RuleBasedStateMachine):
         self.broker = Broker(self.policy)
         self.held: dict[int, str] = {}
         self.lease_ends_s: dict[int, float] = {}
+        """Of those that were begun."""
+        self.at_a_time = dict.fromkeys(WORKERS, math.inf)
+        self.overdue: dict[str, set[int]] = {worker: set() for worker in WORKERS}
         self.attempts: dict[int, int] = {}
+        self.spared: dict[int, int] = {}
         self.settled: set[int] = set()
         self.accepted: set[int] = set()
         self.journal: dict[int, tuple[object, ...]] = {}
@@ -188,59 +194,74 @@ class Model(RuleBasedStateMachine):
         job = self.broker.put(b"x", priority=priority, expires_s=expires_s)
         assert job.id not in self.accepted, "each number once"
         self.accepted.add(job.id)
-        self.attempts[job.id] = 0
+        self.attempts[job.id] = self.spared[job.id] = 0
 
-    @rule(worker=st.sampled_from(WORKERS), jobs=st.integers(1, 3))
-    def ask(self, worker: str, jobs: int) -> None:
+    @rule(
+        worker=st.sampled_from(WORKERS),
+        jobs=st.integers(1, 4),
+        at_a_time=st.none() | st.integers(1, 3),
+    )
+    def ask(self, worker: str, jobs: int, at_a_time: int | None) -> None:
+        if at_a_time is not None:
+            self.broker.work_on(worker, at_a_time)
+            before = self.at_a_time[worker]
+            self.at_a_time[worker] = at_a_time if before == math.inf else max(at_a_time, before)
         self.broker.ask(worker, jobs)
 
     @rule(worker=st.sampled_from(WORKERS), jobs=st.integers(1, 3))
     def unask(self, worker: str, jobs: int) -> None:
         self.broker.unask(worker, jobs)
 
-    @rule()
+    @invariant()
     def give(self) -> None:
+        """As the server does after each batch."""
         self._lapse()
+        for number in self.held:
+            self._begin(number)
         for give in self.broker.give(self.now_s):
-            job = give.job
+            job, worker = give.job, str(give.worker)
             assert job.id not in self.settled, "a job that was done is never given again"
             assert job.id not in self.held, "a job is given to one worker"
-            self.attempts[job.id] += 1
-            assert give.attempt == self.attempts[job.id] <= self.policy.max_attempts
-            self.held[job.id] = str(give.worker)
-            self.lease_ends_s[job.id] = self.now_s + LEASE_S
+            assert not self._is_stuck(worker)
+            assert give.attempt == self.attempts[job.id] + 1
+            assert give.attempt - self.spared[job.id] <= self.policy.max_attempts
+            self.held[job.id] = worker
+            self._begin(job.id)
 
     @precondition(lambda self: self.accepted)
-    @rule(data=st.data(), worker=st.sampled_from(WORKERS))
-    def done(self, data: st.DataObject, worker: str) -> None:
-        number = data.draw(st.sampled_from(sorted(self.accepted)))
+    @rule(data=st.data())
+    def done(self, data: st.DataObject) -> None:
+        worker, number = self._settled(data)
         held = self.broker.done(worker, number)
         assert held == (self.held.get(number) == worker)
+        self.overdue[worker].discard(number)
         if held:
-            del self.held[number]
+            self._drop(number)
             self.settled.add(number)
 
     @precondition(lambda self: self.accepted)
-    @rule(data=st.data(), worker=st.sampled_from(WORKERS), begun=st.booleans())
-    def not_done(self, data: st.DataObject, worker: str, begun: bool) -> None:
-        number = data.draw(st.sampled_from(sorted(self.accepted)))
+    @rule(data=st.data(), begun=st.booleans())
+    def not_done(self, data: st.DataObject, begun: bool) -> None:
+        worker, number = self._settled(data)
         act = self.broker.fail if begun else self.broker.give_back
         held = act(worker, number)
         assert held == (self.held.get(number) == worker)
+        self.overdue[worker].discard(number)
         if held:
-            del self.held[number]
-            self.attempts[number] -= not begun
+            self.attempts[number] += begun - self._drop(number)
 
     @rule(worker=st.sampled_from(WORKERS))
     def lose(self, worker: str) -> None:
         self.broker.lose(worker)
-        self.held = {number: who for number, who in self.held.items() if who != worker}
+        for number, who in list(self.held.items()):
+            if who == worker:
+                self._drop(number)
+        self._forget(worker)
 
     @rule(seconds=st.floats(0.1, 15))
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
         self._lapse()
-        self.broker.advance(self.now_s)
 
     @precondition(lambda self: self.broker.dead)
     @rule(data=st.data(), forget=st.booleans())
@@ -250,22 +271,68 @@ class Model(RuleBasedStateMachine):
             assert self.broker.drop_dead(number)
             self.settled.add(number)
         elif self.broker.revive(number):
-            self.attempts[number] = 0
+            self.attempts[number] = self.spared[number] = 0
 
-    @rule()
-    def restart(self) -> None:
-        """Killed and started again, with what the journal knows."""
+    @rule(killed=st.booleans())
+    def restart(self, killed: bool) -> None:
+        """Killed or closed, and started again, with what the journal knows."""
+        if not killed:
+            self.broker.spare()
+            for number in self.held:
+                self.spared[number] += number in self.lease_ends_s
         self._write()
         self.broker = Broker(self.policy)
         self.broker.start_after(max(self.accepted, default=0))
         for row in self.journal.values():
             self.broker.restore(Job(*row))  # type: ignore[arg-type]
-        self.held = {}
+        for number in list(self.held):
+            self._drop(number)
+        for worker in WORKERS:
+            self._forget(worker)
+
+    def _settled(self, data: st.DataObject) -> tuple[str, int]:
+        """What a worker says a word about: a job that it has, had or never had."""
+        if data.draw(st.booleans()) and self.held:
+            number = data.draw(st.sampled_from(sorted(self.held)))
+            return self.held[number], number
+        known = st.sampled_from(sorted(self.accepted))
+        return data.draw(st.sampled_from(WORKERS)), data.draw(known)
+
+    def _begin(self, number: int) -> None:
+        """Begin with a job that was given, if its worker works on few enough."""
+        worker = self.held[number]
+        begun = sum(self.held[other] == worker for other in self.lease_ends_s)
+        can_begin = begun + len(self.overdue[worker]) < self.at_a_time[worker]
+        if number not in self.lease_ends_s and can_begin:
+            self.attempts[number] += 1
+            self.lease_ends_s[number] = self.now_s + LEASE_S
+
+    def _is_stuck(self, worker: str) -> bool:
+        return len(self.overdue[worker]) >= self.at_a_time[worker]
+
+    def _drop(self, number: int) -> bool:
+        """A worker has a job no more; whether it had begun with it."""
+        del self.held[number]
+        return self.lease_ends_s.pop(number, None) is not None
+
+    def _forget(self, worker: str) -> None:
+        self.at_a_time[worker] = math.inf
+        self.overdue[worker].clear()
 
     def _lapse(self) -> None:
-        over = [number for number in self.held if self.lease_ends_s[number] <= self.now_s]
+        over = [number for number, at_s in self.lease_ends_s.items() if at_s <= self.now_s]
+        revoked = []
         for number in over:
-            del self.held[number]
+            worker = self.held[number]
+            self._drop(number)
+            if self.at_a_time[worker] < math.inf:
+                self.overdue[worker].add(number)
+        for number, worker in list(self.held.items()):
+            if number not in self.lease_ends_s and self._is_stuck(worker):
+                revoked.append((worker, number))
+                self._drop(number)
+        self.broker.advance(self.now_s)
+        assert sorted(self.broker.take_revoked()) == sorted(revoked)
 
     def _write(self) -> None:
         for job in self.broker.take_written():
@@ -274,7 +341,8 @@ class Model(RuleBasedStateMachine):
                 self.settled.add(job.id)
             else:
                 row = (job.id, job.body, job.priority, job.expires_s, job.attempts, job.state)
-                self.journal[job.id] = (*row, None, None, job.death, job.reason)
+                rest = (None, None, job.death, job.reason, job.spared)
+                self.journal[job.id] = (*row, *rest)
 
     @invariant()
     def every_job_is_in_one_place(self) -> None:
@@ -292,4 +360,4 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=scaled(60, full=3_000), stateful_step_count=60)
+TestModel.settings = settings(max_examples=scaled(200, full=3_000), stateful_step_count=60)

@@ -387,6 +387,108 @@ async def test_prefetched_jobs_come_back_when_a_worker_leaves() -> None:
         assert sorted([await worker.get() for _ in range(4)]) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("address", ADDRESSES)
+async def test_a_job_that_kills_its_workers_takes_no_other_along(
+    peers: Peers, address: str
+) -> None:
+    """What a worker has fetched and not begun costs no attempt, however it ends."""
+    code = """
+    async with aioipc.queues.open(sys.argv[1], prefetch=20) as queue:
+        while True:
+            job = await queue.take()
+            if job.value == "poison":
+                os.kill(os.getpid(), signal.SIGKILL)
+            say(job.value, job.attempt)
+            await job.ack()
+    """
+    async with served(address, policy=queues.Policy(max_attempts=3)) as (producer, _, server):
+        for value in ("poison", *range(10)):
+            await producer.put(value)
+        for _ in range(3):
+            assert await program(peers, code, server.address).ended() == -signal.SIGKILL
+        peer = program(peers, code, server.address)
+        assert [await peer.next_line() for _ in range(10)] == [f"{n} 1" for n in range(10)]
+        (dead,) = await producer.dead_jobs()
+        assert (dead.value, dead.attempts, dead.death) == ("poison", 3, "lost")
+        peer.kill()
+        await peer.ended()
+
+
+async def test_several_at_a_time_cost_what_was_begun(peers: Peers) -> None:
+    async with served() as (producer, worker, server):
+        peer = program(
+            peers,
+            """
+            async with aioipc.queues.open(sys.argv[1], prefetch=5) as queue:
+                for _ in range(2):
+                    say((await queue.take()).value)
+                while (await queue.statistics()).counters["leased"] < 6:
+                    pass
+                os.kill(os.getpid(), signal.SIGKILL)
+            """,
+            server.address,
+        )
+        for number in range(10):
+            await producer.put(number)
+        assert await peer.ended() == -signal.SIGKILL
+        attempts = []
+        for _ in range(10):
+            async with worker.take() as job:
+                attempts.append(job.attempt)
+        assert attempts == [2, 2, *[1] * 8]
+
+
+@pytest.mark.parametrize("prefetch", [0, 5])
+async def test_servers_that_close_cost_no_attempt(tmp_path: Path, prefetch: int) -> None:
+    options: dict[str, Any] = {
+        "journal": tmp_path / "jobs.db",
+        "policy": queues.Policy(max_attempts=2),
+        "prefetch": prefetch,
+    }
+    async with served(**options) as (producer, _, _):
+        for number in range(4):
+            await producer.put(number)
+    for attempt in range(1, 6):
+        async with served(**options) as (_, worker, server):
+            job = await worker.take()
+            assert (job.value, job.attempt) == (0, attempt)
+            await server.aclose()
+            with pytest.raises(aioipc.PeerCrashed):
+                await job.ack()
+    async with served(**options) as (producer, worker, _):
+        attempts: dict[int, list[int]] = {}
+        for _ in range(5):
+            job = await worker.take()
+            attempts.setdefault(job.value, []).append(job.attempt)
+            await (job.ack() if job.value else job.fail("no"))
+        assert attempts == {0: [6, 7], 1: [1], 2: [1], 3: [1]}
+        (dead,) = await producer.dead_jobs()
+        assert (dead.value, dead.attempts, dead.reason) == (0, 7, "no")
+
+
+async def test_a_worker_that_is_stuck_keeps_what_it_began_with_only() -> None:
+    policy = queues.Policy(lease_s=1_000)
+    async with served(policy=policy, prefetch=5) as (producer, stuck, server):
+        for number in range(4):
+            await producer.put(number)
+        job = await stuck.take()
+        server._broker.advance(time.monotonic() + 1_000)
+        server._changed.set()
+        async with queues.open(server.address) as other:
+            found = []
+            for _ in range(4):
+                async with other.take() as taken:
+                    found.append((taken.value, taken.attempt))
+            assert found == [(0, 2), (1, 1), (2, 1), (3, 1)]
+            await producer.put("for others")
+            assert await other.get() == "for others"
+        with pytest.raises(aioipc.DeadlineExceeded, match="lease ran out"):
+            await job.ack()
+        await producer.put("for all")
+        async with stuck.take() as job:
+            assert (job.value, job.attempt) == ("for all", 1)
+
+
 async def test_cancelled_takers_lose_nothing(chance: random.Random) -> None:
     total = scaled(150, full=20_000)
     found: list[int] = []
@@ -451,6 +553,7 @@ async def test_hostile_clients_hurt_themselves_only() -> None:
             protocol.Accepted(1),
             protocol.Ask(0),
             protocol.Unask(0),
+            protocol.WorkOn(0),
             [1, 2, 3],
         ):
             async with aioipc.connect(server.address, codec=protocol) as channel:
@@ -492,6 +595,17 @@ async def test_a_journal_remembers(tmp_path: Path) -> None:
         await producer.put("new")
         assert (await worker.take()).id == 7, "no number is given twice"
     assert journal.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_journal_of_the_first_version(tmp_path: Path) -> None:
+    journal = tmp_path / "jobs.db"
+    async with served(journal=journal) as (producer, _, _):
+        await producer.put("old")
+    change(journal, "ALTER TABLE jobs DROP COLUMN spared", "PRAGMA user_version = 1")
+    for attempt in (1, 2):
+        async with served(journal=journal) as (_, worker, _):
+            job = await worker.take()
+            assert (job.value, job.attempt) == ("old", attempt)
 
 
 async def test_an_opening_that_is_cancelled_leaves_the_journal(tmp_path: Path) -> None:
@@ -544,7 +658,7 @@ def overwrite(path: Path, at: int, data: bytes) -> None:
 WRONG_JOURNALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_bytes(b"this is no journal" * 100), "not a database"),
     "another program's": (make_foreign, "this is another program's file"),
-    "newer": (lambda path: change(path, "PRAGMA user_version = 2"), "it is of version 2, not 1"),
+    "newer": (lambda path: change(path, "PRAGMA user_version = 3"), "it is of version 3, not 2"),
     "truncated": (lambda path: os.truncate(path, path.stat().st_size // 2), "malformed|damaged"),
     "cut in the header": (lambda path: os.truncate(path, 50), "malformed|not a database"),
     "a page of zeros": (lambda path: overwrite(path, 4096, bytes(4096)), "malformed|damaged"),
@@ -1094,18 +1208,33 @@ async def test_a_journal_that_fails_ends_the_service(
         assert "is not served any more: [Errno" in caplog.text
 
 
-async def test_why_a_job_is_dead_that_was_out_when_its_server_ended(tmp_path: Path) -> None:
-    options: dict[str, Any] = {
-        "journal": tmp_path / "jobs.db",
-        "policy": queues.Policy(max_attempts=1),
-    }
-    async with served(**options) as (producer, worker, server):
-        await producer.put(1)
-        await worker.take()
-        await server.aclose()
-    async with served(**options) as (producer, _, _):
+@pytest.mark.leaves_names
+async def test_why_a_job_is_dead_that_was_out_when_its_server_died(
+    peers: Peers, tmp_path: Path
+) -> None:
+    address, journal = f"unix:{tmp_path}/jobs", tmp_path / "jobs.db"
+    peer = program(
+        peers,
+        """
+        policy = aioipc.queues.Policy(max_attempts=1)
+        async with aioipc.queues.serve(sys.argv[1], journal=sys.argv[2], policy=policy):
+            say("serving")
+            await hear()
+        """,
+        address,
+        journal,
+    )
+    assert await peer.next_line() == "serving"
+    async with queues.open(address, prefetch=5) as queue:
+        for number in range(4):
+            await queue.put(number)
+        await queue.take()
+        peer.kill()
+        await peer.ended()
+    async with served(journal=journal, policy=queues.Policy(max_attempts=1)) as (producer, _, _):
         (dead,) = await producer.dead_jobs()
         assert (dead.death, dead.reason) == ("lost", "the server ended while a worker had it")
+        assert (await counters(producer))["ready"] == 3, "nobody began with those"
 
 
 async def test_numbers_are_given_once_whatever_was_done_last(tmp_path: Path) -> None:
