@@ -357,7 +357,9 @@ class Mailbox(AsyncResource, Generic[T]):
     async def _connect(self, name: str) -> Channel[Any]:
         try:
             return await connect(_address(name), codec=self._codec, limits=self._limits)
-        except ConnectError:
+        except ConnectError as error:
+            if isinstance(error.__context__, TimeoutError):  # its owner takes nobody in
+                raise
             raise ConnectError(f"there is no mailbox {name!r}") from None
 
     # In

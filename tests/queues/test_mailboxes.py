@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,20 @@ async def test_nobody_has_that_name() -> None:
         await queues.mailbox("no/where")
     with pytest.raises(ValueError, match="size must be at least 1"):
         await queues.mailbox("a", size=0)
+
+
+async def test_an_owner_that_takes_nobody_in_is_there() -> None:
+    async with queues.mailbox("a", limits=aioipc.Limits(connect_s=0.05)) as a:
+        path = str(mailboxes._address("full").path)
+        with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as first:
+            listening.bind(path)
+            try:
+                listening.listen(0)
+                first.connect(path)
+                with pytest.raises(aioipc.ConnectError, match="a server is there"):
+                    await a.send("full", 1)
+            finally:
+                os.unlink(path)
 
 
 @pytest.mark.leaves_names
