@@ -312,6 +312,9 @@ class Codec(Protocol[T]):
     ``attach(obj, fds)``. It is called for messages that brought descriptors, which are then its
     own, and gives what is received in the place of the object.
 
+    One that can make something of a message that is over the limits of depth or elements has
+    ``salvage(message, error)``, which gives what is received in its place, or raises ``error``.
+
     One whose ``decode`` takes any buffer, and returns what does not refer to it, may say
     ``in_place = True``: it is then given long messages where they lie, as memoryviews of memory
     that is shared with a peer of this user.

@@ -19,6 +19,7 @@ cdef class ChannelCore(Endpoint):
     cdef Shortcut shortcut       # for some messages, before the codec; or None
     cdef bint shares             # the codec passes memory by descriptor
     cdef object attach           # what the codec has to say about descriptors that came
+    cdef object salvage          # and what about messages that are over the limits
     cdef object sharing          # while it encodes: the list that takes them
     cdef int max_depth
     cdef long long max_elements
@@ -33,6 +34,7 @@ cdef class ChannelCore(Endpoint):
     cdef object c_decode(self, object message)
     cdef object c_decode_view(self, object message)
     cdef object c_decode_memory(self, object message, const char* data, Py_ssize_t size)
+    cdef object c_refuse(self, object message, int problem)
     cdef object c_encode(self, object obj)
     cdef object c_encoded(self, object parts)
     cdef object c_encode_sharing(self, object obj, list fds)

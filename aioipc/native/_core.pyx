@@ -31,7 +31,7 @@ from aioipc.native._operation cimport (
     step,
 )
 from aioipc.native._pacer cimport ACCEPTED, Borrowed, MessagePort, NO_FDS, NO_ROOM, must_yield
-from aioipc.native._scan cimport scanner_of
+from aioipc.native._scan cimport is_over_limit, scanner_of
 
 from aioipc.errors import (
     AddressError,
@@ -119,6 +119,7 @@ cdef class ChannelCore(Endpoint):
         self.scan = scanner_of(codec.format)
         self.shares = getattr(codec, "passes_fds", False)
         self.attach = getattr(codec, "attach", None)
+        self.salvage = getattr(codec, "salvage", None)
         port.may_lend = self.decode is not None and getattr(codec, "in_place", False)
         self.max_depth = max_depth
         self.max_elements = max_elements
@@ -190,7 +191,7 @@ cdef class ChannelCore(Endpoint):
                 <const unsigned char*>data, size, self.max_depth, self.max_elements
             )
             if problem != 0:
-                raise error_of(problem, self.max_depth, self.max_elements)
+                return self.c_refuse(message, problem)
         if size >= LONG:
             self.pacer.next_look = 0
         if usual:  # the `try` is for those that fail
@@ -211,6 +212,13 @@ cdef class ChannelCore(Endpoint):
                 f"the {self.codec.name} codec cannot decode this message of "
                 f"{size:,} bytes: {error}"
             ) from error
+
+    cdef object c_refuse(self, object message, int problem):
+        """A message that is not to be decoded: raise why, or what the codec makes of it."""
+        error = error_of(problem, self.max_depth, self.max_elements)
+        if self.salvage is None or self.port.own_fds or not is_over_limit(problem):
+            raise error
+        return self.salvage(message, error)
 
     cdef object c_encode_sharing(self, object obj, list fds):
         """Encode with a codec that passes memory by descriptor: those are added to ``fds``."""

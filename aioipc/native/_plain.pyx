@@ -19,6 +19,7 @@ cdef extern from *:
     uint64_t big64 "__builtin_bswap64"(uint64_t)
 
 cdef enum:
+    FIELDS = 0x90                # an array of up to 15
     CALL_FIELDS = 0x96           # an array of six: tag, number, method, args, and two of
     NIL = 0xc0
     CALL = 1
@@ -127,6 +128,49 @@ cdef class PlainMessages(Shortcut):
         call.method = self.last_method
         call.args = PyBytes_FromStringAndSize(<const char*>data + at, size - at)
         return call
+
+
+@cython.final
+cdef class Unreadable:
+    """Stands for a value that is over a limit of this side: who decodes it gets the reason.
+
+    Args:
+        reason: The exception that it raises.
+    """
+
+    cdef object reason
+
+    def __init__(self, reason):
+        self.reason = reason
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        raise self.reason.with_traceback(None)
+
+
+def read_head(bytes data not None):
+    """What stands before the contents of a message that is not to be decoded.
+
+    Returns:
+        Its tag, the number of the call, and its third field if that is a short text, else None;
+        None if it does not begin so.
+    """
+    cdef const unsigned char* place = <const unsigned char*>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t size = len(data)
+    cdef Py_ssize_t at = 2
+    cdef Py_ssize_t length
+    cdef long long number
+    if size < 3 or not FIELDS <= place[0] < FIELDS + 16:
+        return None
+    number = read_number(place, size, &at)
+    if number < 0:
+        return None
+    length = read_length(place, size, &at)
+    if length < 0 or length > size - at:
+        return place[1], number, None
+    try:
+        return place[1], number, data[at : at + length].decode()
+    except UnicodeDecodeError:
+        return None
 
 
 cdef inline bint is_same(bytes name, const char* other, Py_ssize_t length) noexcept:

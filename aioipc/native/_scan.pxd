@@ -15,5 +15,8 @@ cdef int scan_json(
     const unsigned char* data, Py_ssize_t size, int max_depth, long long max_elements
 ) noexcept nogil
 
+# Whether a problem is that it is too deep or has too many elements.
+cdef bint is_over_limit(int problem) noexcept
+
 # The scanner of a codec's format; NULL for None, which needs none.
 cdef scanner scanner_of(object format) except? NULL

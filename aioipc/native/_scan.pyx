@@ -350,6 +350,10 @@ def scan(format, buffer, int max_depth, long long max_elements):
         raise error_of(problem, max_depth, max_elements)
 
 
+cdef bint is_over_limit(int problem) noexcept:
+    return problem == TOO_DEEP or problem == TOO_MANY
+
+
 def error_of(int problem, int max_depth, long long max_elements):
     """The exception for what a scanner returned."""
     if problem == TRUNCATED:

@@ -10,10 +10,11 @@ import msgspec
 
 from aioipc.codecs import msgpack
 from aioipc.kernel.owned import OwnedFd
+from aioipc.native._plain import Unreadable, read_head
 from aioipc.rpc._packing import Enclosed
-from aioipc.wire.rpc import Message
+from aioipc.wire.rpc import Call, Code, Item, Message, Raise, Return
 
-__all__ = ["attach", "decode", "decoder", "encode", "format", "name"]
+__all__ = ["attach", "decode", "decoder", "encode", "format", "name", "salvage"]
 
 name = "rpc"
 format = "msgpack-any-key"  # noqa: A001 - the contract's word
@@ -27,6 +28,24 @@ def decoder(type_: Any) -> Callable[[Any], Any]:
 
 
 decode: Callable[[Any], Message] = decoder(Message)
+
+
+def salvage(message: bytes, error: Exception) -> Message:
+    """What a message is whose value is over the limits: then no more fails than what that is for.
+
+    Raises:
+        Exception: The given one, where nothing can be told from how the message begins.
+    """
+    match read_head(message):
+        case Call.__struct_config__.tag, number, str(method):
+            return Call(number, method, Unreadable(error))
+        case Return.__struct_config__.tag, number, _:
+            return Return(number, Unreadable(error))
+        case Item.__struct_config__.tag, number, _:
+            return Item(number, Unreadable(error))
+        case Raise.__struct_config__.tag, number, _:
+            return Raise(number, Code.RAISED, message=f"what it raised is not taken here: {error}")
+    raise error
 
 
 def attach(message: Message, fds: list[int]) -> Enclosed:

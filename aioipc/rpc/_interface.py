@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from aioipc.errors import BadArguments, ProtocolError, RemoteError, said
+from aioipc.errors import BadArguments, DecodeError, ProtocolError, RemoteError, said
 from aioipc.native._calls import StraightMethod
 from aioipc.rpc._codec import decoder
 from aioipc.rpc._packing import Enclosed, is_packed, unpacker
@@ -251,6 +251,8 @@ class Method(StraightMethod):
         """
         try:
             return self.result_decoder(raw)
+        except DecodeError as error:
+            raise RemoteError(f"{self} gave what is not taken here: {error}") from error
         except (msgspec.DecodeError, ValueError) as error:
             raise RemoteError(f"{self} gave what it does not declare: {error}") from error
 
@@ -271,7 +273,7 @@ class Method(StraightMethod):
             return self._decode_fewer(raw, fewer)  # at once: it can be unpacked only once
         try:
             return self.args_decoder(raw)
-        except ProtocolError as error:  # of which the connection knows
+        except (DecodeError, ProtocolError) as error:  # of which the connection knows
             raise BadArguments(f"{self}: {error}") from error
         except Exception as error:  # noqa: BLE001 - of the declared types' own code
             count = _length(raw)
@@ -338,7 +340,7 @@ class Method(StraightMethod):
         """
         try:
             return self._decode_item(raw)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, DecodeError, ValueError) as error:
             assert self.upload is not None, "else there are no items"
             name = self.names[self.upload]
             raise BadArguments(f"{self}: an item of {name!r}: {error}") from None
