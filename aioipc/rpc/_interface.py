@@ -62,11 +62,17 @@ def raises(*errors: type[Exception]) -> Callable[[F], F]:
     method becomes a RemoteError.
 
     Args:
-        errors: Exception types, known to both sides.
+        errors: Exception types, known to both sides, each by another name.
+
+    Raises:
+        TypeError: Something is no exception type, or two have one name.
     """
+    known: dict[str, type[Exception]] = {}
     for error in errors:
         if Exception not in getattr(error, "__mro__", ()):
             raise TypeError(f"rpc.raises takes exception types, not {error!r}")
+        if known.setdefault(error.__qualname__, error) is not error:
+            raise TypeError(f"rpc.raises takes one exception type named {error.__qualname__!r}")
     return lambda function: _mark(function, raises=errors)
 
 

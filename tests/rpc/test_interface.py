@@ -153,3 +153,6 @@ def test_only_exception_types_can_be_declared() -> None:
         rpc.raises(ValueError("x"))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="exception types"):
         rpc.raises(KeyboardInterrupt)  # type: ignore[arg-type]
+    rpc.raises(KeyError, KeyError)
+    with pytest.raises(TypeError, match="one exception type named 'KeyError'"):
+        rpc.raises(KeyError, type("KeyError", (Exception,), {}))
