@@ -8,14 +8,18 @@
      round_trip_ns   one message there and one back
      stream_each     messages/s, each published by itself
      stream          messages/s, published and retired in batches of at most 32 KiB
-     memcpy          messages/s that one memcpy between two private buffers could do
+     memcpy          messages/s that one memcpy could do into private memory as long as such a ring
 
    `size=65536` is for this size alone, and `only=stream` for one of the four alone, as a number. With
    `only=round_trips` the numbers are what single round trips took, in ns: of every 16 in a row the
    mean, and of those the last 4,096.
 
    A message is copied twice, from a private buffer into the ring and from there into another one;
-   one that is longer than 32 KiB goes in pieces of that length, so that both copies overlap. */
+   one that is longer than 32 KiB goes in pieces of that length, so that both copies overlap.
+
+   Who receives has a message for as long as the next one comes, so two buffers take turns there; and
+   a ring begins again only behind four messages, so memcpy writes to four places in turn. One buffer
+   that is always the same stays in a cache that the others do not fit in: `warm=1` measures that. */
 
 #define _GNU_SOURCE
 #include "machine.h"
@@ -28,6 +32,7 @@
 
 #define PIECE 32768u
 #define SPINS 20000u
+#define PLACES 4u     /* a power of two */
 
 static const size_t sizes[] = {16, 1024, 65536, 1048576};
 
@@ -38,6 +43,7 @@ static uint64_t milliseconds = 200;
 static uint64_t only_size;
 static char only[16];
 static int cpus[2] = {-1, -1};
+static int warm;
 static double samples[SAMPLES];
 static uint64_t sampled;
 
@@ -80,7 +86,8 @@ typedef struct {
 
 typedef struct {
     RingConsumer consumer;
-    unsigned char *message;
+    unsigned char *message;   /* the one that came */
+    unsigned char *next;
     size_t unretired;
 } Receiver;
 
@@ -130,11 +137,14 @@ static bool receive_message(Receiver *receiver, const Plan *plan)
         }
         if (ring_kind(record.tag) == RING_GOODBYE)
             return false;
-        ring_copy(receiver->message + at, record.payload, record.length);
+        ring_copy(receiver->next + at, record.payload, record.length);
         receiver->unretired += record.length;
         if (receiver->unretired >= plan->batch_bytes)
             retire(receiver);
     }
+    unsigned char *before = receiver->message;
+    receiver->message = receiver->next;
+    receiver->next = warm ? receiver->next : before;
     return true;
 }
 
@@ -165,6 +175,7 @@ static void open_end(End *end, const Plan *plan, void *outgoing, void *incoming)
     ring_attach_consumer(&end->receiver.consumer, incoming, capacity, 0);
     end->sender.message = memset(malloc(plan->size), 1, plan->size);
     end->receiver.message = memset(malloc(plan->size), 2, plan->size);
+    end->receiver.next = memset(malloc(plan->size), 3, plan->size);
     end->sender.unpublished = end->receiver.unretired = 0;
 }
 
@@ -190,6 +201,8 @@ static double run(const Plan *plan, void (*child_side)(End *, const Plan *),
     check(waitpid(child, &status, 0) == child && status == 0, "child");
     free((void *)end.sender.message);
     free(end.receiver.message);
+    if (end.receiver.next != end.receiver.message)
+        free(end.receiver.next);
     munmap(there, bytes);
     munmap(back, bytes);
     return ns;
@@ -265,13 +278,14 @@ static double copy(size_t size)
 {
     /* From the beginning of a page to the beginning of a page: see ring_copy. */
     size_t pages = (size + 4095) / 4096 * 4096;
+    unsigned places = warm ? 1 : PLACES;
     unsigned char *from = memset(aligned_alloc(4096, pages), 1, size);
-    unsigned char *to = memset(aligned_alloc(4096, pages), 2, size);
+    unsigned char *to = memset(aligned_alloc(4096, pages * places), 2, pages * places);
     uint64_t count = 0, begun = now_ns(), until = begun + milliseconds * 1000000;
     size_t portion = PIECE * 8 / size + 1;
     do {
         for (size_t i = 0; i < portion; i++, count++) {
-            memcpy(to, from, size);
+            memcpy(to + (count & (places - 1)) * pages, from, size);
             __asm__ volatile("" : : "r"(to) : "memory");  /* the compiler must not leave it out */
         }
     } while (now_ns() < until);
@@ -320,8 +334,8 @@ static bool report_only(size_t size)
 static int usage(const char *program)
 {
     fprintf(stderr,
-            "usage: %s [milliseconds=200] [cpus=0,1] [size=BYTES [only=round_trips|round_trip_ns|"
-            "stream_each|stream|memcpy]]\n", program);
+            "usage: %s [milliseconds=200] [cpus=0,1] [warm=1] [size=BYTES [only=round_trips|"
+            "round_trip_ns|stream_each|stream|memcpy]]\n", program);
     return 2;
 }
 
@@ -332,6 +346,7 @@ int main(int count, char **words)
         if (sscanf(words[i], "milliseconds=%lu", &milliseconds) != 1
             && sscanf(words[i], "cpus=%d,%d", &cpus[0], &cpus[1]) != 2
             && sscanf(words[i], "size=%lu", &only_size) != 1
+            && sscanf(words[i], "warm=%d", &warm) != 1
             && sscanf(words[i], "only=%15s", only) != 1)
             return usage(words[0]);
     pin(cpus[0]);
