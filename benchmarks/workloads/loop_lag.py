@@ -52,7 +52,8 @@ class LoopLag:
     def accepts(self, contender: Contender, case: Case) -> bool:
         """The references and aioipc: where a program has a loop to be held up."""
         playable = contender.plays("echo", "ping", "hold", "sink", "source")
-        return carries_bytes(contender, case) and contender.family != "peer" and playable
+        has_loop = contender.family != "peer" and contender.loop is not None
+        return carries_bytes(contender, case) and has_loop and playable
 
     def measure(self, contender: Contender, case: Case) -> Measurement:
         """One round, long enough for hundreds of ticks."""
