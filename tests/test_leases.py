@@ -194,6 +194,41 @@ async def test_wrong_use(link: Link) -> None:
             slot.commit(1)
 
 
+@shm
+async def test_a_slot_that_somebody_keeps_stays_what_it_was(link: Link) -> None:
+    async with link(codec="raw") as (left, right):
+        kept = []
+        for number in range(8):
+            slot = left.reserve(10)
+            async with slot as entered:
+                assert entered is slot
+                slot.view[:] = b"0123456789"
+                if number % 3 == 0:
+                    slot.commit(number)
+            assert await take(right) == b"0123456789"[: number if number % 3 == 0 else 10]
+            if number % 2:
+                kept.append(slot)
+        assert len(set(map(id, kept))) == 4
+        for slot in kept:
+            with pytest.raises(RuntimeError, match="awaited only once"):
+                await slot
+            with pytest.raises(RuntimeError, match="inside its block"):
+                slot.view  # noqa: B018
+        assert left.statistics().messages_sent == 8
+
+
+@shm
+async def test_slots_that_are_used_again_keep_no_channel(link: Link) -> None:
+    async with link(codec="raw") as (left, _):
+        for _ in range(3):
+            async with left.reserve(1):
+                pass
+        slot = left.reserve(1)
+        async with slot:
+            pass
+        assert not [each for each in gc.get_referents(slot) if isinstance(each, Channel)]
+
+
 @duplex
 async def test_the_end_of_the_peer(link: Link) -> None:
     async with link(codec="raw") as (left, right):

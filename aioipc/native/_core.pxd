@@ -27,6 +27,8 @@ cdef class ChannelCore(Endpoint):
     cdef Receive spare_receive   # operations that are done, to give out again
     cdef ReceiveNext spare_next
     cdef Send spare_send
+    cdef Slot spare_slot         # two in turns: a program has the last one in a variable
+    cdef Slot next_spare_slot
 
     cdef Receive c_receiving(self)
     cdef object c_take(self)

@@ -470,8 +470,13 @@ cdef class ChannelCore(Endpoint):
         """
         if nbytes < 0:
             raise ValueError(f"nbytes must be at least 0, not {nbytes}")
-        cdef Slot operation = Slot.__new__(Slot)
+        cdef Slot operation = self.spare_slot
+        if is_spare(operation):
+            self.spare_slot = None
+        else:
+            operation = Slot.__new__(Slot)
         operation.state = NEW
+        operation.phase = RESERVING
         operation.core = operation.channel = self
         operation.size = nbytes
         return operation
@@ -842,6 +847,8 @@ cdef class Slot(SendMessage):
                 self.core = None
             return FINISHED
         if self.in_port:
+            self.channel = None
+            channel.spare_slot, channel.next_spare_slot = channel.next_spare_slot, self
             channel.c_enter()
             channel.port.c_commit(lease, self.size)
             return FINISHED

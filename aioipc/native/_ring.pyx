@@ -82,7 +82,8 @@ cdef enum:
     MOST_READS = 64              # of a socket, for bells that came before descriptors
 
 
-@cython.no_gc_clear               # its end needs the port
+@cython.freelist(16)
+@cython.no_gc                     # it is in no cycle
 cdef class WriteLease:
 
     def __getbuffer__(self, Py_buffer* view, int flags):
