@@ -211,7 +211,7 @@ async def test_a_slot_that_somebody_keeps_stays_what_it_was(link: Link) -> None:
         assert len(set(map(id, kept))) == 4
         for slot in kept:
             with pytest.raises(RuntimeError, match="awaited only once"):
-                await slot
+                await slot.__aenter__()
             with pytest.raises(RuntimeError, match="inside its block"):
                 slot.view  # noqa: B018
         assert left.statistics().messages_sent == 8

@@ -141,8 +141,8 @@ class QueueServer(AsyncResource):
         self._is_closing = True
         self._changed.set()
         try:
-            await asyncio.wait([self._working])  # before it hears that workers are gone
             await self._listener.aclose()
+            await asyncio.wait([self._working])
             if not self._working.cancelled():
                 self._working.exception()  # `wait` raises it
             self._listening.cancel()
@@ -177,7 +177,8 @@ class QueueServer(AsyncResource):
                 self._outside = collections.deque(
                     each for each in self._outside if each[0] is not client
                 )
-            self._broker.lose(client)
+            if not self._is_closing:  # else it is the server that goes
+                self._broker.lose(client)
             self._changed.set()
 
     def _owes_much(self, client: _Client) -> bool:
