@@ -128,7 +128,13 @@ def serve_each(channel: Channel[Any], handlers: Handlers) -> Any:
         outcomes: list[Outcome | Took] = []
         room = most_bytes
         for number, packed in enumerate(arguments):
-            outcome = await _make(number, method, function, packed, most_bytes)
+            try:
+                outcome = await _make(number, method, function, packed, most_bytes)
+            except (KeyboardInterrupt, SystemExit) as error:  # this process ends, once it is told
+                yield outcomes
+                yield [_failed(number, error, method)]
+                await channel.flush()
+                raise
             size = _size_of(outcome)
             if size > room and outcomes:
                 yield outcomes
@@ -155,7 +161,12 @@ async def _make(
     packed: msgspec.Raw,
     most_bytes: int,
 ) -> Outcome:
-    """Make one call."""
+    """Make one call.
+
+    Raises:
+        KeyboardInterrupt: The method raised it; and so `SystemExit`.
+        CancelledError: The message was cancelled with all that is in it.
+    """
     try:
         result = method.invoke(function, method.decode_args(packed))
         if _may_be_awaited(result) and inspect.isawaitable(result):
@@ -165,7 +176,9 @@ async def _make(
         if _is_cancelled():
             raise
         return _failed(number, error, method)
-    except Exception as error:  # noqa: BLE001 - it goes to the caller
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - it goes to the caller
         return _failed(number, error, method)
 
 
@@ -231,7 +244,6 @@ def _failed(number: int, error: BaseException, method: Method) -> Raise:
         return refusal(number, error)
     if isinstance(error, asyncio.CancelledError):
         return refusal(number, RemoteCancelled(f"{method} was cancelled"))
-    assert isinstance(error, Exception), "others are not caught"
     fault = fault_of(number, error, method, trusted=True)
     if fault.code == Code.RAISED:
         log.error("%s failed", method, exc_info=error)

@@ -186,7 +186,9 @@ class Results(AsyncIterator[R], Generic[R]):
                 items.append(next(self._items))  # noqa: PERF401 - those before a failure count
         except StopIteration:
             self._items = iter(())
-        except Exception as error:  # noqa: BLE001 - who takes the results raises it
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - who takes the results raises it
             self._items = iter(())
             self._finish(self._begun + len(items), Failed(error))
             self._begun += 1

@@ -72,6 +72,19 @@ class Steps:
     is_unsendable = -4
     is_of_another_type = -5
     takes_long = -6
+    aborts = -7
+    is_closed = -8
+    exits = -9
+    interrupts = -10
+
+
+RAISED = {
+    Steps.fails: LookupError("no such number"),
+    Steps.aborts: BaseException("all of it"),
+    Steps.is_closed: GeneratorExit("too early"),
+    Steps.exits: SystemExit("enough"),
+    Steps.interrupts: KeyboardInterrupt("enough"),
+}
 
 
 class Worker:
@@ -156,8 +169,8 @@ class Worker:
 
     def step(self, number: int) -> int:
         """Do what a number means: see `Steps`."""
-        if number == Steps.fails:
-            raise LookupError("no such number")
+        if number in RAISED:
+            raise RAISED[number]
         if number == Steps.waits:
             Path("waits").touch()
             while not Path("gate").exists():

@@ -71,6 +71,8 @@ class TestOutcomes:
         ("step", "error", "words"),
         [
             (Steps.fails, RemoteError, "LookupError: no such number"),
+            (Steps.aborts, RemoteError, "Model.step failed: BaseException: all of it"),
+            (Steps.is_closed, RemoteError, "Model.step failed: GeneratorExit: too early"),
             (Steps.is_unsendable, RemoteError, "the result of Model.step: "),
             (Steps.is_of_another_type, RemoteError, "gave what it does not declare"),
             ("text", BadArguments, "argument 'number'"),
@@ -85,6 +87,19 @@ class TestOutcomes:
             with pytest.raises(error, match=words):
                 await anext(results)
         assert found == [*QUICK]
+        assert await model.step(1) == 1
+
+    @pytest.mark.parametrize("function", ["step", "step_later"])
+    @pytest.mark.parametrize("step", [Steps.exits, Steps.interrupts])
+    async def test_one_that_ends_its_process(self, model: Model, function: str, step: int) -> None:
+        """It is told, behind those before it, and another worker takes the next call."""
+        pid = await model.pid()
+        async with imap(getattr(model, function), after_many(step)) as results:
+            found = [await anext(results) for _ in QUICK]
+            with pytest.raises(RemoteError, match=rf"Model\.{function} failed: \w+: enough"):
+                await anext(results)
+        assert found == [*QUICK]
+        await until(lambda: pool_of(model).pids not in {(), (pid,)})
         assert await model.step(1) == 1
 
     async def test_come_though_the_next_call_computes(self, model: Model) -> None:

@@ -140,14 +140,17 @@ async def test_a_failure_ends_it(imap_: Callable[..., Results[int]]) -> None:
 
 
 @BOTH
-async def test_items_that_fail(imap_: Callable[..., Results[int]]) -> None:
+@pytest.mark.parametrize("kind", [LookupError, asyncio.CancelledError, GeneratorExit])
+async def test_items_that_fail(
+    imap_: Callable[..., Results[int]], kind: type[BaseException]
+) -> None:
     def items() -> Iterator[int]:
         yield 1
-        raise LookupError
+        raise kind
 
     async with imap_(echo, items(), lookahead=1) as results:
         assert await anext(results) == 1
-        with pytest.raises(LookupError):
+        with pytest.raises(kind):
             await anext(results)
 
 

@@ -60,6 +60,7 @@ ERRORS = pytest.mark.parametrize(
         BaseExceptionGroup("two", [Abort(1), ValueError(2)]),
         ExceptionGroup("two", [KeyError(1), ValueError(2)]),
         Record("7"),
+        GeneratorExit(),  # as whatever is closed while it waits
     ],
     ids=lambda error: type(error).__name__,
 )
