@@ -16,7 +16,15 @@ from aioipc.rpc._streams import Upload
 from aioipc.rpc._tracing import Span
 from aioipc.wire.rpc import Call, Credit
 
-__all__ = ["CallInfo", "begin", "current", "current_call", "metadata", "metadata_sent"]
+__all__ = [
+    "CallInfo",
+    "begin",
+    "current",
+    "current_call",
+    "is_left_behind",
+    "metadata",
+    "metadata_sent",
+]
 
 T = TypeVar("T")
 
@@ -143,3 +151,18 @@ def begin(coroutine: Coroutine[Any, Any, None], call: CallInfo) -> Steps | None:
         The rest, for the running task to await; None if there is none.
     """
     return first_step(coroutine, call.connection.context, current, call)
+
+
+def is_left_behind(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
+    """Whether an exception closes what no loop will run any more, and is not raised by that itself.
+
+    Args:
+        error: The exception.
+        task: What it came out of; None if that has never waited.
+    """
+    if not isinstance(error, GeneratorExit) or task is None:
+        return False
+    try:
+        return asyncio.current_task() is not task
+    except RuntimeError:  # there is no loop any more
+        return True

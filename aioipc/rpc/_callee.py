@@ -31,7 +31,7 @@ from aioipc.errors import (
 )
 from aioipc.kernel.credentials import same_user
 from aioipc.native._calls import News, Steps
-from aioipc.rpc._call import CallInfo, begin
+from aioipc.rpc._call import CallInfo, begin, is_left_behind
 from aioipc.rpc._faults import fault_of, refusal, unsendable
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method
@@ -336,8 +336,8 @@ class Callee:
             if why is None:
                 raise error
             return refusal(call.message.id, why)
-        if isinstance(error, GeneratorExit) and not _is_running(call.task):
-            raise error  # the method is closed together with its loop
+        if is_left_behind(error, call.task):
+            raise error
         if self._is_lost(error):
             return None
         if call.upload is not None and error is call.upload.refused:
@@ -401,11 +401,3 @@ class Callee:
     def tasks(self) -> set[asyncio.Task[Any] | None]:
         """The tasks of methods that still run, or clean up."""
         return {call.task for call in self._running}
-
-
-def _is_running(task: asyncio.Task[Any] | None) -> bool:
-    """Whether this is done by a task, or, if there is none, without ever waiting."""
-    try:
-        return task is None or asyncio.current_task() is task
-    except RuntimeError:  # there is no loop any more
-        return False

@@ -26,7 +26,7 @@ from aioipc.loop.deadline import remaining_s
 from aioipc.native._calls import Ask, CallRecord, News
 from aioipc.native._core import Send
 from aioipc.native._plain import PlainReturn
-from aioipc.rpc._call import metadata_sent
+from aioipc.rpc._call import is_left_behind, metadata_sent
 from aioipc.rpc._faults import raised
 from aioipc.rpc._hub import Hub
 from aioipc.rpc._interface import Method
@@ -482,7 +482,7 @@ class Caller:
                 call.is_uploading = False
                 await self._channel.send(End(call.id))
         except BaseException as error:  # the caller raises it
-            if _is_stopped(error):
+            if _is_stopped(error, call.feeding):
                 raise
             call.cancel()
             self.fail(call, error)
@@ -509,12 +509,11 @@ class Caller:
             call.room_waiter = None
 
 
-def _is_stopped(error: BaseException) -> bool:
-    """Whether it ends this task from outside, and is not what came of something inside."""
+def _is_stopped(error: BaseException, task: asyncio.Task[None] | None) -> bool:
+    """Whether it ends a task from outside, and is not what came of something inside."""
     if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
         return task is not None and task.cancelling() > 0
-    return isinstance(error, GeneratorExit)
+    return is_left_behind(error, task)
 
 
 def _log_failure(call: OwnCall, _: object) -> None:

@@ -177,7 +177,7 @@ class Abort(BaseException):
     pass
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError, Abort])
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, Abort])
 async def test_an_upload_that_ends_by_what_is_no_exception(
     link: Link, error: type[BaseException]
 ) -> None:
