@@ -85,15 +85,23 @@ class Renewal(Generic[R]):
         Cancellation:
             Safe: somebody else makes the connection.
         """
-        if self.current.ending is None:
+        if self.is_usable(self.current):
             return self.current
         async with self._lock:
             self._check_open()
-            if self.current.ending is not None:
-                await self.current.aclose()
+            if not self.is_usable(self.current):
+                await self.retire(self.current)
                 self._check_open()
                 await self._renew()
         return self.current
+
+    def is_usable(self, connection: R) -> bool:
+        """Whether more can be begun over a connection."""
+        return connection.ending is None
+
+    async def retire(self, connection: R) -> None:
+        """See to the end of a connection over which nothing can be begun. Idempotent."""
+        await connection.aclose()
 
     async def _renew(self) -> None:
         try:

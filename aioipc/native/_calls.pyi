@@ -70,6 +70,7 @@ class CallCore:
     on_freed: Callable[[], None] | None
     on_finished: Callable[[], None] | None
     is_closing: bool
+    peer_is_closing: bool
     is_read: bool
     may_be_recalled: bool
     serves: bool

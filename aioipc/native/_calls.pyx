@@ -281,7 +281,7 @@ cdef class CallCore:
     cdef public bint is_read
     cdef public bint serves
     cdef readonly Py_ssize_t waiting
-    cdef public bint is_closing
+    cdef public bint is_closing, peer_is_closing
     cdef public object on_finished
     cdef public bint may_be_recalled
     cdef list woken              # News that their tasks have not heard yet
@@ -785,6 +785,7 @@ cdef class Ask(Detour):
         caller = hub.caller
         if (
             hub.ending is not None
+            or hub.peer_is_closing
             or len(hub.calls) >= hub.max_calls
             or not method.is_plain
             or value_of(hub.timeout) is not None

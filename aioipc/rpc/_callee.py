@@ -38,7 +38,7 @@ from aioipc.rpc._interface import Method
 from aioipc.rpc._packing import Enclosed, Parcel
 from aioipc.rpc._streams import Upload
 from aioipc.rpc._tracing import active_tracing, end_span
-from aioipc.wire.rpc import Answer, Call, Cancel, Code, Item, Raise, Return
+from aioipc.wire.rpc import Answer, Call, Cancel, Code, GoAway, Item, Raise, Return
 
 __all__ = ["Callee", "Handlers"]
 
@@ -382,7 +382,9 @@ class Callee:
         Args:
             grace_s: How long, in seconds.
         """
-        self._connection.is_closing = True
+        if not self._connection.is_closing:
+            self._connection.is_closing = True
+            self._connection.tell(GoAway(max(self._session.peer_last_id, 0)))
         if self._settled is None:
             self._settled = asyncio.Event()
             self._connection.on_finished = self.settle

@@ -7,7 +7,7 @@ import collections
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, Self
 
 from aioipc._renewal import REFUSALS
@@ -21,6 +21,7 @@ from aioipc.errors import (
     EndOfStream,
     IPCError,
     PeerCrashed,
+    RemoteCancelled,
 )
 from aioipc.loop.deadline import remaining_s
 from aioipc.native._calls import Ask, CallRecord, News
@@ -33,7 +34,7 @@ from aioipc.rpc._interface import Method
 from aioipc.rpc._packing import Parcel
 from aioipc.rpc._streams import Items, ResultStream
 from aioipc.rpc._tracing import Span, active_tracing, end_span
-from aioipc.wire.rpc import Answer, Call, Code, Credit, End, Item, Raise, Return
+from aioipc.wire.rpc import Answer, Call, Code, Credit, End, GoAway, Item, Raise, Return
 
 __all__ = ["CallObserver", "Caller", "NotBegun", "OwnCall"]
 
@@ -70,6 +71,7 @@ class OwnCall(CallRecord):
     span: Span | None
     caller: Caller
     method: Method
+    never_ran = False
     room_waiter: News | None = None
     feeding: asyncio.Task[None] | None = None
 
@@ -265,10 +267,17 @@ class Caller:
         """Call a method that gives a stream, once its first item is asked for."""
         return ResultStream(method, functools.partial(self.open, method, args))
 
-    async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
+    async def notify(
+        self, method: Method, args: tuple[Any, ...], *, missed: Callable[[], object] | None = None
+    ) -> None:
         """Call a method and do not wait for its outcome; a failure is logged.
 
         It waits while the far side has as many calls to run as it takes.
+
+        Args:
+            method: What to call.
+            args: All its arguments.
+            missed: What to do, instead of that, if the call never ran.
 
         Raises:
             BadArguments: They cannot be encoded.
@@ -279,7 +288,7 @@ class Caller:
         """
         call = await self.open(method, args)
         call.waiter = News(self._loop)
-        call.waiter.add_done_callback(functools.partial(_log_failure, call))
+        call.waiter.add_done_callback(functools.partial(_notified, call, missed))
         self.connection.follow()
         if call.is_done:
             self.connection.wake(call.waiter)
@@ -364,7 +373,7 @@ class Caller:
         Raises:
             DeadlineExceeded: None.
         """
-        while len(self._session.calls) >= self._max_calls:
+        while len(self._session.calls) >= self._max_calls and not self.connection.peer_is_closing:
             await self._wait_for_slot()
         left_s = remaining_s(self._loop)
         if left_s <= 0:
@@ -378,8 +387,7 @@ class Caller:
         self, method: Method, args: Any, left_s: float, *, fds: Sequence[HasFileno] = ()
     ) -> tuple[OwnCall, Send]:
         """A call, and the operation that sends it once it is awaited."""
-        if self.connection.ending is not None:
-            self._check_open(method)
+        self._check_open(method)
         call = OwnCall.of(self, method)
         metadata = metadata_sent.get()
         if (tracing := active_tracing()) is not None:
@@ -404,13 +412,43 @@ class Caller:
 
     def end(self, error: BaseException) -> None:
         """Nothing more comes back: every call fails."""
+        was_met = self._was_met()
         for call in list(self._session.calls.values()):
-            self.fail(call, _lost(error, call.method))
+            lost = _lost(error, call.method)
+            if isinstance(lost, PeerCrashed) and not was_met:
+                call.never_ran = True
+                lost = PeerCrashed(f"{call.method} was not called: {_reason(error)}")
+            self.fail(call, lost)
         self._session.calls.clear()
         while self._slots:
             self._free_slot()
         if self.observer is not None:
             self.observer.freed()
+
+    def _was_met(self) -> bool:
+        """Whether the far side may have taken a call: before that it says HELLO.
+
+        What was said on this machine arrives, whatever becomes of who said it.
+        """
+        greeted: bool = self._channel.port.greeted
+        return greeted or self._channel.peer is None
+
+    def go_away(self, message: GoAway) -> None:
+        """The far side takes no other call; some that were made it did not take."""
+        for call in self._session.go_away(message):
+            call.never_ran = True
+            self.fail(call, _not_called(call.method))
+        while self._slots:
+            self._free_slot()
+
+    async def wait_idle(self) -> None:
+        """Wait until no call is open, where no other will be made.
+
+        Cancellation:
+            Abandons the wait.
+        """
+        while self._session.calls:
+            await self._wait_for_slot()
 
     def fail(self, call: OwnCall, error: BaseException) -> None:
         """Give a call an outcome that did not come from the peer."""
@@ -429,6 +467,8 @@ class Caller:
             if isinstance(ending, REFUSALS):
                 raise type(ending)(f"{method} was not called: {ending}")
             raise PeerCrashed(f"{method} was not called: {_reason(ending)}")
+        if self.connection.peer_is_closing:
+            raise _not_called(method)
 
     # As many calls at once as the peer takes
 
@@ -516,14 +556,21 @@ def _is_stopped(error: BaseException, task: asyncio.Task[None] | None) -> bool:
     return is_left_behind(error, task)
 
 
-def _log_failure(call: OwnCall, _: object) -> None:
+def _notified(call: OwnCall, missed: Callable[[], object] | None, _: object) -> None:
     """Nobody waits for a notification, so nobody else says that it failed."""
+    if call.never_ran and missed is not None:
+        missed()
+        return
     try:
         call.result()
     except ClosedError:
         pass  # by this side, which knows
     except BaseException as error:  # noqa: BLE001 - it is told all the same
         log.warning("a notification came to nothing: %s", error)
+
+
+def _not_called(method: Method) -> RemoteCancelled:
+    return RemoteCancelled(f"{method} was not called: the far side is closing")
 
 
 def _lost(error: BaseException, method: Method) -> Exception:

@@ -36,7 +36,7 @@ from aioipc.rpc._parcels import Parcels
 from aioipc.rpc._proxy import proxy_of
 from aioipc.rpc._session import Session
 from aioipc.rpc._tracing import TRACING
-from aioipc.wire.rpc import Answer, Call, Credit, Freed, Item, Message, Raise, Return
+from aioipc.wire.rpc import Answer, Call, Credit, Freed, GoAway, Item, Message, Raise, Return
 
 __all__ = ["Connection"]
 
@@ -159,8 +159,17 @@ class Connection(CallCore, AsyncResource):
                 self._refuse(asked)
         elif isinstance(message, Freed):
             self.parcels.came_back(message)
+        elif isinstance(message, GoAway):
+            self._meet_go_away(message)
         else:
             self._take_about(message)
+
+    def _meet_go_away(self, message: GoAway) -> None:
+        if self.peer_is_closing:
+            raise ProtocolError("the peer says again that it takes no other call")
+        self.peer_is_closing = True
+        self.caller.go_away(message)
+        self.follow()  # until the end, of which nobody might hear else
 
     def _take_about(self, message: Answer) -> None:
         """Take in what is said about a call."""

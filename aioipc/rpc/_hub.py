@@ -46,6 +46,8 @@ class Hub(Protocol):
     """Told when a call of the peer's is over, on the straight way."""
     is_closing: bool
     """Whether other calls of the peer are refused."""
+    peer_is_closing: bool
+    """Whether the peer takes no other call of this side's."""
     late: int
     """How many messages that the peer causes wait for room."""
 

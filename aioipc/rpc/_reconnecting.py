@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aioipc._renewal import Renewal
-from aioipc.errors import PeerCrashed
+from aioipc.errors import ClosedError, IPCError, PeerCrashed, RemoteCancelled
 from aioipc.rpc._caller import OwnCall
 from aioipc.rpc._connection import Connection
 from aioipc.rpc._interface import Method
 from aioipc.rpc._streams import ResultStream
 
 __all__ = ["Reconnecting"]
+
+log = logging.getLogger("aioipc.rpc")
+
+
+class _Connections(Renewal[Connection]):
+    """Keeps one, and those before it whose far side ends what it began, and takes nothing else."""
+
+    def __init__(self, open_: Callable[[], Awaitable[Connection]], first: Connection) -> None:
+        super().__init__(open_, first)
+        self._retired: dict[Connection, asyncio.Task[None]] = {}
+
+    def is_usable(self, connection: Connection) -> bool:
+        return connection.ending is None and not connection.peer_is_closing
+
+    async def retire(self, connection: Connection) -> None:
+        """Close a connection once no call is open there."""
+        if connection.ending is not None:
+            await connection.aclose()
+        elif connection not in self._retired:
+            task = asyncio.get_running_loop().create_task(_see_off(connection))
+            self._retired[connection] = task
+            task.add_done_callback(lambda _: self._retired.pop(connection))
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        for task in self._retired.values():
+            task.cancel()
+        if self._retired:
+            await asyncio.wait(self._retired.values())
+
+
+async def _see_off(connection: Connection) -> None:
+    async with connection:
+        await connection.caller.wait_idle()
 
 
 class Reconnecting:
@@ -28,7 +64,8 @@ class Reconnecting:
     """
 
     def __init__(self, open_: Callable[[], Awaitable[Connection]], connection: Connection) -> None:
-        self._renewal = Renewal(open_, connection)
+        self._renewal = _Connections(open_, connection)
+        self._notifying: set[asyncio.Task[None]] = set()
 
     @property
     def connection(self) -> Connection:
@@ -46,22 +83,40 @@ class Reconnecting:
             asked = connection.ask(method, args)
             try:
                 return await asked
-            except PeerCrashed as error:
+            except (PeerCrashed, RemoteCancelled) as error:
                 if asked.call is None:
-                    connection.end(error)
+                    _give_up(connection, error)
                 elif asked.call.last is not None:
                     raise  # the method itself declares it
-                elif not method.is_idempotent or method.upload is not None:
+                elif not (asked.call.never_ran or method.is_idempotent):
+                    raise
+                elif method.upload is not None:
                     raise  # what was taken out of a stream is not there for a second time
 
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
         """Call a method whose result nobody wants."""
+        missed = functools.partial(self._notify_again, method, args)
         while True:
             connection = await self._renewal.get()
             try:
-                return await connection.caller.notify(method, args)
-            except PeerCrashed as error:
-                connection.end(error)
+                return await connection.caller.notify(
+                    method, args, missed=missed if method.upload is None else None
+                )
+            except (PeerCrashed, RemoteCancelled) as error:
+                _give_up(connection, error)
+
+    def _notify_again(self, method: Method, args: tuple[Any, ...]) -> None:
+        task = asyncio.get_running_loop().create_task(self._notify(method, args))
+        self._notifying.add(task)
+        task.add_done_callback(self._notifying.discard)
+
+    async def _notify(self, method: Method, args: tuple[Any, ...]) -> None:
+        try:
+            await self.notify(method, args)
+        except ClosedError:
+            pass  # by this side, which knows
+        except IPCError as error:
+            log.warning("a notification came to nothing: %s", error)
 
     def stream(self, method: Method, args: tuple[Any, ...]) -> ResultStream[Any]:
         """Call a method that gives a stream, which ends with the connection that it began on."""
@@ -73,9 +128,17 @@ class Reconnecting:
             connection = await self._renewal.get()
             try:
                 return await connection.caller.open(method, args)
-            except PeerCrashed as error:  # so it did not run
-                connection.end(error)
+            except (PeerCrashed, RemoteCancelled) as error:  # so it did not run
+                _give_up(connection, error)
 
     async def aclose(self) -> None:
         """Close the connection for good. Idempotent."""
         await self._renewal.aclose()
+        if self._notifying:
+            await asyncio.wait(self._notifying)
+
+
+def _give_up(connection: Connection, error: PeerCrashed | RemoteCancelled) -> None:
+    """A call could not be made over a connection: the next one is made over another."""
+    if isinstance(error, PeerCrashed):
+        connection.end(error)

@@ -54,6 +54,8 @@ class StreamCall(Protocol):
 
     items: Items | None
     credit: int
+    never_ran: bool
+    """Whether the far side did not take it, and takes no other."""
 
     @property
     def is_done(self) -> bool:
@@ -111,21 +113,7 @@ class ResultStream(AsyncIterator[T], Generic[T]):
             raise BusyError(f"another task is receiving from this stream of {self._method}")
         self._is_taken = True
         try:
-            call = self._call
-            if call is None:
-                call = self._call = await self._open()
-            items = call.items
-            assert items is not None, "it is the call of a stream"
-            while not items.arrived:
-                if call.is_done:
-                    self._is_over = True
-                    call.result()
-                    raise StopAsyncIteration
-                try:
-                    await call.news()
-                except BaseException:
-                    call.abandon()
-                    raise
+            call, items = await self._wait()
             item, granted = items.take(call.credit)
             if granted and not call.is_done:
                 call.grant(granted)
@@ -133,6 +121,29 @@ class ResultStream(AsyncIterator[T], Generic[T]):
             return value
         finally:
             self._is_taken = False
+
+    async def _wait(self) -> tuple[StreamCall, Items]:
+        """Wait for an item of the call, which is made if there is none."""
+        while True:
+            call = self._call
+            if call is None:
+                call = self._call = await self._open()
+            items = call.items
+            assert items is not None, "it is the call of a stream"
+            if items.arrived:
+                return call, items
+            if call.never_ran and self._method.upload is None:
+                self._call = None  # another connection may take it
+            elif call.is_done:
+                self._is_over = True
+                call.result()
+                raise StopAsyncIteration
+            else:
+                try:
+                    await call.news()
+                except BaseException:
+                    call.abandon()
+                    raise
 
     async def aclose(self) -> None:
         """Give the rest of the stream up; the method is closed on the far side. Idempotent.

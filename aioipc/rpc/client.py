@@ -74,7 +74,8 @@ def connect(
         serve: An object whose public methods the far side may call back, by
             ``rpc.current_call().client(Interface)``.
         reconnect: Whether to connect again when the far side is gone, with growing pauses. Calls
-            made meanwhile wait. Those that may have run raise PeerCrashed, unless their method
+            made meanwhile wait, and those that a server that closes did not take are made over
+            the next connection. Those that may have run raise PeerCrashed, unless their method
             is ``@rpc.idempotent`` and has no stream among its arguments: it is called again. Needs
             the extra ``reconnect``.
         limits: Sizes and deadlines; ``limits.max_calls`` is how many calls are open at once.

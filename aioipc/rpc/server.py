@@ -42,6 +42,7 @@ class Server(AsyncResource):
         self._handlers = handlers
         self._limits = limits
         self._connections: set[Connection] = set()
+        self._is_closing = False
         # Its owner is this object: `aclose` ends it and waits for it.
         self._work = asyncio.get_running_loop().create_task(self._serve())
 
@@ -79,6 +80,7 @@ class Server(AsyncResource):
         Cancellation:
             Cancels at once what runs.
         """
+        self._is_closing = True
         try:
             if isinstance(self._source, Listener):
                 await self._source.aclose()
@@ -103,6 +105,8 @@ class Server(AsyncResource):
         async with Connection(channel, connected=False, handlers=self._handlers) as connection:
             self._connections.add(connection)
             try:
+                if self._is_closing:  # it was accepted before; nothing of it was read
+                    await connection.finish(self._limits.linger_s)
                 await connection.wait_ended()
             except IPCError as error:
                 log.warning("%s", told_of(channel.address, error))

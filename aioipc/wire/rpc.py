@@ -152,10 +152,20 @@ class Freed(msgspec.Struct, array_like=True, tag=8, gc=False):
     numbers: list[int]
 
 
+class GoAway(msgspec.Struct, array_like=True, tag=9, gc=False):
+    """The side that sends this takes no other call: RFC 9113, section 6.8.
+
+    Attributes:
+        last: The number of the last call that it took; 0 if none. Later ones did not run.
+    """
+
+    last: int
+
+
 Answer = Return | Raise | Item | End | Credit | Cancel
 """What is said about a call that was made."""
 
-Message = Call | Return | Raise | Item | End | Credit | Cancel | Freed
+Message = Call | Return | Raise | Item | End | Credit | Cancel | Freed | GoAway
 
 DROP: Final = None
 """What `Rules.receive` answers when the message came too late to matter."""
@@ -243,6 +253,27 @@ class Rules(Generic[Out, In]):
         """
         call: Out | In | None = _RULES[type(message)](self, message)
         return call
+
+    def go_away(self, message: GoAway) -> list[Out]:
+        """The peer takes no other call.
+
+        Returns:
+            Those that are open and that it did not take. What it says of them is no news.
+
+        Raises:
+            ProtocolError: It took what was never made. The connection is of no more use.
+        """
+        if not 0 <= message.last <= max(self.last_id, 0):
+            raise ProtocolError(f"call {message.last}, the last one taken, was never made")
+        missed = [
+            call
+            for number, call in self.calls.items()
+            if number > message.last and not call.is_cancelled
+        ]
+        for call in missed:
+            call.is_cancelled = True
+            call.is_uploading = False
+        return missed
 
     def _on_outcome(self, message: Return | Raise) -> Out | None:
         return self.conclude(message)

@@ -14,7 +14,7 @@ import pytest
 
 import aioipc
 from aioipc import Channel, rpc
-from aioipc.wire.rpc import WIDEST_WINDOW, Call, Cancel, Credit, End, Item, Raise, Return
+from aioipc.wire.rpc import WIDEST_WINDOW, Call, Cancel, Credit, End, GoAway, Item, Raise, Return
 from tests.links import steps, until
 from tests.programs import program
 from tests.rpc.store import MemoryStore, Mill, Store, packed
@@ -111,6 +111,8 @@ async def test_an_older_caller_may_leave_defaults_out() -> None:
         [End(1)],
         [Cancel(1)],
         [Credit(1, 1)],
+        [GoAway(1)],
+        [GoAway(0), GoAway(0)],
         [Call(2, "ping", packed())],
         [Call(-1, "ping", packed())],
         [Call(1, "forever", packed()), Call(1, "forever", packed())],
@@ -210,8 +212,17 @@ async def test_a_result_over_the_limit_behind_a_caller_that_reads_late() -> None
 
 @pytest.mark.parametrize(
     "said",
-    [Return(1, NIL), Return(3, NIL), Raise(2, "raised"), Item(1, NIL), End(1), Cancel(1)],
-    ids=lambda said: f"{type(said).__name__}-{said.id}",
+    [
+        Return(1, NIL),
+        Return(3, NIL),
+        Raise(2, "raised"),
+        Item(1, NIL),
+        End(1),
+        Cancel(1),
+        GoAway(2),
+        GoAway(-1),
+    ],
+    ids=lambda said: f"{type(said).__name__}-{msgspec.structs.astuple(said)[0]}",
 )
 async def test_a_server_that_talks_nonsense(said: Any) -> None:
     async with aioipc.listen("unix:", codec=rpc.CODEC) as listener:

@@ -151,6 +151,7 @@ async def test_a_server_that_closes_lets_calls_finish() -> None:
         may_end.set()
         assert await call == "done"
         await closing
+        await rpc.connection_of(store).wait_ended()
         with pytest.raises(aioipc.PeerCrashed):
             await store.get("a")
         await server.aclose()

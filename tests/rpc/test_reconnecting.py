@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterable, AsyncIterator, Generator
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -12,9 +15,10 @@ import aioipc
 from aioipc import rpc
 from aioipc.native._core import Send
 from aioipc.rpc._caller import Caller, OwnCall
+from aioipc.wire.rpc import GoAway
 from tests.children import PATIENCE_S, Peers
 from tests.echoes import serving
-from tests.links import steps
+from tests.links import steps, until
 from tests.rpc.store import MemoryStore, Store
 
 pytestmark = pytest.mark.asyncio
@@ -181,6 +185,157 @@ async def test_cancelling_who_connects_lets_another_one() -> None:
             await calls[0]
         async with await served(MemoryStore()):
             assert await asyncio.gather(*calls[1:]) == [1, 1]
+
+
+class Slow(MemoryStore):
+    """Its calls end when they may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = asyncio.Event()
+
+    async def ping(self) -> str:
+        self.tell("ping")
+        await self.may_end.wait()
+        return "pong"
+
+
+@contextlib.asynccontextmanager
+async def leaving(address: str) -> AsyncIterator[tuple[Store, Slow, asyncio.Future[None]]]:
+    """A client, the service that one of its calls runs in, and the close that waits for that."""
+    slow = Slow()
+    limits = aioipc.Limits(max_calls=4)
+    server = await rpc.serve(address, slow, interface=Store)
+    async with rpc.connect(server.address, Store, reconnect=True, limits=limits) as store:
+        running = asyncio.ensure_future(store.ping())
+        assert await slow.events.get() == "ping"
+        closing = asyncio.ensure_future(server.aclose())
+        await until(lambda: not server.connections or all_close(server))
+        yield store, slow, closing
+        slow.may_end.set()
+        assert await running == "pong", "it may end, whatever happens elsewhere"
+        await closing
+
+
+def all_close(server: rpc.Server) -> bool:
+    return all(connection.is_closing for connection in server.connections)
+
+
+LASTING = pytest.mark.parametrize("address", ["unix:rolls", "shm:rolls", "memory:rolls"])
+
+
+@LASTING
+async def test_what_a_server_that_closes_does_not_take_is_for_the_next_one(address: str) -> None:
+    """Whatever it is, and though it must not run twice, if it is only known not to have run."""
+    async with leaving(address) as (store, slow, _):
+        old = rpc.connection_of(store)
+        calls: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(call)
+            for call in (store.get("a"), store.need("bb"), anext(store.count(3)), store.note("1"))
+        ]
+        more = [asyncio.ensure_future(store.get("a")) for _ in range(9)]  # some wait for a slot
+        await until(lambda: old.peer_is_closing)
+        next_ = MemoryStore()
+        async with rpc.serve(address, next_, interface=Store):
+            assert await asyncio.gather(*calls, *more) == [1, 2, 0, None, *[1] * 9]
+            assert rpc.connection_of(store) is not old
+            assert {await next_.events.get() for _ in range(2)} == {"1", "counted"}
+            assert not slow.calls, "the old one ran nothing of it"
+            assert slow.events.empty()
+            assert old.ending is None
+            slow.may_end.set()
+            await old.wait_ended()
+
+
+async def test_no_other_connection_is_asked_for_meanwhile() -> None:
+    """While there is no other server, calls wait for one, and those that run go on."""
+    async with leaving("unix:rolls") as (store, slow, closing):
+        old = rpc.connection_of(store)
+        call = asyncio.ensure_future(store.get("a"))
+        await until(lambda: old.peer_is_closing)
+        for _ in range(3):  # who connects is interrupted
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await store.get("a")
+        assert old.ending is None
+        slow.may_end.set()
+        await closing
+        assert not call.done()
+        async with rpc.serve("unix:rolls", MemoryStore(), interface=Store):
+            assert await call == 1
+
+
+async def test_closing_the_client_ends_what_runs_over_any_connection() -> None:
+    slow = Slow()
+    server = await rpc.serve("unix:rolls", slow, interface=Store)
+    store = await rpc.connect("unix:rolls", Store, reconnect=True)
+    running = asyncio.ensure_future(store.ping())
+    assert await slow.events.get() == "ping"
+    closing = asyncio.ensure_future(server.aclose())
+    old = rpc.connection_of(store)
+    await until(lambda: old.peer_is_closing)
+    async with rpc.serve("unix:rolls", MemoryStore(), interface=Store):
+        assert await store.get("a") == 1
+        assert rpc.connection_of(store) is not old
+        await rpc.aclose(store)
+        with pytest.raises(aioipc.ClosedError, match="may have run"):
+            await running
+        await closing
+
+
+async def test_a_stream_of_which_a_part_was_taken_is_not_sent_again() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        taken.set()
+        await asyncio.Event().wait()
+
+    taken = asyncio.Event()
+    async with (
+        aioipc.listen("unix:rolls", codec=rpc.CODEC) as listener,
+        rpc.connect("unix:rolls", Store, reconnect=True) as store,
+    ):
+        peer = await listener.accept()
+        call = asyncio.ensure_future(store.total(numbers()))
+        await taken.wait()
+        await peer.send(GoAway(0))
+        with pytest.raises(aioipc.RemoteCancelled, match="was not called: the far side is closing"):
+            await call
+        await peer.aclose()
+
+
+async def test_a_server_that_never_said_a_word_ran_nothing(tmp_path: Path) -> None:
+    """As one that dies with connections that it has not looked at."""
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        store = await rpc.connect(f"unix:{path}", Store, reconnect=True)
+        call = asyncio.ensure_future(store.get("a"))
+        note = asyncio.ensure_future(store.note("1"))
+        await note
+    path.unlink()
+    service = MemoryStore()
+    async with rpc.serve(f"unix:{path}", service, interface=Store):
+        assert await call == 1
+        assert await service.events.get() == "1"
+        await rpc.aclose(store)
+
+
+async def test_without_another_connection_it_is_told_too() -> None:
+    slow = Slow()
+    server = await rpc.serve("unix:", slow, interface=Store)
+    async with rpc.connect(server.address, Store) as store:
+        running = asyncio.ensure_future(store.ping())
+        assert await slow.events.get() == "ping"
+        closing = asyncio.ensure_future(server.aclose())
+        await until(lambda: rpc.connection_of(store).peer_is_closing)
+        for call in (store.get("a"), anext(store.count(3)), store.note("1")):
+            with pytest.raises(aioipc.RemoteCancelled, match="was not called: the far side is"):
+                await call
+        slow.may_end.set()
+        assert await running == "pong"
+        await closing
+    assert not slow.calls
 
 
 async def test_closing_while_nobody_is_there() -> None:

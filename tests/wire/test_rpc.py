@@ -24,13 +24,14 @@ from aioipc.wire.rpc import (
     Cancel,
     Credit,
     End,
+    GoAway,
     Item,
     Raise,
     Return,
 )
 
 AnySession = Session[Outgoing, Incoming]
-Message = Call | Answer
+Message = Call | Answer | GoAway
 
 NIL = msgspec.Raw(b"\xc0")
 NONE = msgspec.Raw(b"\x90")
@@ -119,6 +120,8 @@ def meaning(session: AnySession, event: Message) -> str:
         if isinstance(event, Call):
             session.admit(Incoming(event))
             return TAKEN
+        if isinstance(event, GoAway):
+            return TAKEN if session.go_away(event) else DROPPED
         return DROPPED if session.receive(event) is DROP else TAKEN
     except ProtocolError:
         return BREACH
@@ -217,6 +220,26 @@ def test_a_withdrawn_call_was_never_made() -> None:
     assert meaning(session, Return(number, NIL)) == BREACH
 
 
+@pytest.mark.parametrize(("last", "missed"), [(0, [1, 5, 7]), (3, [5, 7]), (5, [7]), (7, [])])
+def test_calls_that_a_side_that_goes_away_did_not_take(last: int, missed: list[int]) -> None:
+    session: AnySession = Session(connected=True, max_calls=2)
+    calls = [outgoing(is_streaming=True, is_uploading=True) for _ in range(4)]
+    for call in calls:
+        session.open(call)
+    session.cancel(calls[1])
+    assert [call.id for call in session.go_away(GoAway(last))] == missed
+    for number in (1, 5, 7):
+        assert meaning(session, Return(number, NIL)) == (DROPPED if number in missed else TAKEN)
+    assert [*session.calls] == [3]
+
+
+@pytest.mark.parametrize("number", [-1, 2, 3, 2**63 - 1])
+def test_what_goes_away_after_a_call_that_was_never_made(number: int) -> None:
+    session, _ = own("waiting")
+    assert meaning(session, GoAway(number)) == BREACH
+    assert meaning(served("running")[0], GoAway(1)) == BREACH
+
+
 class Side:
     """One end of a conversation, which does what it may at random."""
 
@@ -227,12 +250,20 @@ class Side:
         self.running: dict[int, Incoming] = {}
         self.outcomes: dict[int, int] = {}
         self.made = 0
+        self.goes_away = self.other_goes_away = False
+        self.ran: set[int] = set()
 
     def act(self, choose: Any) -> None:
-        getattr(self, choose(("call", "cancel", "upload", "item", "answer", "grant")))(choose)
+        acts = ("call", "cancel", "upload", "item", "answer", "grant", "go_away")
+        getattr(self, choose(acts))(choose)
+
+    def go_away(self, choose: Any) -> None:
+        if not self.goes_away and choose((True, False, False)):
+            self.goes_away = True
+            self.out.append(GoAway(max(self.session.peer_last_id, 0)))
 
     def call(self, choose: Any) -> None:
-        if len(self.session.calls) < 3:
+        if len(self.session.calls) < 3 and not self.other_goes_away:
             call = outgoing(is_streaming=choose((True, False)), is_uploading=choose((True, False)))
             number = self.session.open(call)
             self.open[number] = call
@@ -282,7 +313,16 @@ class Side:
             self.out.append(Credit(number, 1))
 
     def hear(self, said: Message, other: Side) -> None:
-        if isinstance(said, Call):
+        if isinstance(said, GoAway):
+            self.other_goes_away = True
+            for call in self.session.go_away(said):
+                assert call.id not in other.ran
+                del self.open[call.id]
+        elif isinstance(said, Call) and self.goes_away:
+            self.session.finish(self.session.admit(Incoming(said)))
+            self.out.append(Raise(said.id, "cancelled"))
+        elif isinstance(said, Call):
+            self.ran.add(said.id)
             served = self.running[said.id] = self.session.admit(Incoming(said))
             served.is_uploading = said.method == "s"
             asked = other.open.get(said.id)
