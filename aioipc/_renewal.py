@@ -6,8 +6,9 @@ import asyncio
 import functools
 import random
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
+from aioipc.channel import Channel
 from aioipc.errors import (
     AccessDenied,
     ClosedError,
@@ -17,13 +18,22 @@ from aioipc.errors import (
     VersionMismatch,
 )
 
-__all__ = ["REFUSALS", "Renewable", "Renewal"]
+__all__ = ["REFUSALS", "Renewable", "Renewal", "was_met"]
 
 REFUSALS: Final = (AccessDenied, CodecMismatch, VersionMismatch)
 """How a peer ends a connection that it will not have: the next one would be no better."""
 
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 5.0
+
+
+def was_met(channel: Channel[Any]) -> bool:
+    """Whether the far side may have taken anything of what was sent: before that it says HELLO.
+
+    What was said on this machine arrives, whatever becomes of who said it.
+    """
+    greeted: bool = channel.port.greeted
+    return greeted or channel.peer is None
 
 
 class Renewable(Protocol):
@@ -34,8 +44,15 @@ class Renewable(Protocol):
         """Why it is of no more use; None while it is."""
 
     @property
+    def peer_is_closing(self) -> bool:
+        """Whether the far side takes nothing else over it, but ends what is begun."""
+
+    @property
     def was_answered(self) -> bool:
         """Whether the far side ever said anything over it."""
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing that was begun over it is left, or it has ended."""
 
     async def aclose(self) -> None:
         """Close it. Idempotent."""
@@ -46,6 +63,8 @@ R = TypeVar("R", bound=Renewable)
 
 class Renewal(Generic[R]):
     """Keeps one connection, and makes another when it has ended and somebody needs it.
+
+    One whose far side is closing is kept beside the next one until it is idle.
 
     Args:
         open_: Makes a connection.
@@ -73,6 +92,7 @@ class Renewal(Generic[R]):
         self._trying: asyncio.Timeout | None = None
         self._is_closed = False
         self._pause_s = 0.0
+        self._retired: dict[R, asyncio.Task[None]] = {}
         self.current = first
         """The present connection, or the last one."""
 
@@ -85,23 +105,26 @@ class Renewal(Generic[R]):
         Cancellation:
             Safe: somebody else makes the connection.
         """
-        if self.is_usable(self.current):
+        if self._is_usable():
             return self.current
         async with self._lock:
             self._check_open()
-            if not self.is_usable(self.current):
-                await self.retire(self.current)
+            if not self._is_usable():
+                await self._retire(self.current)
                 self._check_open()
                 await self._renew()
         return self.current
 
-    def is_usable(self, connection: R) -> bool:
-        """Whether more can be begun over a connection."""
-        return connection.ending is None
+    def _is_usable(self) -> bool:
+        return self.current.ending is None and not self.current.peer_is_closing
 
-    async def retire(self, connection: R) -> None:
-        """See to the end of a connection over which nothing can be begun. Idempotent."""
-        await connection.aclose()
+    async def _retire(self, connection: R) -> None:
+        if connection.ending is not None:
+            await connection.aclose()
+        elif connection not in self._retired:
+            task = asyncio.get_running_loop().create_task(_see_off(connection))
+            self._retired[connection] = task
+            task.add_done_callback(lambda _: self._retired.pop(connection))
 
     async def _renew(self) -> None:
         try:
@@ -131,7 +154,18 @@ class Renewal(Generic[R]):
         self._is_closed = True
         async with self._lock:
             await self.current.aclose()
+        for task in self._retired.values():
+            task.cancel()
+        if self._retired:
+            await asyncio.wait(self._retired.values())
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise ClosedError("this side closed the connection") from None
+
+
+async def _see_off(connection: Renewable) -> None:
+    try:
+        await connection.wait_idle()
+    finally:
+        await connection.aclose()

@@ -12,6 +12,7 @@ __all__ = [
     "Accepted",
     "Answer",
     "Ask",
+    "Closing",
     "Dead",
     "DeadJob",
     "Deads",
@@ -181,9 +182,16 @@ class Revoked(_Message, tag=39):
     job: int
 
 
+class Closing(_Message, tag=40):
+    """I take in nothing else, but what becomes of jobs that are begun.
+
+    What I have not answered by now I did not do. Give back what is not begun.
+    """
+
+
 Request = Put | Withdraw | Ask | Unask | WorkOn | Done | Fail | GiveBack | Look | Dead | Revive
 Answer = Accepted | Refused | Settled | Report | Deads
-Response = Answer | Given | Revoked
+Response = Answer | Given | Revoked | Closing
 
 name: Final = "queue"
 format: Final = "msgpack"  # noqa: A001 - the contract's word

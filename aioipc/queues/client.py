@@ -9,11 +9,10 @@ import errno
 import itertools
 import numbers
 import operator
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from aioipc._renewal import REFUSALS
+from aioipc._renewal import REFUSALS, was_met
 from aioipc.channel import Channel
 from aioipc.errors import (
     ClosedError,
@@ -84,9 +83,11 @@ def _seconds(name: str, value: object) -> float:
 class _Request:
     """What was asked of the server, and its answer once it is there."""
 
-    __slots__ = ("answer", "ready")
+    __slots__ = ("answer", "outlasts", "ready")
 
-    def __init__(self) -> None:
+    def __init__(self, *, outlasts: bool) -> None:
+        self.outlasts = outlasts
+        """Whether a server that closes answers it nevertheless."""
         self.answer: Any = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -113,6 +114,10 @@ class WorkQueue(Queue[T]):
         self._prefetch = prefetch
         self.ending: BaseException | None = None
         """Why it is of no more use; None while it is."""
+        self.peer_is_closing = False
+        """Whether the server takes no other request, but hears of jobs that were begun."""
+        self.unusable: BaseException | None = None
+        """Why nothing can be begun here any more."""
         self._numbers = itertools.count(1)
         self._requests: dict[int, _Request] = {}
         self._puts = 0
@@ -120,6 +125,7 @@ class WorkQueue(Queue[T]):
         self._putters = Line()
         self._given: collections.deque[protocol.Given] = collections.deque()
         self._takers = Line()
+        self._idle = Line()
         self._taking = 0
         self._asked = 0
         self._has_taken = False
@@ -153,6 +159,7 @@ class WorkQueue(Queue[T]):
             ttl_s: How many seconds the job may wait to be taken for the first time.
 
         Raises:
+            EndOfStream: The server was closed; the job was not accepted.
             FrameTooLarge: It is over the limit; nothing was sent.
             PeerCrashed: The server is gone; the job may have been accepted.
             ResourceExhausted: The server's journal has no room for it; it was not accepted.
@@ -256,8 +263,7 @@ class WorkQueue(Queue[T]):
         if self.ending is None:
             if self._asked:
                 self._outbox.post(protocol.Unask(self._asked))
-            while self._given:  # nobody has begun them
-                self._outbox.post(protocol.GiveBack(self._given.pop().job))
+            self._give_back(0)
         self._end(ClosedError(f"this side closed {self.address}"))
         self._outbox.finish()
         tasks = (self._reading, self._sending)
@@ -282,7 +288,7 @@ class WorkQueue(Queue[T]):
             raise ValueError(f"{self.address}: a served queue has no message types")
         job = await self._take()
         job.disown()
-        self._working -= 1
+        self._stop_working()
         self._outbox.post(protocol.Done(_SILENT, job.id))
         return job
 
@@ -316,7 +322,7 @@ class WorkQueue(Queue[T]):
         It may be the end of this process, and is to cost no other job an attempt.
         """
         most = self._taking + self._working
-        if self.ending is not None or not self._prefetch or most <= self._most_working:
+        if self.unusable is not None or not self._prefetch or most <= self._most_working:
             return
         with contextlib.suppress(IPCError):  # the reader sees it, too
             await self._channel.send(protocol.WorkOn(most))
@@ -328,11 +334,10 @@ class WorkQueue(Queue[T]):
 
     def _balance(self) -> None:
         """Have as many jobs here or on their way as tasks wait for, and the prefetch."""
-        if self.ending is not None:
+        if self.unusable is not None:
             return
         wanted = self._taking + (self._prefetch if self._has_taken else 0)
-        while len(self._given) > wanted:  # for somebody who was cancelled
-            self._outbox.post(protocol.GiveBack(self._given.pop().job))
+        self._give_back(wanted)  # what was for somebody who was cancelled
         coming = len(self._given) + self._asked
         missing = wanted - coming
         if missing < 0:
@@ -343,19 +348,36 @@ class WorkQueue(Queue[T]):
             return  # several are asked for together
         self._asked += missing
 
+    def _give_back(self, most: int) -> None:
+        """Have no more jobs here that no task has taken than so many."""
+        while len(self._given) > most:
+            self._outbox.post(protocol.GiveBack(self._given.pop().job))
+
+    def _stop_working(self) -> None:
+        self._working -= 1
+        self._idle.wake()
+
+    async def wait_idle(self) -> None:
+        """Wait until every job that was taken here is settled, or the server is gone."""
+        await self._idle.until(lambda: self._is_idle or None)
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self._working or self.ending is not None
+
     async def _settle(self, job: int, reason: str | None) -> None:
         number = next(self._numbers)
         said = protocol.Done(number, job) if reason is None else protocol.Fail(number, job, reason)
         try:
             settled = await self._request(
-                said, f"it may know what became of job {job}", send=self._post
+                said, f"it may know what became of job {job}", is_settling=True
             )
         except EndOfStream as error:
             raise PeerCrashed(
                 f"{self.address}: the server was closed before it heard what became of job {job}"
             ) from error
         finally:
-            self._working -= 1
+            self._stop_working()
         if not settled.held:
             raise DeadlineExceeded(
                 f"{self.address}: job {job} is not this worker's any more: its lease ran out"
@@ -368,30 +390,34 @@ class WorkQueue(Queue[T]):
         message: Any,
         perhaps: str = "",
         *,
-        send: Callable[[Any], Awaitable[None]] | None = None,
+        is_settling: bool = False,
     ) -> Any:
         """Ask the server, and wait for its answer.
 
         Args:
             message: The question.
             perhaps: What may have come of it should no answer come.
-            send: What sends it.
+            is_settling: Whether it says what became of a job. It is said whatever becomes of who
+                says it, and to a server that closes, too.
 
         Raises:
             ResourceExhausted: The server has no room for it.
             ValueError: The server refuses it.
         """
-        if self.ending is not None:
-            raise self.ending.with_traceback(None)
-        request = self._requests[message.id] = _Request()
+        unusable = self.ending if is_settling else self.unusable
+        if unusable is not None:
+            raise unusable.with_traceback(None)
+        request = self._requests[message.id] = _Request(outlasts=is_settling)
         try:
-            await (send or self._send)(message)
-            while request.answer is None and self.ending is None:
-                await request.ready
+            if is_settling:
+                self._outbox.post(message)
+            else:
+                await self._send(message)
+            await request.ready
         finally:
             self._requests.pop(message.id, None)
         if request.answer is None:
-            raise self._unanswered(perhaps)
+            raise self._unanswered(perhaps, is_settling=is_settling)
         if isinstance(request.answer, protocol.Refused):
             raise self._refused(request.answer)
         return request.answer
@@ -401,9 +427,12 @@ class WorkQueue(Queue[T]):
             return ResourceExhausted(errno.ENOSPC, f"{self.address}: {answer.reason}")
         return ValueError(f"{self.address}: {answer.reason}")
 
-    def _unanswered(self, perhaps: str) -> BaseException:
-        assert self.ending is not None, "woken for a reason"
-        if isinstance(self.ending, (ClosedError, *REFUSALS)):
+    def _unanswered(self, perhaps: str, *, is_settling: bool) -> BaseException:
+        assert self.unusable is not None, "woken for a reason"
+        if self.peer_is_closing and not is_settling:
+            return self.unusable.with_traceback(None)
+        assert self.ending is not None, "what is settled outlasts the rest"
+        if isinstance(self.ending, (ClosedError, *REFUSALS)) or not was_met(self._channel):
             return self.ending.with_traceback(None)
         what = f"{self.address}: the server ended before it answered"
         lost = PeerCrashed(f"{what}; {perhaps}" if perhaps else what)
@@ -411,14 +440,8 @@ class WorkQueue(Queue[T]):
         return lost
 
     async def _send(self, message: Any) -> None:
-        try:
+        with contextlib.suppress(PeerCrashed):  # the reader sees it, after all that came before
             await self._channel.send(message)
-        except PeerCrashed as error:  # the reader sees the same, maybe later
-            self._end(error)
-
-    async def _post(self, message: Any) -> None:
-        """Say it, whatever becomes of who says it."""
-        self._outbox.post(message)
 
     def _too_long(self, message: Any) -> None:
         self._channel.abort()  # so that what it is about is given to others
@@ -442,6 +465,11 @@ class WorkQueue(Queue[T]):
             self._given = collections.deque(each for each in self._given if each.job != message.job)
             self._balance()
             return
+        if isinstance(message, protocol.Closing):
+            self.peer_is_closing = True
+            self._give_back(0)
+            self._begin_nothing(EndOfStream(f"{self.address}: the server was closed"))
+            return
         if not isinstance(message, protocol.Answer):
             raise ProtocolError(
                 f"{self._channel.address}: a server does not say {type(message).__name__}"
@@ -454,10 +482,22 @@ class WorkQueue(Queue[T]):
     def _end(self, error: BaseException) -> None:
         if self.ending is None:
             self.ending = error
-            for request in self._requests.values():
-                request.wake()
+            self._begin_nothing(error)
+            self._idle.wake()
+
+    def _begin_nothing(self, error: BaseException) -> None:
+        """Neither jobs nor requests; those that a server that closes answers are still waited for.
+
+        Args:
+            error: Why.
+        """
+        if self.unusable is None:
+            self.unusable = error
             self._takers.end(error)
             self._putters.end(error)
+        for request in self._requests.values():
+            if self.ending is not None or not request.outlasts:
+                request.wake()
 
     def _dead(self, job: protocol.DeadJob) -> DeadJob[T]:
         try:

@@ -111,7 +111,7 @@ class ReconnectingQueue(Queue[T]):
             try:
                 return await act(queue)
             except (EndOfStream, PeerCrashed) as error:
-                if error is not queue.ending:
+                if error is not queue.unusable:
                     raise
 
     async def _again(self, act: Callable[[WorkQueue[T]], Awaitable[R]]) -> R:
@@ -121,5 +121,5 @@ class ReconnectingQueue(Queue[T]):
             try:
                 return await act(queue)
             except (EndOfStream, PeerCrashed):
-                if queue.ending is None:
+                if queue.unusable is None:
                     raise

@@ -50,6 +50,7 @@ class _Client:
     def __init__(self, channel: Channel[Any], too_long: Callable[[_Client, Any], object]) -> None:
         self.channel = channel
         self.outbox = Outbox(channel, functools.partial(too_long, self))
+        self.sending = asyncio.get_running_loop().create_task(self.outbox.run())
         self.waiting: dict[int, protocol.Put] = {}
         """Jobs for which there is no room yet, in the order in which they came."""
 
@@ -80,12 +81,14 @@ class QueueServer(AsyncResource):
         self._broker = broker
         self._journal = journal
         self._limits = limits
+        self._clients: set[_Client] = set()
         self._outside: collections.deque[tuple[_Client, int]] = collections.deque()
         self._answers: _Answers = []
         self._accepted: list[_Accepted] = []
         self._lacks_room = False
         self._changed = asyncio.Event()
         self._is_closing = False
+        self._is_over = False
         self._tally = Tally(Kind.QUEUE, listener.address)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -132,8 +135,9 @@ class QueueServer(AsyncResource):
     async def aclose(self) -> None:
         """Close the queue. Idempotent.
 
-        What was accepted stays in the journal; without one it is gone. Producers and workers see
-        the end of the stream.
+        It accepts no other job and gives none out, and waits for those that workers have begun,
+        for at most ``limits.linger_s`` seconds. What was accepted stays in the journal; without
+        one it is gone. Producers and workers see the end of the stream.
 
         Cancellation:
             Closes at once, abruptly; what was accepted stays in the journal.
@@ -145,11 +149,15 @@ class QueueServer(AsyncResource):
             await asyncio.wait([self._working])
             if not self._working.cancelled():
                 self._working.exception()  # `wait` raises it
+            if self._clients:
+                sending = [client.sending for client in self._clients]
+                await asyncio.wait(sending, timeout=self._limits.linger_s)
             self._listening.cancel()
             await asyncio.wait([self._listening])
         finally:
             self._listening.cancel()
             self._working.cancel()
+            await asyncio.wait([self._working])
             if self._timer is not None:
                 self._timer.cancel()
             self._tally.close()
@@ -160,7 +168,9 @@ class QueueServer(AsyncResource):
 
     async def _serve_one(self, channel: Channel[Any]) -> None:
         client = _Client(channel, self._too_long)
-        sending = self._loop.create_task(client.outbox.run())
+        self._clients.add(client)
+        if self._is_closing:
+            client.outbox.post(protocol.Closing())
         try:
             with refusing(channel, "a client"):
                 while True:
@@ -171,13 +181,14 @@ class QueueServer(AsyncResource):
                     while self._owes_much(client):  # noqa: ASYNC110 - it is a matter of time
                         await asyncio.sleep(_RETRY_S)
         finally:
-            sending.cancel()
-            await asyncio.wait([sending])
+            self._clients.discard(client)
+            client.sending.cancel()
+            await asyncio.wait([client.sending])
             if client.waiting:
                 self._outside = collections.deque(
                     each for each in self._outside if each[0] is not client
                 )
-            if not self._is_closing:  # else it is the server that goes
+            if not self._is_over:  # else it is the server that goes
                 self._broker.lose(client)
             self._changed.set()
 
@@ -286,7 +297,7 @@ class QueueServer(AsyncResource):
             raise
 
     async def _work_on(self) -> None:
-        while not await self._is_over():
+        while not await self._is_to_close():
             now_s = time.monotonic()
             self._broker.advance(now_s)
             self._let_in()
@@ -297,10 +308,37 @@ class QueueServer(AsyncResource):
             await self._say()
             self._count()
             self._wake_later()
-        self._broker.spare()
-        await self._say()
+        try:
+            await self._wind_up()
+        finally:
+            self._is_over = True
+            self._broker.spare()
+            await self._say()
+            for client in self._clients:
+                client.outbox.finish()
 
-    async def _is_over(self) -> bool:
+    async def _wind_up(self) -> None:
+        """Have workers give back what they have not begun, and wait for what they have."""
+        for client in self._clients:
+            client.outbox.post(protocol.Closing())
+        is_late = False
+
+        def be_late() -> None:
+            nonlocal is_late
+            is_late = True
+            self._changed.set()
+
+        timer = self._loop.call_later(self._limits.linger_s, be_late)
+        try:
+            while self._broker.leased and not is_late:
+                await self._is_to_close()
+                self._broker.advance(time.monotonic())
+                await self._say()
+                self._wake_later()
+        finally:
+            timer.cancel()
+
+    async def _is_to_close(self) -> bool:
         """Wait for something to do, and say whether that is to end."""
         await self._changed.wait()
         self._changed.clear()

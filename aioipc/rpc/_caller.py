@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, Self
 
-from aioipc._renewal import REFUSALS
+from aioipc._renewal import REFUSALS, was_met
 from aioipc.abc import HasFileno
 from aioipc.errors import (
     AddressError,
@@ -412,10 +412,10 @@ class Caller:
 
     def end(self, error: BaseException) -> None:
         """Nothing more comes back: every call fails."""
-        was_met = self._was_met()
+        may_have_run = was_met(self._channel)
         for call in list(self._session.calls.values()):
             lost = _lost(error, call.method)
-            if isinstance(lost, PeerCrashed) and not was_met:
+            if isinstance(lost, PeerCrashed) and not may_have_run:
                 call.never_ran = True
                 lost = PeerCrashed(f"{call.method} was not called: {_reason(error)}")
             self.fail(call, lost)
@@ -424,14 +424,6 @@ class Caller:
             self._free_slot()
         if self.observer is not None:
             self.observer.freed()
-
-    def _was_met(self) -> bool:
-        """Whether the far side may have taken a call: before that it says HELLO.
-
-        What was said on this machine arrives, whatever becomes of who said it.
-        """
-        greeted: bool = self._channel.port.greeted
-        return greeted or self._channel.peer is None
 
     def go_away(self, message: GoAway) -> None:
         """The far side takes no other call; some that were made it did not take."""

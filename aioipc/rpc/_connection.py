@@ -305,6 +305,10 @@ class Connection(CallCore, AsyncResource):
         """Whether the far side ever said anything."""
         return self.channel.statistics().messages_received > 0
 
+    async def wait_idle(self) -> None:
+        """Wait until no call of this side is open, where no other will be made."""
+        await self.caller.wait_idle()
+
     async def wait_ended(self) -> None:
         """Wait until nothing more can be received, from either side.
 

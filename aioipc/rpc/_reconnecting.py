@@ -20,38 +20,6 @@ __all__ = ["Reconnecting"]
 log = logging.getLogger("aioipc.rpc")
 
 
-class _Connections(Renewal[Connection]):
-    """Keeps one, and those before it whose far side ends what it began, and takes nothing else."""
-
-    def __init__(self, open_: Callable[[], Awaitable[Connection]], first: Connection) -> None:
-        super().__init__(open_, first)
-        self._retired: dict[Connection, asyncio.Task[None]] = {}
-
-    def is_usable(self, connection: Connection) -> bool:
-        return connection.ending is None and not connection.peer_is_closing
-
-    async def retire(self, connection: Connection) -> None:
-        """Close a connection once no call is open there."""
-        if connection.ending is not None:
-            await connection.aclose()
-        elif connection not in self._retired:
-            task = asyncio.get_running_loop().create_task(_see_off(connection))
-            self._retired[connection] = task
-            task.add_done_callback(lambda _: self._retired.pop(connection))
-
-    async def aclose(self) -> None:
-        await super().aclose()
-        for task in self._retired.values():
-            task.cancel()
-        if self._retired:
-            await asyncio.wait(self._retired.values())
-
-
-async def _see_off(connection: Connection) -> None:
-    async with connection:
-        await connection.caller.wait_idle()
-
-
 class Reconnecting:
     """Makes calls, and another connection when the far side is gone.
 
@@ -64,7 +32,7 @@ class Reconnecting:
     """
 
     def __init__(self, open_: Callable[[], Awaitable[Connection]], connection: Connection) -> None:
-        self._renewal = _Connections(open_, connection)
+        self._renewal = Renewal(open_, connection)
         self._notifying: set[asyncio.Task[None]] = set()
 
     @property

@@ -8,6 +8,7 @@ import functools
 import os
 import random
 import signal
+import socket
 import sqlite3
 import threading
 import time
@@ -444,6 +445,7 @@ async def test_servers_that_close_cost_no_attempt(tmp_path: Path, prefetch: int)
         "journal": tmp_path / "jobs.db",
         "policy": queues.Policy(max_attempts=2),
         "prefetch": prefetch,
+        "limits": aioipc.Limits(linger_s=0.01),
     }
     async with served(**options) as (producer, _, _):
         for number in range(4):
@@ -464,6 +466,73 @@ async def test_servers_that_close_cost_no_attempt(tmp_path: Path, prefetch: int)
         assert attempts == {0: [6, 7], 1: [1], 2: [1], 3: [1]}
         (dead,) = await producer.dead_jobs()
         assert (dead.value, dead.attempts, dead.reason) == (0, 7, "no")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("prefetch", [0, 5])
+async def test_a_server_that_closes_waits_for_what_is_begun(
+    tmp_path: Path, address: str, prefetch: int
+) -> None:
+    """And for nothing else: neither for what a worker has beside, nor for what is put."""
+    options: dict[str, Any] = {"journal": tmp_path / "jobs.db", "prefetch": prefetch}
+    async with served(address, **options) as (producer, worker, server):
+        for number in range(4):
+            await producer.put(number)
+        first, second = await worker.take(), await worker.take()
+        closing = asyncio.ensure_future(server.aclose())
+        await until(lambda: worker.unusable and producer.unusable)
+        for refused in (worker.take(), producer.put("late"), producer.statistics()):
+            with pytest.raises(aioipc.EndOfStream, match="the server was closed"):
+                await refused
+        assert not closing.done()
+        await first.ack()
+        assert not closing.done()
+        await second.fail("no")
+        await closing
+    async with served(address, **options) as (producer, worker, server):
+        found = []
+        for _ in range(3):
+            async with worker.take() as job:
+                found.append((job.value, job.attempt))
+        assert sorted(found) == [(1, 2), (2, 1), (3, 1)]
+        assert server.numbers["ready"] == 0
+
+
+async def test_a_server_that_closes_does_not_wait_for_the_dead() -> None:
+    async with served() as (producer, worker, server):
+        await producer.put(1)
+        await worker.take()
+        closing = asyncio.ensure_future(server.aclose())
+        await until(lambda: worker.peer_is_closing)
+        worker._channel.abort()
+        await closing
+        assert server.numbers["lost"] == 1
+
+
+async def test_nor_beyond_its_time() -> None:
+    async with served(limits=aioipc.Limits(linger_s=0.01)) as (producer, worker, server):
+        await producer.put(1)
+        job = await worker.take()
+        await server.aclose()
+        with pytest.raises(aioipc.PeerCrashed, match=r"the server (was closed|ended) before it"):
+            await job.ack()
+
+
+async def test_a_close_that_is_cancelled_meanwhile_costs_no_attempt(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "journal": tmp_path / "jobs.db",
+        "policy": queues.Policy(max_attempts=1),
+    }
+    async with served(**options) as (producer, worker, server):
+        await producer.put(1)
+        await worker.take()
+        closing = asyncio.ensure_future(server.aclose())
+        await until(lambda: worker.peer_is_closing)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+    async with served(**options) as (_, worker, _), worker.take() as job:
+        assert (job.value, job.attempt) == (1, 2)
 
 
 async def test_a_worker_that_is_stuck_keeps_what_it_began_with_only() -> None:
@@ -798,7 +867,8 @@ async def lasting(address: str, **options: Any) -> AsyncIterator[queues.Reconnec
 
 async def test_producers_and_workers_outlive_a_server(tmp_path: Path) -> None:
     address, journal = f"unix:{tmp_path}/jobs", tmp_path / "jobs.db"
-    server = await queues.serve(address, journal=journal)
+    limits = aioipc.Limits(linger_s=0)
+    server = await queues.serve(address, journal=journal, limits=limits)
     async with lasting(address) as producer, lasting(address) as worker:
         await producer.put("kept")
         job = await worker.take()
@@ -830,12 +900,59 @@ async def test_a_put_that_nobody_answered_may_have_been_accepted(tmp_path: Path)
         async with asyncio.timeout(PATIENCE_S):
             while not (await looker.statistics()).counters["waiting"]:
                 pass
-        await server.aclose()
+        for client in server._clients:
+            client.channel.abort()
         with pytest.raises(aioipc.PeerCrashed, match="the job may have been accepted"):
             await put
+        await server.aclose()
         async with queues.serve(address):
             await producer.put("third")
             assert await looker.get() == "third"
+
+
+async def test_a_restart_in_good_order_fails_nothing(tmp_path: Path) -> None:
+    """Neither a put, nor a job that is begun; and none is given twice."""
+    address, journal = f"unix:{tmp_path}/jobs", tmp_path / "jobs.db"
+    policy = queues.Policy(max_jobs=1)
+    server = await queues.serve(address, journal=journal, policy=policy)
+    async with lasting(address) as producer, lasting(address, prefetch=4) as worker:
+        await producer.put("first")
+        job = await worker.take()
+        old = worker._renewal.current
+        puts = [asyncio.ensure_future(producer.put(number)) for number in range(5)]
+        await until(lambda: server.numbers["waiting"])
+        closing = asyncio.ensure_future(server.aclose())
+        await until(lambda: old.peer_is_closing)
+        next_ = asyncio.ensure_future(worker.take())
+        await steps(20)
+        assert not any(each.done() for each in (closing, next_, *puts))
+        await job.ack()
+        await closing
+        async with queues.serve(address, journal=journal):
+            await asyncio.gather(*puts)
+            found = [await next_]
+            await found[0].ack()
+            for _ in range(4):
+                found.append(await worker.take())
+                await found[-1].ack()
+            assert sorted(each.value for each in found) == [*range(5)]
+            assert {each.attempt for each in found} == {1}
+            assert worker._renewal.current is not old
+
+
+async def test_a_server_that_never_said_a_word_accepted_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "jobs"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        queue = await queues.open(f"unix:{path}", reconnect=True)
+        put = asyncio.ensure_future(queue.put(1))
+        await steps(20)
+    path.unlink()
+    async with queues.serve(f"unix:{path}"):
+        await put
+        assert await queue.get() == 1
+        await queue.aclose()
 
 
 async def test_closing_while_nobody_serves(tmp_path: Path) -> None:
