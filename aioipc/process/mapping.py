@@ -242,7 +242,9 @@ class Results(AsyncIterator[R], Generic[R]):
     async def __aenter__(self) -> Self:
         self._is_entered = True
         for _ in range(self._calls.runners):
-            self._runners.add(asyncio.get_running_loop().create_task(self._run()))
+            runner = asyncio.get_running_loop().create_task(self._run())
+            if not runner.done():  # eager tasks may be
+                self._runners.add(runner)
         return self
 
     async def __aexit__(

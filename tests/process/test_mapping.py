@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from aioipc import BusyError, RemoteError, process
 from aioipc.process import Results, imap, imap_unordered, pool
 from tests.process import models
 from tests.process.models import Model
+from tests.programs import loop_name
 
 pytestmark = pytest.mark.asyncio
 
@@ -105,6 +107,26 @@ async def test_no_item_at_all(imap_: Callable[..., Results[int]]) -> None:
     async with imap_(echo, [], lookahead=3) as results:
         assert [result async for result in results] == []
     assert await process.map(echo, [], lookahead=1) == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks begin later before Python 3.12")
+@BOTH
+async def test_tasks_that_begin_at_once(imap_: Callable[..., Results[int]]) -> None:
+    """With asyncio's eager task factory, under which they may end at once, too."""
+    if loop_name() == "uvloop":
+        pytest.skip("uvloop gives the factory an argument that Python 3.13.0 refuses")
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+    try:
+        for items in ([], [1, 2, 3], range(20)):
+            async with imap_(double, items, lookahead=4) as results:
+                assert sorted([result async for result in results]) == [2 * n for n in items]
+    finally:
+        loop.set_task_factory(None)
+
+
+async def double(number: int) -> int:
+    return 2 * number
 
 
 @BOTH
