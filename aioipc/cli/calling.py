@@ -10,7 +10,7 @@ import msgspec
 
 from aioipc.address import Address
 from aioipc.cli.notation import Notation
-from aioipc.cli.problems import MessageError, UsageProblem, is_watched, tell
+from aioipc.cli.problems import MessageError, UsageProblem, is_watched, leaving_work, tell
 from aioipc.cli.session import first_of
 from aioipc.cli.standard import Output
 from aioipc.connect import connect
@@ -183,7 +183,12 @@ async def serve_forever(address: Address, service: object) -> None:
     async with opening as server:
         plug_holes()
         _say_where(server, address)
-        await server.wait()
+        with leaving_work("calls that run", lambda: _running(server)):
+            await server.wait()
+
+
+def _running(server: Server) -> int:
+    return sum(len(connection.session.served) for connection in server.connections)
 
 
 def _say_where(server: Server, address: Address) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from aioipc._opening import Opening
 from aioipc.address import Address
 from aioipc.cli.notation import Notation
-from aioipc.cli.problems import UsageProblem, is_watched, tell
+from aioipc.cli.problems import UsageProblem, is_watched, leaving_work, tell
 from aioipc.cli.session import first_of
 from aioipc.cli.standard import Input, Output
 from aioipc.errors import EndOfStream, IPCError
@@ -154,7 +154,8 @@ async def serve_queue(wanted: Serving) -> None:
         UsageProblem: The address or the options make no sense.
 
     Cancellation:
-        Undoes: clients see a clean end, and accepted jobs stay in the journal.
+        Lets workers finish what they have begun, for a while. Clients see a clean end, and
+        accepted jobs stay in the journal.
     """
     try:
         opening = serve(
@@ -169,7 +170,8 @@ async def serve_queue(wanted: Serving) -> None:
             tell("without --journal the jobs are lost when this process ends")
         if is_watched():
             tell(f"put something in from another terminal: aioipc queue put {server.address} hello")
-        await server.wait()
+        with leaving_work("jobs that workers have", lambda: server.numbers["leased"]):
+            await server.wait()
 
 
 def _opened(address: Address, notation: Notation, *, create: bool) -> Opening[Queue[object]]:

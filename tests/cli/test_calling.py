@@ -152,6 +152,21 @@ def test_ending_a_server(commands: Commands, server: Command) -> None:
     assert server.end() == (143, b"", "")
 
 
+def test_what_a_server_that_is_ended_waits_for(
+    commands: Commands, server: Command, address: str
+) -> None:
+    call = commands.start("call", address, "forever")
+    assert call.line() == '"first"'
+    server.signal(signal.SIGINT)
+    assert (
+        server.complaint()
+        == "aioipc: waiting for the calls that run (1), at most 5 s; Ctrl-C again does not"
+    )
+    server.signal(signal.SIGINT)
+    assert server.end().status == 130
+    assert call.end().status == 1
+
+
 def test_serving_an_object(commands: Commands, where: Path) -> None:
     server = commands.start("serve", "unix:object", "services:store")
     server.complaint()

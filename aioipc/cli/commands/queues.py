@@ -111,7 +111,7 @@ def stat(address: str) -> int:
 )
 @click.option("--fsync", is_flag=True, help="Accept a job when it is on the disk.")
 @number_option("--max-jobs", "How many jobs it holds; then producers wait.", default=10_000)
-@number_option("--max-attempts", "How often a job is given out.", default=5)
+@number_option("--max-attempts", "How often a job is begun.", default=5)
 @seconds_option("--lease", "How long a worker may have a job.", least=0.001)
 def serve_queue(
     address: str,
