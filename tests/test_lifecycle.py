@@ -268,12 +268,12 @@ async def test_connecting_and_closing_for_ever_costs_nothing(
     for number in range(30):
         await cycle(address, number)
     gc.collect()
-    fds, resident = fds_open(), resident_bytes()
+    fds, others, resident = fds_open(), children(), resident_bytes()
     for number in range(scaled(120, full=20_000)):
         await cycle(address, number)
     gc.collect()
     assert fds_open() == fds
-    assert not children()
+    assert children() <= others
     assert resident_bytes() - resident < 1024 * 1024
 
 

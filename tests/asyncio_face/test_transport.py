@@ -554,12 +554,18 @@ async def test_a_child_program_that_fails() -> None:
 
 
 async def test_a_child_program_is_killed_by_abort() -> None:
+    others = children()
     mine = Recorder()
     transport, _ = await aioipc.create_connection(lambda: mine, "exec:sleep 1000")
+    assert len(children() - others) == 1
     transport.close()
     transport.abort()
     assert await mine.lost() is None
-    await until(lambda: not Path("/proc/self/task", str(os.getpid()), "children").read_text())
+    await until(lambda: children() <= others)
+
+
+def children() -> set[str]:
+    return set(Path("/proc/thread-self/children").read_text().split())
 
 
 async def test_all_arrives_of_a_peer_that_reset_the_connection() -> None:
