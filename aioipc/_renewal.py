@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from aioipc.channel import Channel
@@ -14,15 +16,21 @@ from aioipc.errors import (
     ClosedError,
     CodecMismatch,
     ConnectError,
+    EndOfStream,
     PeerCrashed,
     VersionMismatch,
 )
 
 __all__ = ["REFUSALS", "Renewable", "Renewal", "was_met"]
 
+log = logging.getLogger("aioipc.reconnect")
+
+_is_renewing: ContextVar[bool] = ContextVar("aioipc_renewing", default=False)
+
 REFUSALS: Final = (AccessDenied, CodecMismatch, VersionMismatch)
 """How a peer ends a connection that it will not have: the next one would be no better."""
 
+_PASSING: Final = (ConnectError, EndOfStream, PeerCrashed)
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 5.0
 
@@ -78,9 +86,11 @@ class Renewal(Generic[R]):
         # An extra: who does not reconnect does not need it.
         import stamina  # noqa: PLC0415
 
+        # It warns of every attempt, and not of what.
+        logging.getLogger("stamina").addFilter(_is_not_ours)
         self._attempts = functools.partial(
             stamina.retry_context,
-            on=(ConnectError, PeerCrashed),
+            on=_PASSING,
             attempts=None,
             timeout=None,
             wait_initial=_FIRST_PAUSE_S,
@@ -108,10 +118,10 @@ class Renewal(Generic[R]):
         if self._is_usable():
             return self.current
         async with self._lock:
-            self._check_open()
+            self.check_open()
             if not self._is_usable():
                 await self._retire(self.current)
-                self._check_open()
+                self.check_open()
                 await self._renew()
         return self.current
 
@@ -127,17 +137,27 @@ class Renewal(Generic[R]):
             task.add_done_callback(lambda _: self._retired.pop(connection))
 
     async def _renew(self) -> None:
+        token = _is_renewing.set(True)
         try:
             async with asyncio.timeout(None) as self._trying:
                 await self._pause()
                 async for attempt in self._attempts():
                     with attempt:
-                        self.current = await self._open()
+                        self.current = await self._try(attempt.num)
         except TimeoutError:
-            self._check_open()
+            self.check_open()
             raise
         finally:
             self._trying = None
+            _is_renewing.reset(token)
+
+    async def _try(self, number: int) -> R:
+        try:
+            return await self._open()
+        except _PASSING as error:
+            if number == 1:
+                log.info("trying again until somebody is there: %s", error)
+            raise
 
     async def _pause(self) -> None:
         """Wait, each time longer, while servers accept connections and drop them unanswered."""
@@ -159,9 +179,18 @@ class Renewal(Generic[R]):
         if self._retired:
             await asyncio.wait(self._retired.values())
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Refuse to go on where this side has closed it.
+
+        Raises:
+            ClosedError: It has.
+        """
         if self._is_closed:
             raise ClosedError("this side closed the connection") from None
+
+
+def _is_not_ours(_: logging.LogRecord) -> bool:
+    return not _is_renewing.get()
 
 
 async def _see_off(connection: Renewable) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
+import stamina
 
 import aioipc
 from aioipc import _renewal, rpc
@@ -41,6 +43,25 @@ async def test_servers_that_drop_connections_are_asked_less_and_less(
     # The first one is tried again soon, those after it 2, 4, 8 and 16 ms later at the earliest.
     for before, after, least_s in zip(times[1:-1], times[2:], LEAST_S, strict=True):
         assert after - before >= least_s - CLOCK_S
+
+
+async def test_an_outage_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """By this package, and not by what it retries with; that may be the program's, too."""
+    caplog.set_level(logging.INFO)
+    server = await rpc.serve("unix:comes-and-goes", MemoryStore(), interface=Store)
+    async with rpc.connect(server.address, Store, reconnect=True) as store:
+        await server.aclose()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await store.ping()
+        (record,) = caplog.records
+        assert record.name == "aioipc.reconnect"
+        assert "trying again until somebody is there: connect to unix:comes-and-goes" in caplog.text
+        async for attempt in stamina.retry_context(on=LookupError, attempts=2, wait_initial=0):
+            with attempt:
+                if attempt.num == 1:
+                    raise LookupError
+        assert [record.name for record in caplog.records] == ["aioipc.reconnect", "stamina"]
 
 
 async def test_closing_while_the_connection_before_cleans_up() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,19 @@ from aioipc.cli.session import first_of, insist
 from aioipc.cli.standard import Output
 from aioipc.errors import DecodeError, EndOfStream, QuotaExceeded
 from aioipc.kernel.descriptors import plug_holes
-from aioipc.pubsub import Gap, Message, Subscription, subscriber
+from aioipc.pubsub import (
+    Gap,
+    Interruption,
+    Message,
+    ReconnectingSubscription,
+    Subscription,
+    subscriber,
+)
 from aioipc.wire.topics import check_pattern
 
 __all__ = ["Subscribing", "print_messages"]
+
+AnySubscription = Subscription[Any] | ReconnectingSubscription[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,7 @@ class Subscribing:
         queue: How many messages may wait at the publisher.
         count: How many messages to receive; None for no end.
         patience_s: How long to keep trying while nobody publishes.
+        reconnects: Whether to go on with the next publisher.
     """
 
     address: Address
@@ -40,6 +51,7 @@ class Subscribing:
     queue: int
     count: int | None = None
     patience_s: float = 0.0
+    reconnects: bool = False
 
 
 async def print_messages(wanted: Subscribing) -> None:
@@ -69,8 +81,9 @@ def _check(patterns: Sequence[str]) -> None:
             raise UsageProblem(error.strerror) from None
 
 
-async def _open(wanted: Subscribing) -> Subscription[Any]:
-    return await subscriber(
+async def _open(wanted: Subscribing) -> AnySubscription:
+    opening = subscriber if not wanted.reconnects else functools.partial(subscriber, reconnect=True)
+    return await opening(
         wanted.address,
         *wanted.patterns,
         codec=wanted.notation.codec,
@@ -79,7 +92,7 @@ async def _open(wanted: Subscribing) -> Subscription[Any]:
     )
 
 
-async def _print(subscription: Subscription[Any], wanted: Subscribing, output: Output) -> None:
+async def _print(subscription: AnySubscription, wanted: Subscribing, output: Output) -> None:
     left = wanted.count
     while left is None or left > 0:
         try:
@@ -91,6 +104,9 @@ async def _print(subscription: Subscription[Any], wanted: Subscribing, output: O
             continue
         if isinstance(item, Gap):
             tell(f"{item.count:,} messages were lost")
+            continue
+        if isinstance(item, Interruption):
+            tell(f"{item.reason}; here is the next publisher, and what was between is missing")
             continue
         await output.print([_shown(item, wanted.notation)])
         if left is not None:

@@ -5,20 +5,19 @@ is to happen when it cannot keep up. docs/pubsub.md is the tutorial.
 """
 
 from aioipc.pubsub._feed import SubscriberStatistics
+from aioipc.pubsub._items import Gap, Interruption, Message
+from aioipc.pubsub._opening import subscriber
 from aioipc.pubsub._publisher import Publisher, PublisherStatistics, publisher
-from aioipc.pubsub._subscription import (
-    Gap,
-    Message,
-    Subscription,
-    SubscriptionStatistics,
-    subscriber,
-)
+from aioipc.pubsub._reconnecting import ReconnectingSubscription
+from aioipc.pubsub._subscription import Subscription, SubscriptionStatistics
 
 __all__ = [
     "Gap",
+    "Interruption",
     "Message",
     "Publisher",
     "PublisherStatistics",
+    "ReconnectingSubscription",
     "SubscriberStatistics",
     "Subscription",
     "SubscriptionStatistics",

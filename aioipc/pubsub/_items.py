@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-__all__ = ["Gap", "Message"]
+__all__ = ["Gap", "Interruption", "Message"]
 
 T = TypeVar("T")
 
@@ -31,3 +31,16 @@ class Gap(msgspec.Struct, frozen=True, gc=False):
     """
 
     count: int
+
+
+class Interruption(msgspec.Struct, frozen=True, gc=False):
+    """Here another publisher goes on, or the same one again.
+
+    What was published meanwhile is missing, and so may be the last of what was before: nobody has
+    counted it.
+
+    Attributes:
+        reason: How the last connection ended.
+    """
+
+    reason: str

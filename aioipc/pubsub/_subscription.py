@@ -1,57 +1,44 @@
-"""subscriber: receive what a publisher sends."""
+"""Subscription: receive what a publisher sends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar
 
 from anyio.abc import AsyncResource
 
-from aioipc import codecs
-from aioipc._opening import Opening, check_allow, check_limits
-from aioipc.abc import Allow, Codec, PeerCredentials
-from aioipc.address import Address
+from aioipc.abc import PeerCredentials
 from aioipc.channel import Channel
-from aioipc.connect import connect
 from aioipc.errors import (
-    ConnectError,
     DecodeError,
     IPCError,
     ProtocolError,
     QuotaExceeded,
     WouldBlock,
-    name_address,
 )
-from aioipc.limits import Limits, check_count
+from aioipc.limits import Limits
 from aioipc.native._operation import called_natively
 from aioipc.native._pubsub import SubscriptionCore
 from aioipc.pubsub._codec import Aside, SubscriberEnd
 from aioipc.pubsub._items import Gap, Message
-from aioipc.pubsub._place import FDS, Place
+from aioipc.pubsub._place import Place
 from aioipc.wire.pubsub import (
     Away,
     Credit,
     Look,
-    Open,
-    Ride,
-    Ring,
     Subscribe,
     Unsubscribe,
-    Welcome,
-    WhenFull,
 )
 from aioipc.wire.topics import check_pattern
 
-__all__ = ["Gap", "Message", "Subscription", "SubscriptionStatistics", "subscriber"]
+__all__ = ["Subscription", "SubscriptionStatistics", "check_patterns"]
 
 T = TypeVar("T")
 
-_WINDOW: Final = 256
-"""The most messages under way to one subscriber."""
 _LOOKS: Final = 16
 """So often a receive looks for a message before others have a turn."""
 
@@ -209,7 +196,7 @@ class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
         Cancellation:
             Either all patterns are added or none is.
         """
-        _checked([*self._patterns, *patterns], self._limits)
+        check_patterns([*self._patterns, *patterns], self._limits)
         await self._send(Subscribe(list(patterns)), self._patterns.update)
 
     async def unsubscribe(self, *patterns: str) -> None:
@@ -251,93 +238,13 @@ class Subscription(SubscriptionCore[T], AsyncResource, Generic[T]):
         await self._channel.aclose()
 
 
-@overload
-def subscriber(
-    address: str | Address,
-    *patterns: str,
-    codec: Codec[T],
-    when_full: str = "drop_oldest",
-    queue: int = 1000,
-    limits: Limits | None = None,
-    polling: str = "adaptive",
-    allow: Allow | None = None,
-) -> Opening[Subscription[T]]: ...
-@overload
-def subscriber(
-    address: str | Address,
-    *patterns: str,
-    codec: str = "msgpack",
-    when_full: str = "drop_oldest",
-    queue: int = 1000,
-    limits: Limits | None = None,
-    polling: str = "adaptive",
-    allow: Allow | None = None,
-) -> Opening[Subscription[Any]]: ...
-def subscriber(
-    address: str | Address,
-    *patterns: str,
-    codec: str | Codec[Any] = "msgpack",
-    when_full: str = "drop_oldest",
-    queue: int = 1000,
-    limits: Limits | None = None,
-    polling: str = "adaptive",
-    allow: Allow | None = None,
-) -> Opening[Subscription[Any]]:
-    """Subscribe to a publisher: ``async with pubsub.subscriber("shm:ticks", "eur.*") as ticks``.
-
-    Once it is open, everything comes that is published from then on and matches a pattern.
-
-    Args:
-        address: Where it publishes.
-        patterns: Topics, in which ``*`` stands for one level and ``>`` at the end for the rest.
-        codec: As for `aioipc.connect`; the publisher's.
-        when_full: What happens when this side does not keep up. "drop_oldest": the messages that
-            wait for longest are lost. "drop_newest": new messages are. "latest": of each topic
-            only the newest waits. "block": the publisher waits. "disconnect": it ends.
-        queue: How many messages may wait at the publisher. As many again are on their way, at most
-            256, and with "latest" one.
-        limits: Sizes and deadlines.
-        polling: As for `aioipc.connect`.
-        allow: As for `aioipc.connect`.
+def check_patterns(patterns: Collection[str], limits: Limits) -> set[str]:
+    """Refuse what are no patterns.
 
     Raises:
-        ValueError: An option is unknown, or that is no pattern.
-        QuotaExceeded: The patterns are too many or too long; or more than the publisher allows.
-        AccessDenied: The publisher lets nobody block it, or does not trust this user.
-        ConnectError: Nobody publishes there, or does not answer within ``limits.handshake_s``.
-        Others: As `aioipc.connect`.
-
-    Cancellation:
-        Undoes: nothing stays open.
+        ValueError: That is none.
+        QuotaExceeded: They are too many.
     """
-    known = check_limits(limits)
-    check_allow(allow)
-    if when_full not in list(WhenFull):
-        raise ValueError(f"when_full must be one of {', '.join(WhenFull)}, not {when_full!r}")
-    queue = check_count("queue", queue, 1, known.max_queued_messages)
-    policy = WhenFull(when_full)
-    wanted = _checked(patterns, known)
-    window = 1 if policy is WhenFull.LATEST else min(queue, _WINDOW)
-    by_ring = Address.parse(address).scheme == "shm" and known.max_fds >= FDS
-    ride = Ride(known.max_message_bytes) if by_ring else None
-    request = Open(sorted(wanted), policy, queue, window)
-    end = SubscriberEnd(codecs.get(codec), known)
-
-    async def open_() -> Subscription[Any]:
-        async with contextlib.AsyncExitStack() as stack:
-            channel = await stack.enter_async_context(
-                connect(address, codec=end, limits=known, polling=polling, allow=allow)
-            )
-            place = await _introduce(channel, ride, request, known)
-            stack.pop_all()
-        return Subscription(
-            channel, end, request.patterns, limits=known, window=window, place=place
-        )
-
-    return Opening(open_)
-
-
-def _checked(patterns: Sequence[str], limits: Limits) -> set[str]:
     for pattern in patterns:
         check_pattern(pattern)
     wanted = set(patterns)
@@ -348,29 +255,3 @@ def _checked(patterns: Sequence[str], limits: Limits) -> set[str]:
             f"{limits.max_patterns:,}",
         )
     return wanted
-
-
-async def _introduce(
-    channel: Channel[Any], ride: Ride | None, request: Open, limits: Limits
-) -> Place | None:
-    """Subscribe, and wait until the publisher knows. Returns the place in its ring, if any."""
-    await channel.send_many([request] if ride is None else [ride, request])
-    place = None
-    try:
-        async with asyncio.timeout(limits.handshake_s):
-            answer = await channel.receive()
-            if isinstance(answer, Ring):
-                place = Place(answer, channel.take_fds())
-                answer = await channel.receive()
-    except ProtocolError as error:
-        name_address(error, channel.address)
-        raise
-    except TimeoutError:
-        raise ConnectError(
-            f"subscribe at {channel.address}: no answer within {limits.handshake_s:g} s"
-        ) from None
-    if not isinstance(answer, Welcome):
-        raise ProtocolError(
-            f"{channel.address}: a publisher begins with Welcome, not {type(answer).__name__}"
-        )
-    return place

@@ -68,6 +68,18 @@ def test_lost_messages_are_told(commands: Commands, address: str) -> None:
     assert len(result.out.splitlines()) + lost == 10
 
 
+def test_one_publisher_after_the_other(commands: Commands, address: str) -> None:
+    options = ("--reconnect", "--wait-publisher", "20", "--count", "2")
+    sub = commands.start("sub", *options, address, ">")
+    assert commands.run("pub", address, "t", "1").status == 0
+    assert sub.line() == "t 1"
+    assert commands.run("pub", address, "t", "2").status == 0
+    ended = sub.end()
+    assert (ended.status, ended.out) == (0, b"t 2\n")
+    assert ended.err.count("\n") == 1
+    assert "here is the next publisher, and what was between is missing" in ended.err
+
+
 def test_a_publisher_that_dies(commands: Commands) -> None:
     pub = commands.start("pub", "tcp://127.0.0.1:0", "t")
     where = pub.complaint().split()[-1]

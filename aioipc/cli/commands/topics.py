@@ -69,6 +69,7 @@ def pub(
 @number_option("--queue", "How many messages may wait.", default=1000)
 @count_option
 @seconds_option("--wait-publisher", "Keep trying for so long while nobody publishes.", default=0)
+@click.option("--reconnect", is_flag=True, help="Go on with the next publisher at ADDRESS.")
 @codec_option
 @json_option
 def sub(
@@ -79,6 +80,7 @@ def sub(
     queue: int,
     count: int | None,
     wait_publisher: float,
+    reconnect: bool,
     codec: str | None,
     as_json: bool,
 ) -> int:
@@ -94,6 +96,6 @@ def sub(
 
     notation = Notation.of(codec, None, as_json=as_json)
     wanted = Subscribing(
-        address_of(address), pattern, notation, when_full, queue, count, wait_publisher
+        address_of(address), pattern, notation, when_full, queue, count, wait_publisher, reconnect
     )
     return run_session(print_messages(wanted), address)
