@@ -412,16 +412,16 @@ class Caller:
 
     def end(self, error: BaseException) -> None:
         """Nothing more comes back: every call fails."""
-        may_have_run = was_met(self._channel)
+        # Who reads has found nothing, not even a HELLO, up to the end.
+        was_missed = isinstance(error, EndOfStream | PeerCrashed) and not was_met(self._channel)
         for call in list(self._session.calls.values()):
-            lost = _lost(error, call.method)
-            if isinstance(lost, PeerCrashed) and not may_have_run:
+            if was_missed:
                 call.never_ran = True
-                lost = PeerCrashed(f"{call.method} was not called: {_reason(error)}")
-            self.fail(call, lost)
+                self.fail(call, PeerCrashed(f"{call.method} was not called: {_reason(error)}"))
+            else:
+                self.fail(call, _lost(error, call.method))
         self._session.calls.clear()
-        while self._slots:
-            self._free_slot()
+        self.free_slots()
         if self.observer is not None:
             self.observer.freed()
 
@@ -430,6 +430,9 @@ class Caller:
         for call in self._session.go_away(message):
             call.never_ran = True
             self.fail(call, _not_called(call.method))
+
+    def free_slots(self) -> None:
+        """Nobody is to wait any more for their turn to make a call."""
         while self._slots:
             self._free_slot()
 

@@ -92,6 +92,7 @@ class Connection(CallCore, AsyncResource):
                 self.answer_straight(name, method, function)
         self._ended = self.loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._has_gone_away = False
         self.late = 0
         # A peer that keeps to its limit causes at most one outcome and a few credits per call.
         self._most_late = 4 * channel.limits.max_calls
@@ -165,11 +166,11 @@ class Connection(CallCore, AsyncResource):
             self._take_about(message)
 
     def _meet_go_away(self, message: GoAway) -> None:
-        if self.peer_is_closing:
+        if self._has_gone_away:
             raise ProtocolError("the peer says again that it takes no other call")
-        self.peer_is_closing = True
+        self._has_gone_away = True
         self.caller.go_away(message)
-        self.follow()  # until the end, of which nobody might hear else
+        self.call_no_more()
 
     def _take_about(self, message: Answer) -> None:
         """Take in what is said about a call."""
@@ -230,6 +231,13 @@ class Connection(CallCore, AsyncResource):
         assert rest is None, "there is no method that could wait"
 
     # Writing
+
+    def call_no_more(self) -> None:
+        """The peer takes no other call, as far as is known; it may still answer. Idempotent."""
+        if self.ending is None and not self.peer_is_closing:
+            self.peer_is_closing = True
+            self.caller.free_slots()
+            self.follow()  # until the end, of which nobody might hear else
 
     def tell(self, message: Message) -> None:
         """Send a message of a few bytes: now if there is room, else as soon as there is."""

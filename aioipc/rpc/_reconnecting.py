@@ -107,6 +107,6 @@ class Reconnecting:
 
 
 def _give_up(connection: Connection, error: PeerCrashed | RemoteCancelled) -> None:
-    """A call could not be made over a connection: the next one is made over another."""
+    """A call could not be made over a connection, and none is; those before may be answered."""
     if isinstance(error, PeerCrashed):
-        connection.end(error)
+        connection.call_no_more()

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Generator
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 
 import aioipc
 from aioipc import rpc
 from aioipc.native._core import Send
 from aioipc.rpc._caller import Caller, OwnCall
-from aioipc.wire.rpc import GoAway
+from aioipc.wire.rpc import GoAway, Return
 from tests.children import PATIENCE_S, Peers
 from tests.echoes import serving
 from tests.links import steps, until
@@ -318,6 +319,20 @@ async def test_a_server_that_never_said_a_word_ran_nothing(tmp_path: Path) -> No
     async with rpc.serve(f"unix:{path}", service, interface=Store):
         assert await call == 1
         assert await service.events.get() == "1"
+        await rpc.aclose(store)
+
+
+async def test_an_answer_that_lies_there_is_read_though_nothing_can_be_sent() -> None:
+    async with aioipc.listen("unix:rolls", codec=rpc.CODEC) as listener:
+        store = await rpc.connect("unix:rolls", Store, reconnect=True)
+        call = asyncio.ensure_future(store.get("a"))
+        peer = await listener.accept()
+        number = (await peer.receive()).id
+    async with rpc.serve("unix:rolls", MemoryStore(), interface=Store):
+        peer.send_nowait(Return(number, msgspec.Raw(b"\x07")))
+        peer.abort()
+        assert await anext(store.count(1)) == 0
+        assert await call == 7
         await rpc.aclose(store)
 
 
