@@ -155,6 +155,19 @@ class MemoryStore:
         return "pong"
 
 
+class Slow(MemoryStore):
+    """One whose `ping` ends when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = asyncio.Event()
+
+    async def ping(self) -> str:
+        self.tell("ping")
+        await self.may_end.wait()
+        return "pong"
+
+
 class Mill:
     """Makes results of any length."""
 

@@ -16,7 +16,7 @@ from aioipc.wire.rpc import Call, Return
 from tests.children import PATIENCE_S, Peers, come_to_rest
 from tests.links import Link, steps, until
 from tests.programs import loop_name, program
-from tests.rpc.store import MemoryStore, Mill, Store, connected, packed
+from tests.rpc.store import MemoryStore, Mill, Slow, Store, connected, packed
 
 pytestmark = pytest.mark.asyncio
 over_memory = pytest.mark.parametrize("link", ["memory"], indirect=True)
@@ -131,25 +131,17 @@ async def test_closing_the_client_fails_its_calls_and_cancels_the_methods(link: 
 
 
 async def test_a_server_that_closes_lets_calls_finish() -> None:
-    may_end = asyncio.Event()
-
-    class Slow(MemoryStore):
-        async def ping(self) -> str:
-            self.tell("began")
-            await may_end.wait()
-            return "done"
-
     service = Slow()
     server = await rpc.serve("unix:", service, interface=Store)
     async with rpc.connect(server.address, Store) as store:
         call = asyncio.ensure_future(store.ping())
-        assert await service.events.get() == "began"
+        assert await service.events.get() == "ping"
         closing = asyncio.ensure_future(server.aclose())
         await steps(5)
         with pytest.raises(aioipc.RemoteCancelled, match="closing"):
             await store.get("a")
-        may_end.set()
-        assert await call == "done"
+        service.may_end.set()
+        assert await call == "pong"
         await closing
         await rpc.connection_of(store).wait_ended()
         with pytest.raises(aioipc.PeerCrashed):

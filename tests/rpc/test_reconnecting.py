@@ -20,7 +20,7 @@ from aioipc.wire.rpc import GoAway, Return
 from tests.children import PATIENCE_S, Peers
 from tests.echoes import serving
 from tests.links import steps, until
-from tests.rpc.store import MemoryStore, Store
+from tests.rpc.store import MemoryStore, Slow, Store
 
 pytestmark = pytest.mark.asyncio
 
@@ -122,13 +122,6 @@ async def test_a_server_of_something_else_is_not_tried_for_ever(reconnect: bool)
 
 
 async def test_an_idempotent_one_is() -> None:
-    class Slow(MemoryStore):
-        async def ping(self) -> str:
-            self.tell("ping")
-            await may_answer.wait()
-            return "pong"
-
-    may_answer = asyncio.Event()
     service = Slow()
     server = await served(service)
     async with rpc.connect(ADDRESS, Store, reconnect=True) as store:
@@ -138,7 +131,7 @@ async def test_an_idempotent_one_is() -> None:
             for connection in server.connections:
                 connection.channel.abort()
         assert await service.events.get() == "ping"
-        may_answer.set()
+        service.may_end.set()
         assert await call == "pong"
         await server.aclose()
 
@@ -186,19 +179,6 @@ async def test_cancelling_who_connects_lets_another_one() -> None:
             await calls[0]
         async with await served(MemoryStore()):
             assert await asyncio.gather(*calls[1:]) == [1, 1]
-
-
-class Slow(MemoryStore):
-    """Its calls end when they may."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.may_end = asyncio.Event()
-
-    async def ping(self) -> str:
-        self.tell("ping")
-        await self.may_end.wait()
-        return "pong"
 
 
 @contextlib.asynccontextmanager
