@@ -152,12 +152,15 @@ class Renewal(Generic[R]):
             _is_renewing.reset(token)
 
     async def _try(self, number: int) -> R:
+        token = _is_renewing.set(False)  # what a connection runs inherits this
         try:
             return await self._open()
         except _PASSING as error:
             if number == 1:
                 log.info("trying again until somebody is there: %s", error)
             raise
+        finally:
+            _is_renewing.reset(token)
 
     async def _pause(self) -> None:
         """Wait, each time longer, while servers accept connections and drop them unanswered."""

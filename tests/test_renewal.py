@@ -57,11 +57,37 @@ async def test_an_outage_is_told_of_once(caplog: pytest.LogCaptureFixture) -> No
         (record,) = caplog.records
         assert record.name == "aioipc.reconnect"
         assert "trying again until somebody is there: connect to unix:comes-and-goes" in caplog.text
-        async for attempt in stamina.retry_context(on=LookupError, attempts=2, wait_initial=0):
-            with attempt:
-                if attempt.num == 1:
-                    raise LookupError
+        await retry()
         assert [record.name for record in caplog.records] == ["aioipc.reconnect", "stamina"]
+
+
+async def retry() -> None:
+    """Fail once, as a program might that uses the same package."""
+    async for attempt in stamina.retry_context(on=LookupError, attempts=2, wait_initial=0):
+        with attempt:
+            if attempt.num == 1:
+                raise LookupError
+
+
+async def test_what_a_connection_runs_may_retry_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    class Retries:
+        async def ping(self) -> str:
+            await retry()
+            return "pong"
+
+    class Asks(MemoryStore):
+        async def ping(self) -> str:
+            return await rpc.current_call().client(Retries).ping()
+
+    address = "unix:comes-and-goes"
+    server = await rpc.serve(address, Asks(), interface=Store)
+    async with rpc.connect(address, Store, serve=Retries(), reconnect=True) as store:
+        await server.aclose()
+        call = asyncio.ensure_future(store.ping())
+        await steps(20)
+        async with rpc.serve(address, Asks(), interface=Store):
+            assert await call == "pong"
+    assert [record.name for record in caplog.records] == ["stamina"]
 
 
 async def test_closing_while_the_connection_before_cleans_up() -> None:
