@@ -60,6 +60,7 @@ class Connection(CallCore, AsyncResource):
         channel: Where the calls go; it belongs to this object from here on.
         connected: Whether this side made the connection.
         handlers: What the peer may call.
+        context: What it runs inherits this; by default that of who makes this object.
     """
 
     channel: Channel[Message]
@@ -68,12 +69,17 @@ class Connection(CallCore, AsyncResource):
     callee: Callee
 
     def __init__(
-        self, channel: Channel[Any], *, connected: bool, handlers: Handlers = _NO_HANDLERS
+        self,
+        channel: Channel[Any],
+        *,
+        connected: bool,
+        handlers: Handlers = _NO_HANDLERS,
+        context: contextvars.Context | None = None,
     ) -> None:
         super().__init__(
             channel,
             Session(connected=connected, max_calls=channel.limits.max_calls),
-            contextvars.copy_context(),
+            contextvars.copy_context() if context is None else context,
             asyncio.get_running_loop(),
             records=(OwnCall, CallInfo),
             messages=(Call, Return, Raise, Item),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Generator
+from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -99,7 +101,7 @@ def connect(
     if reconnect and isinstance(address, Channel):
         raise ValueError("reconnect needs an address: a channel cannot be opened again")
 
-    async def open_() -> Connection:
+    async def open_(context: Context) -> Connection:
         channel = address
         if not isinstance(channel, Channel):
             channel = await connect_channel(
@@ -109,11 +111,14 @@ def connect(
                 polling=polling,
                 allow=allow,
             )
-        return Connection(channel, connected=True, handlers=handlers)
+        return Connection(channel, connected=True, handlers=handlers, context=context)
 
     async def open_calls() -> Calls:
-        connection = await open_()
-        return Reconnecting(open_, connection) if reconnect else connection.caller
+        context = copy_context()  # for all connections, whoever asks for the next one
+        connection = await open_(context)
+        if not reconnect:
+            return connection.caller
+        return Reconnecting(functools.partial(open_, context), connection)
 
     return ClientOpening(open_calls, interface)
 

@@ -333,6 +333,40 @@ async def test_without_another_connection_it_is_told_too() -> None:
     assert not slow.calls
 
 
+class Asking(Protocol):
+    async def tell(self) -> dict[str, str]: ...
+    async def ask(self) -> dict[str, str]: ...
+
+
+class Asker:
+    """Has its client ask it what comes along with a call."""
+
+    async def tell(self) -> dict[str, str]:
+        return dict(rpc.current_call().metadata)
+
+    async def ask(self) -> dict[str, str]:
+        return await rpc.current_call().client(Asking).ask()
+
+
+class Back:
+    async def tell(self) -> dict[str, str]:
+        return {}
+
+    async def ask(self) -> dict[str, str]:
+        return await rpc.current_call().client(Asking).tell()
+
+
+async def test_who_needs_the_next_connection_leaves_nothing_of_its_own_in_it() -> None:
+    server = await rpc.serve(ADDRESS, Asker(), interface=Asking)
+    async with rpc.connect(ADDRESS, Asking, serve=Back(), reconnect=True) as asking:
+        assert await asking.ask() == {}
+        await server.aclose()
+        async with rpc.serve(ADDRESS, Asker(), interface=Asking):
+            with rpc.metadata(tenant="acme"):
+                assert await asking.tell() == {"tenant": "acme"}
+            assert await asking.ask() == {}
+
+
 async def test_closing_while_nobody_is_there() -> None:
     server = await served(MemoryStore())
     store = await rpc.connect(ADDRESS, Store, reconnect=True)
