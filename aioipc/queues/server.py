@@ -508,7 +508,6 @@ def serve(
 
     async def open_() -> QueueServer:
         broker = Broker(policy or Policy())
-        listener = await listen(address, codec=protocol, limits=known, allow=allow)
         file = None
         try:
             if path is not None:
@@ -517,11 +516,12 @@ def serve(
                 broker.start_after(last_id)
                 for job in jobs:
                     broker.restore(job)
-            return QueueServer(listener, broker, file, known)
+            # Last, for who has connected is not to be sent away again.
+            listener = await listen(address, codec=protocol, limits=known, allow=allow)
         except BaseException:
-            await listener.aclose()
             if file is not None:
                 await file.aclose()
             raise
+        return QueueServer(listener, broker, file, known)
 
     return Opening(open_)

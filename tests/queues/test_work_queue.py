@@ -940,6 +940,24 @@ async def test_a_restart_in_good_order_fails_nothing(tmp_path: Path) -> None:
             assert worker._renewal.current is not old
 
 
+async def test_nobody_is_let_in_before_the_journal_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was would be sent away again where another server still has it."""
+    address, found = f"unix:{tmp_path}/jobs", []
+    open_journal = Journal.open
+
+    async def open_late(self: Journal) -> Any:
+        with pytest.raises(aioipc.ConnectError) as refused:
+            await queues.open(address)
+        found.append(refused.value)
+        return await open_journal(self)
+
+    monkeypatch.setattr(Journal, "open", open_late)
+    async with queues.serve(address, journal=tmp_path / "jobs.db"):
+        assert len(found) == 1
+
+
 async def test_a_server_that_never_said_a_word_accepted_nothing(tmp_path: Path) -> None:
     path = tmp_path / "jobs"
     with socket.socket(socket.AF_UNIX) as silent:
