@@ -10,8 +10,8 @@ import msgspec
 
 from aioipc.address import Address
 from aioipc.cli.notation import Notation
-from aioipc.cli.problems import MessageError, UsageProblem, is_watched, leaving_work, tell
-from aioipc.cli.session import first_of
+from aioipc.cli.problems import MessageError, UsageProblem, is_watched, tell
+from aioipc.cli.session import first_of, leaving_work
 from aioipc.cli.standard import Output
 from aioipc.connect import connect
 from aioipc.kernel.descriptors import plug_holes

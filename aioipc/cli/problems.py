@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from aioipc.errors import (
@@ -22,7 +20,6 @@ from aioipc.errors import (
     VersionMismatch,
     WorkerDied,
 )
-from aioipc.limits import Limits
 
 __all__ = [
     "BROKEN_PIPE",
@@ -37,7 +34,6 @@ __all__ = [
     "UsageProblem",
     "explain",
     "is_watched",
-    "leaving_work",
     "print_out",
     "root_of",
     "status_of",
@@ -74,25 +70,6 @@ class OutputFailed(Exception):
 
 class OutputClosed(OutputFailed):
     """Nobody reads the standard output any more."""
-
-
-@contextlib.contextmanager
-def leaving_work(what: str, count: Callable[[], int]) -> Iterator[None]:
-    """Say what a service waits for that is interrupted here, for who waits for its end.
-
-    Args:
-        what: What is in work.
-        count: How much of it is, then.
-    """
-    try:
-        yield
-    except asyncio.CancelledError:
-        if rest := count():
-            tell(
-                f"waiting for the {what} ({rest:,}), at most {Limits().linger_s:g} s; "
-                "Ctrl-C again does not"
-            )
-        raise
 
 
 def tell(text: str) -> None:

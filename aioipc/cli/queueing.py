@@ -9,8 +9,8 @@ from pathlib import Path
 from aioipc._opening import Opening
 from aioipc.address import Address
 from aioipc.cli.notation import Notation
-from aioipc.cli.problems import UsageProblem, is_watched, leaving_work, tell
-from aioipc.cli.session import first_of
+from aioipc.cli.problems import UsageProblem, is_watched, tell
+from aioipc.cli.session import first_of, leaving_work
 from aioipc.cli.standard import Input, Output
 from aioipc.errors import EndOfStream, IPCError
 from aioipc.kernel.descriptors import plug_holes

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from aioipc.cli.problems import (
@@ -21,9 +22,10 @@ from aioipc.cli.problems import (
 )
 from aioipc.errors import ConnectError, IPCError
 from aioipc.kernel.descriptors import plug_holes
+from aioipc.limits import Limits
 from aioipc.loop.run import run
 
-__all__ = ["first_of", "insist", "run_session"]
+__all__ = ["first_of", "insist", "leaving_work", "run_session"]
 
 T = TypeVar("T")
 _RETRY_S = 0.05
@@ -121,6 +123,25 @@ async def insist(open_: Callable[[], Awaitable[T]], patience_s: float) -> T:
         except ValueError as error:
             raise UsageProblem(str(error)) from None
         await asyncio.sleep(_RETRY_S)
+
+
+@contextlib.contextmanager
+def leaving_work(what: str, count: Callable[[], int]) -> Iterator[None]:
+    """Say what a service waits for that is interrupted here, for who waits for its end.
+
+    Args:
+        what: What is in work.
+        count: How much of it is, then.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        if rest := count():
+            tell(
+                f"waiting for the {what} ({rest:,}), at most {Limits().linger_s:g} s; "
+                "Ctrl-C again does not"
+            )
+        raise
 
 
 def _end_line() -> None:

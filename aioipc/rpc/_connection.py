@@ -98,7 +98,6 @@ class Connection(CallCore, AsyncResource):
                 self.answer_straight(name, method, function)
         self._ended = self.loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._has_gone_away = False
         self.late = 0
         # A peer that keeps to its limit causes at most one outcome and a few credits per call.
         self._most_late = 4 * channel.limits.max_calls
@@ -167,16 +166,10 @@ class Connection(CallCore, AsyncResource):
         elif isinstance(message, Freed):
             self.parcels.came_back(message)
         elif isinstance(message, GoAway):
-            self._meet_go_away(message)
+            self.caller.go_away(message)
+            self.call_no_more()
         else:
             self._take_about(message)
-
-    def _meet_go_away(self, message: GoAway) -> None:
-        if self._has_gone_away:
-            raise ProtocolError("the peer says again that it takes no other call")
-        self._has_gone_away = True
-        self.caller.go_away(message)
-        self.call_no_more()
 
     def _take_about(self, message: Answer) -> None:
         """Take in what is said about a call."""

@@ -113,7 +113,26 @@ class ResultStream(AsyncIterator[T], Generic[T]):
             raise BusyError(f"another task is receiving from this stream of {self._method}")
         self._is_taken = True
         try:
-            call, items = await self._wait()
+            call = self._call
+            if call is None:
+                call = self._call = await self._open()
+            items = call.items
+            assert items is not None, "it is the call of a stream"
+            while not items.arrived:
+                if call.never_ran and self._method.upload is None:
+                    call = self._call = await self._open()  # another connection may take it
+                    items = call.items
+                    assert items is not None, "as above"
+                    continue
+                if call.is_done:
+                    self._is_over = True
+                    call.result()
+                    raise StopAsyncIteration
+                try:
+                    await call.news()
+                except BaseException:
+                    call.abandon()
+                    raise
             item, granted = items.take(call.credit)
             if granted and not call.is_done:
                 call.grant(granted)
@@ -121,29 +140,6 @@ class ResultStream(AsyncIterator[T], Generic[T]):
             return value
         finally:
             self._is_taken = False
-
-    async def _wait(self) -> tuple[StreamCall, Items]:
-        """Wait for an item of the call, which is made if there is none."""
-        while True:
-            call = self._call
-            if call is None:
-                call = self._call = await self._open()
-            items = call.items
-            assert items is not None, "it is the call of a stream"
-            if items.arrived:
-                return call, items
-            if call.never_ran and self._method.upload is None:
-                self._call = None  # another connection may take it
-            elif call.is_done:
-                self._is_over = True
-                call.result()
-                raise StopAsyncIteration
-            else:
-                try:
-                    await call.news()
-                except BaseException:
-                    call.abandon()
-                    raise
 
     async def aclose(self) -> None:
         """Give the rest of the stream up; the method is closed on the far side. Idempotent.

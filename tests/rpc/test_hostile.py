@@ -112,7 +112,6 @@ async def test_an_older_caller_may_leave_defaults_out() -> None:
         [Cancel(1)],
         [Credit(1, 1)],
         [GoAway(1)],
-        [GoAway(0), GoAway(0)],
         [Call(2, "ping", packed())],
         [Call(-1, "ping", packed())],
         [Call(1, "forever", packed()), Call(1, "forever", packed())],

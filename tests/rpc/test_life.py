@@ -137,9 +137,11 @@ async def test_a_server_that_closes_lets_calls_finish() -> None:
         call = asyncio.ensure_future(store.ping())
         assert await service.events.get() == "ping"
         closing = asyncio.ensure_future(server.aclose())
-        await steps(5)
-        with pytest.raises(aioipc.RemoteCancelled, match="closing"):
-            await store.get("a")
+        await until(lambda: rpc.connection_of(store).peer_is_closing)
+        for refused in (store.get("a"), anext(store.count(3)), store.note("1")):
+            with pytest.raises(aioipc.RemoteCancelled, match="was not called: the far side is"):
+                await refused
+        assert not service.calls
         service.may_end.set()
         assert await call == "pong"
         await closing

@@ -316,23 +316,6 @@ async def test_an_answer_that_lies_there_is_read_though_nothing_can_be_sent() ->
         await rpc.aclose(store)
 
 
-async def test_without_another_connection_it_is_told_too() -> None:
-    slow = Slow()
-    server = await rpc.serve("unix:", slow, interface=Store)
-    async with rpc.connect(server.address, Store) as store:
-        running = asyncio.ensure_future(store.ping())
-        assert await slow.events.get() == "ping"
-        closing = asyncio.ensure_future(server.aclose())
-        await until(lambda: rpc.connection_of(store).peer_is_closing)
-        for call in (store.get("a"), anext(store.count(3)), store.note("1")):
-            with pytest.raises(aioipc.RemoteCancelled, match="was not called: the far side is"):
-                await call
-        slow.may_end.set()
-        assert await running == "pong"
-        await closing
-    assert not slow.calls
-
-
 class Asking(Protocol):
     async def tell(self) -> dict[str, str]: ...
     async def ask(self) -> dict[str, str]: ...
