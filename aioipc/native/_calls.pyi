@@ -72,7 +72,7 @@ class CallCore:
     is_closing: bool
     peer_is_closing: bool
     is_read: bool
-    may_be_recalled: bool
+    answers_first: bool
     serves: bool
     @property
     def waiting(self) -> int: ...

@@ -6,8 +6,10 @@ channel. It makes a call, reads, runs a method and answers where nothing is in t
 else there is to it (deadlines, streams, failures, the end) is a coroutine of the floor above.
 """
 
+from cpython.long cimport PyLong_AsUnsignedLongLongMask
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint64_t
 
 from aioipc.native._call_table cimport CallTable, Incoming, Outgoing
 from aioipc.native._core cimport ChannelCore, Receive, Send
@@ -283,7 +285,7 @@ cdef class CallCore:
     cdef readonly Py_ssize_t waiting
     cdef public bint is_closing, peer_is_closing
     cdef public object on_finished
-    cdef public bint may_be_recalled
+    cdef public bint answers_first  # all that it can, before it begins the next call
     cdef list woken              # News that their tasks have not heard yet
     cdef object done             # a Future whose result is None
     cdef dict handlers, calls, served, modules
@@ -461,11 +463,12 @@ cdef class CallCore:
     def recall(self, first):
         """Take back the calls from a number on that the peer has not begun.
 
-        Only from a peer where they ``may_be_recalled``, and where nothing is left of those that
-        were recalled before. It refuses them once it looks.
+        Only where nothing is left of those that were recalled before. It refuses them once it
+        looks, if it ever does.
 
         Returns:
-            The number of the last call that may have begun.
+            The number of the last call that may have begun; 0 if none has, or if the peer does
+            not say so.
         """
         return self.channel.port.recall(first, self.session.last_id + 1)
 
@@ -538,7 +541,7 @@ cdef class CallCore:
         """
         if type(message) is PlainCall:
             return self.c_answer(message)
-        if self.may_be_recalled and not self.c_may_begin(message.id):
+        if not self.c_may_begin(PyLong_AsUnsignedLongLongMask(message.id)):  # any number
             return self.callee.recalled(message)
         return self.callee.answer(message)
 
@@ -548,7 +551,7 @@ cdef class CallCore:
         cdef PyObject* sent = NULL
         cdef PySendResult status = PYGEN_RETURN
         callee = self.callee
-        if self.may_be_recalled and not self.c_may_begin(message.number):
+        if not self.c_may_begin(<uint64_t>message.number):
             return callee.recalled(message)
         if (
             handler is None
@@ -597,15 +600,13 @@ cdef class CallCore:
             self.on_finished()
         return self.c_return(message.number, result, handler)
 
-    cdef bint c_may_begin(self, object number) except -1:
-        """Say which call begins; whether it was not taken back before.
-
-        The answers before it leave first, for it may take long, and may be the end of this process.
-        """
-        try:
-            self.channel.port.c_flush()
-        except IPCError:
-            pass  # the next answer raises it
+    cdef bint c_may_begin(self, uint64_t number) except -1:
+        """Say which call begins; whether it was not taken back before."""
+        if self.answers_first:
+            try:
+                self.channel.port.c_flush()
+            except IPCError:
+                pass  # the next answer raises it
         return self.channel.port.c_begin(number)
 
     cdef object c_return(self, long long number, object result, Handler handler):

@@ -119,7 +119,6 @@ class Member:
         self._pace = Pace(1 + _MOST_AHEAD)
         self._observed: tuple[int, float] | None = None
         self._wary_until = 0
-        self._last_begun = sys.maxsize
         self._recalled: set[int] = set()
         self._stuck_timer: asyncio.TimerHandle | None = None
         worker.when_ended(self.lost)
@@ -299,10 +298,6 @@ class Member:
         while self._recalled:
             await self._wait_freed()
 
-    def may_have_run(self, call: OwnCall) -> bool:
-        """Whether a call that was lost had begun, as far as can be known."""
-        return call.id <= self._last_begun
-
     async def death(self) -> WorkerDied | None:
         """How it died, after a moment in which it may still do so."""
         with contextlib.suppress(TimeoutError):
@@ -339,7 +334,6 @@ class Member:
         if self._terms.max_memory_bytes is not None and not self.is_dismissed:
             self._look_at_memory(self._terms.max_memory_bytes)
         if self.connection.ending is not None:
-            self._last_begun = self.connection.recall(1)
             self._end()
         else:
             self._part()

@@ -257,7 +257,7 @@ class Pool:
                             finished(outcome_of(message, method))
                             done += 1
             except PeerCrashed as error:
-                if done < len(arguments):
+                if done < len(arguments) and not call.never_ran:
                     death = await member.death()
                     for args in arguments[done:]:
                         finished(await self._after(death, error, method, args))
@@ -343,7 +343,7 @@ def _did_not_run(member: Member, asked: Ask, error: IPCError) -> bool:
         if is_refused:
             member.refused()
         return is_refused
-    return isinstance(error, NotBegun) or not member.may_have_run(asked.call)
+    return isinstance(error, NotBegun) or asked.call.never_ran
 
 
 async def _check_repeats(member: Member, asked: Ask, error: IPCError, attempts: int) -> None:
@@ -361,6 +361,8 @@ async def _check_repeats(member: Member, asked: Ask, error: IPCError, attempts: 
 
 
 async def _opened(call: OwnCall) -> OwnCall:
+    if call.never_ran:  # so it is asked for once more
+        call.result()
     return call
 
 

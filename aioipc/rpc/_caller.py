@@ -412,18 +412,25 @@ class Caller:
 
     def end(self, error: BaseException) -> None:
         """Nothing more comes back: every call fails."""
-        # Who reads has found nothing, not even a HELLO, up to the end.
-        was_missed = isinstance(error, EndOfStream | PeerCrashed) and not was_met(self._channel)
-        for call in list(self._session.calls.values()):
-            if was_missed:
-                call.never_ran = True
-                self.fail(call, PeerCrashed(f"{call.method} was not called: {_reason(error)}"))
-            else:
-                self.fail(call, _lost(error, call.method))
-        self._session.calls.clear()
+        calls = list(self._session.calls.values())
+        if calls:
+            last_begun = self._last_begun(error)
+            for call in calls:
+                call.never_ran = call.id > last_begun
+                self.fail(call, _lost(call, error))
+            self._session.calls.clear()
         self.free_slots()
         if self.observer is not None:
             self.observer.freed()
+
+    def _last_begun(self, error: BaseException) -> int:
+        """The number of the last call that may have begun on the far side, or may still."""
+        if isinstance(error, ClosedError):
+            return self._session.last_id  # notifications arrive all the same
+        if isinstance(error, EndOfStream | PeerCrashed) and not was_met(self._channel):
+            return 0  # who reads has found nothing, not even a HELLO, up to the end
+        first = next(iter(self._session.calls))
+        return self.connection.recall(first) or self._session.last_id
 
     def go_away(self, message: GoAway) -> None:
         """The far side takes no other call; some that were made it did not take."""
@@ -568,14 +575,15 @@ def _not_called(method: Method) -> RemoteCancelled:
     return RemoteCancelled(f"{method} was not called: the far side is closing")
 
 
-def _lost(error: BaseException, method: Method) -> Exception:
-    """What a call raises whose outcome will never be known."""
+def _lost(call: OwnCall, error: BaseException) -> Exception:
+    """What a call raises that was open when the connection ended."""
+    what = f"{call.method} {'was not called' if call.never_ran else 'may have run'}"
     if isinstance(error, ClosedError):
-        return ClosedError(f"{error}; {method} may have run")
+        return ClosedError(f"{error}; {what}")
     if isinstance(error, REFUSALS):
         return type(error)(str(error))
     status = getattr(error, "status", None)
-    lost = PeerCrashed(f"{method} may have run: {_reason(error)}", status=status)
+    lost = PeerCrashed(f"{what}: {_reason(error)}", status=status)
     lost.__cause__ = error
     return lost
 

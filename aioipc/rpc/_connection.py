@@ -111,13 +111,15 @@ class Connection(CallCore, AsyncResource):
         return proxy
 
     def serve_in_order(self, at_once: int) -> None:
-        """Begin the peer's calls as they come, and refuse those beyond some or taken back.
+        """Refuse the peer's calls beyond some, and answer before a next one begins.
+
+        That may take long, or be the end of this process.
 
         Args:
             at_once: How many may run.
         """
         self.session.max_calls = at_once
-        self.may_be_recalled = True
+        self.answers_first = True
 
     # Reading
 

@@ -54,6 +54,9 @@ class Hub(Protocol):
     def ask(self, method: Any, args: tuple[Any, ...]) -> Ask:
         """Call a method of the peer's and wait for its result."""
 
+    def recall(self, first: int) -> int:
+        """Take back the calls from a number on that the peer has not begun: `CallCore.recall`."""
+
     def lead(self, call: Any) -> Awaitable[None]:
         """Read for everybody until there is news for a call. Only where nobody else does."""
 

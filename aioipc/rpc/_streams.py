@@ -55,7 +55,7 @@ class StreamCall(Protocol):
     items: Items | None
     credit: int
     never_ran: bool
-    """Whether the far side did not take it, and takes no other."""
+    """Whether it came to nothing before the far side began it."""
 
     @property
     def is_done(self) -> bool:

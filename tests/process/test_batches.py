@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,21 @@ class TestEnds:
             statistics = pool_of(model).statistics()
             assert statistics.calls == 500
             assert statistics.recycled >= 4
+
+
+@pytest.mark.asyncio
+async def test_what_a_dead_worker_had_not_begun_is_done_by_another_one(model: Model) -> None:
+    await process.map(model.step, QUICK)
+    (pid,) = pool_of(model).pids
+    os.kill(pid, signal.SIGSTOP)
+    mapping = asyncio.create_task(process.map(model.step, range(300)))
+    counting = asyncio.create_task(listed(model.count(3)))
+    await until(lambda: pool_of(model).statistics().open > 0)
+    os.kill(pid, signal.SIGKILL)
+    assert await mapping == [*range(300)]
+    assert await counting == [0, 1, 2]
+    assert pool_of(model).statistics().deaths == 1
+
+
+async def listed(items: AsyncIterator[int]) -> list[int]:
+    return [item async for item in items]

@@ -61,6 +61,17 @@ async def test_they_are_held_up_at_the_limit_and_then_go_on() -> None:
         assert book.lines == list(map(str, range(100)))
 
 
+@pytest.mark.parametrize("address", ["unix:", "shm:"])
+async def test_they_arrive_though_the_client_leaves_at_once(address: str) -> None:
+    book = Notebook()
+    book.open.set()
+    async with rpc.serve(address, book, interface=Log) as server:
+        async with rpc.connect(server.address, Log) as log:
+            for number in range(20):
+                await log.note(str(number))
+        await until(lambda: len(book.lines) == 20)
+
+
 async def test_one_that_fails_is_logged_on_both_sides(caplog: pytest.LogCaptureFixture) -> None:
     book = Notebook()
     book.open.set()

@@ -9,8 +9,9 @@ from typing import Protocol
 
 import pytest
 
-from aioipc import QuotaExceeded, pair, rpc
+from aioipc import PeerCrashed, QuotaExceeded, pair, rpc
 from aioipc.rpc.parts import NotBegun, handlers_of
+from tests.links import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -39,14 +40,20 @@ class WaitingAdder(Adder):
 
 
 @asynccontextmanager
-async def in_order(adder: Adder, *, at_once: int = 1) -> AsyncIterator[rpc.Connection]:
-    """The calling side of a connection to an adder that begins calls in their order."""
-    ours, theirs = pair("shm", codec=rpc.CODEC)
-    handlers = handlers_of(adder, Adding)
+async def connected(adder: Adder, transport: str) -> AsyncIterator[tuple[rpc.Connection, ...]]:
+    """The calling and the called side of a connection to an adder."""
+    ours, theirs = pair(transport, codec=rpc.CODEC)
     async with (
         rpc.Connection(ours, connected=True) as calling,
-        rpc.Connection(theirs, connected=False, handlers=handlers) as called,
+        rpc.Connection(theirs, connected=False, handlers=handlers_of(adder, Adding)) as called,
     ):
+        yield calling, called
+
+
+@asynccontextmanager
+async def in_order(adder: Adder, *, at_once: int = 1) -> AsyncIterator[rpc.Connection]:
+    """The calling side of a connection to an adder that begins calls in their order."""
+    async with connected(adder, "shm") as (calling, called):
         called.serve_in_order(at_once)
         yield calling
 
@@ -103,3 +110,47 @@ async def test_more_than_run_at_once_are_refused() -> None:
                 await refused
         adder.gate.set()
         assert (await first, await second) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("transport", "what"), [("shm", "was not called"), ("unix", "may have run")]
+)
+async def test_what_a_peer_that_is_gone_had_not_begun(transport: str, what: str) -> None:
+    adder = Adder()
+    async with connected(adder, transport) as (calling, called):
+        tasks = await sent(calling, 3)
+        called.channel.abort()
+        for task in tasks:
+            with pytest.raises(PeerCrashed, match=what):
+                await task
+        assert adder.ran == [-1]
+
+
+async def test_what_a_peer_that_is_gone_had_begun() -> None:
+    adder = WaitingAdder()
+    adder.gate.set()
+    async with connected(adder, "shm") as (calling, called):
+        adding = calling.proxy(Adding)
+        assert await adding.add(0) == 0
+        adder.gate.clear()
+        task = asyncio.create_task(adding.add(1))
+        await until(lambda: bool(called.session.served))
+        late = asyncio.create_task(adding.add(2))
+        while len(calling.session.calls) < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        called.channel.abort()
+        with pytest.raises(PeerCrashed, match="may have run"):
+            await task
+        with pytest.raises(PeerCrashed, match="was not called"):
+            await late
+
+
+async def test_who_does_not_say_what_began() -> None:
+    """The numbers of calls begin with 1, so 0 is what memory holds that nobody wrote to."""
+    ours, theirs = pair("shm", codec=rpc.CODEC)
+    async with rpc.Connection(ours, connected=True) as calling, theirs:
+        task = asyncio.create_task(calling.proxy(Adding).add(1))
+        await theirs.receive()
+        theirs.abort()
+        with pytest.raises(PeerCrashed, match="may have run"):
+            await task
