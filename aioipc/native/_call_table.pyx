@@ -83,8 +83,8 @@ cdef class CallTable:
         return call.id
 
     def withdraw(self, Outgoing call not None):
-        """The `Call` was not sent after all."""
-        del self.calls[call.id]
+        """The `Call` was not sent after all. Idempotent."""
+        self.calls.pop(call.id, None)
 
     def conclude(self, message):
         """Take in the last message of a call.

@@ -217,7 +217,8 @@ class Caller:
             BadArguments: The arguments cannot be encoded.
         """
         self._session.withdraw(call)
-        end_span(call.span, error)
+        if not call.is_done:  # as it is where the connection has ended meanwhile
+            end_span(call.span, error)
         self._freed()
         if isinstance(error, EncodeError):
             raise BadArguments(f"{call.method}: {error.__cause__ or error}") from error
@@ -412,10 +413,9 @@ class Caller:
 
     def end(self, error: BaseException) -> None:
         """Nothing more comes back: every call fails."""
-        calls = list(self._session.calls.values())
-        if calls:
+        if self._session.calls:
             last_begun = self._last_begun(error)
-            for call in calls:
+            for call in [call for call in self._session.calls.values() if not call.is_done]:
                 call.never_ran = call.id > last_begun
                 self.fail(call, _lost(call, error))
             self._session.calls.clear()

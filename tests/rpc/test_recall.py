@@ -9,11 +9,19 @@ from typing import Protocol
 
 import pytest
 
-from aioipc import PeerCrashed, QuotaExceeded, pair, rpc
-from aioipc.rpc.parts import NotBegun, handlers_of
+from aioipc import PeerCrashed, QuotaExceeded, RemoteCancelled, pair, rpc
+from aioipc.rpc.parts import NotBegun, describe, handlers_of
+from aioipc.wire.rpc import GoAway
 from tests.links import until
 
 pytestmark = pytest.mark.asyncio
+
+
+MIB = 1024 * 1024
+
+
+class Keeping(Protocol):
+    async def keep(self, data: bytes) -> int: ...
 
 
 class Adding(Protocol):
@@ -154,3 +162,32 @@ async def test_who_does_not_say_what_began() -> None:
         theirs.abort()
         with pytest.raises(PeerCrashed, match="may have run"):
             await task
+
+
+async def test_what_a_peer_has_refused_is_known_when_it_is_gone() -> None:
+    """All that it said is read in one turn, with its end."""
+    adder = Adder()
+    async with connected(adder, "unix") as (calling, called):
+        tasks = await sent(calling, 3)
+        calls = [*calling.session.calls.values()]
+        called.tell(GoAway(1))
+        called.channel.abort()
+        for task in tasks:
+            with pytest.raises(RemoteCancelled, match="was not called"):
+                await task
+        assert all(call.never_ran for call in calls)
+
+
+@pytest.mark.parametrize("transport", ["shm", "unix"])
+async def test_calls_that_wait_for_room_when_the_peer_goes(transport: str) -> None:
+    ours, theirs = pair(transport, codec=rpc.CODEC)
+    async with rpc.Connection(ours, connected=True) as calling, theirs:
+        caller = calling.caller
+        method = describe(Keeping).methods["keep"]
+        tasks = [asyncio.ensure_future(caller.call(method, (bytes(MIB),))) for _ in range(4)]
+        await until(lambda: ours.statistics().messages_sent > 0)
+        theirs.abort()
+        for task in tasks:
+            with pytest.raises(PeerCrashed):
+                await task
+        assert not calling.session.calls
