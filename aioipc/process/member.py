@@ -216,9 +216,11 @@ class Member:
         self._made(count)
         return call
 
-    async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
+    async def notify(
+        self, method: Method, args: tuple[Any, ...], *, missed: Callable[[], object] | None
+    ) -> None:
         """Call a method there whose result nobody wants: `Caller.notify`."""
-        await self.connection.caller.notify(method, args)
+        await self.connection.caller.notify(method, args, missed=missed)
         self._made(1)
 
     def _made(self, calls: int) -> None:

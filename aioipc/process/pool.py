@@ -31,6 +31,7 @@ from aioipc.rpc.parts import (
     Method,
     NotBegun,
     OwnCall,
+    Repeats,
     ResultStream,
     active_tracing,
     calls_of,
@@ -81,6 +82,7 @@ class Pool:
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
         self._crew = Crew(terms)
+        self._repeats = Repeats()
         self._calls = 0
 
     @property
@@ -278,10 +280,11 @@ class Pool:
 
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
         """Call a method whose result nobody wants."""
+        missed = self._repeats.of(self.notify, method, args)
         while True:
             member = await self._crew.take()
             try:
-                return await member.notify(method, args)
+                return await member.notify(method, args, missed=missed)
             except PeerCrashed:
                 member.lost()
 
@@ -326,6 +329,7 @@ class Pool:
             Kills the workers at once.
         """
         await self._crew.aclose()
+        await self._repeats.wait_over()
 
     def __repr__(self) -> str:
         return f"<Pool of {self._terms.size} x {self._terms.maker}>"

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aioipc._renewal import Renewal
-from aioipc.errors import ClosedError, IPCError, PeerCrashed, RemoteCancelled
+from aioipc.errors import PeerCrashed, RemoteCancelled
 from aioipc.rpc._caller import OwnCall
 from aioipc.rpc._connection import Connection
 from aioipc.rpc._interface import Method
+from aioipc.rpc._notifying import Repeats
 from aioipc.rpc._streams import ResultStream
 
 __all__ = ["Reconnecting"]
-
-log = logging.getLogger("aioipc.rpc")
 
 
 class Reconnecting:
@@ -33,7 +30,7 @@ class Reconnecting:
 
     def __init__(self, open_: Callable[[], Awaitable[Connection]], connection: Connection) -> None:
         self._renewal = Renewal(open_, connection)
-        self._notifying: set[asyncio.Task[None]] = set()
+        self._repeats = Repeats()
 
     @property
     def connection(self) -> Connection:
@@ -63,28 +60,13 @@ class Reconnecting:
 
     async def notify(self, method: Method, args: tuple[Any, ...]) -> None:
         """Call a method whose result nobody wants."""
-        missed = functools.partial(self._notify_again, method, args)
+        missed = self._repeats.of(self.notify, method, args)
         while True:
             connection = await self._renewal.get()
             try:
-                return await connection.caller.notify(
-                    method, args, missed=missed if method.upload is None else None
-                )
+                return await connection.caller.notify(method, args, missed=missed)
             except (PeerCrashed, RemoteCancelled) as error:
                 _give_up(connection, error)
-
-    def _notify_again(self, method: Method, args: tuple[Any, ...]) -> None:
-        task = asyncio.get_running_loop().create_task(self._notify(method, args))
-        self._notifying.add(task)
-        task.add_done_callback(self._notifying.discard)
-
-    async def _notify(self, method: Method, args: tuple[Any, ...]) -> None:
-        try:
-            await self.notify(method, args)
-        except ClosedError:
-            pass  # by this side, which knows
-        except IPCError as error:
-            log.warning("a notification came to nothing: %s", error)
 
     def stream(self, method: Method, args: tuple[Any, ...]) -> ResultStream[Any]:
         """Call a method that gives a stream, which ends with the connection that it began on."""
@@ -102,8 +84,7 @@ class Reconnecting:
     async def aclose(self) -> None:
         """Close the connection for good. Idempotent."""
         await self._renewal.aclose()
-        if self._notifying:
-            await asyncio.wait(self._notifying)
+        await self._repeats.wait_over()
 
 
 def _give_up(connection: Connection, error: PeerCrashed | RemoteCancelled) -> None:

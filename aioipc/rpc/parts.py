@@ -10,6 +10,7 @@ from aioipc.rpc._codec import encode
 from aioipc.rpc._faults import fault_of, raised, refusal, unsendable
 from aioipc.rpc._handlers import INTERFACE_QUESTION, handlers_of
 from aioipc.rpc._interface import Method, Shape, describe
+from aioipc.rpc._notifying import Repeats
 from aioipc.rpc._proxy import Calls, calls_of, proxy_of
 from aioipc.rpc._remote import (
     RemoteInterface,
@@ -31,6 +32,7 @@ __all__ = [
     "RemoteInterface",
     "RemoteMethod",
     "RemoteParameter",
+    "Repeats",
     "ResultStream",
     "Shape",
     "active_tracing",

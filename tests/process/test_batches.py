@@ -186,10 +186,13 @@ async def test_what_a_dead_worker_had_not_begun_is_done_by_another_one(model: Mo
     os.kill(pid, signal.SIGSTOP)
     mapping = asyncio.create_task(process.map(model.step, range(300)))
     counting = asyncio.create_task(listed(model.count(3)))
+    noting = asyncio.create_task(model.note("noted"))
     await until(lambda: pool_of(model).statistics().open > 0)
     os.kill(pid, signal.SIGKILL)
     assert await mapping == [*range(300)]
     assert await counting == [0, 1, 2]
+    await noting
+    await until(Path("noted").exists)
     assert pool_of(model).statistics().deaths == 1
 
 
