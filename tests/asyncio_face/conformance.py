@@ -18,6 +18,7 @@ import tempfile
 import unittest
 import warnings
 from asyncio import base_events, constants, selector_events, sslproto
+from collections.abc import Iterator
 from typing import Any
 
 from aioipc.abc import Capability
@@ -37,8 +38,12 @@ MODULES = (
     "test_sock_lowlevel",
 )
 
-KNOWN: dict[str, str] = {}
-"""Tests that cannot pass, by the end of their name, and why."""
+LEFT_OUT = {
+    "test_remote_shutdown_receives_trailing_data_on_slow_socket": (
+        "it puts something in place of the socket inside asyncio's transport"
+    ),
+}
+"""Tests that cannot pass, by name, and why."""
 
 made: collections.Counter[str] = collections.Counter()
 
@@ -156,23 +161,32 @@ def run(options: argparse.Namespace) -> int:
     warnings.simplefilter("ignore")
     loader = unittest.TestLoader()
     loader.testNamePatterns = options.patterns and [f"*{part}*" for part in options.patterns]
-    suite = loader.loadTestsFromNames([f"test.test_asyncio.{name}" for name in options.modules])
+    found = loader.loadTestsFromNames([f"test.test_asyncio.{name}" for name in options.modules])
+    tests = [test for test in each_of(found) if test.id().rpartition(".")[2] not in LEFT_OUT]
+    left_out = found.countTestCases() - len(tests)
     result = unittest.TextTestRunner(verbosity=2 if options.verbose else 1, warnings="ignore").run(
-        suite
+        unittest.TestSuite(tests)
     )
     asyncio.set_event_loop_policy(None)
     failed = [test.id() for test, _ in (*result.failures, *result.errors)]
-    unknown = [name for name in failed if not name.endswith(tuple(KNOWN) or ("\0",))]
     print(
         f"Python {version}: {result.testsRun} tests, {len(result.skipped)} skipped, "
-        f"{len(unknown)} failed, {len(failed) - len(unknown)} known to fail; "
-        f"{made.total()} transports were ours: "
+        f"{len(failed)} failed, {left_out} left out; {made.total()} transports were ours: "
         + ", ".join(f"{count} {name}" for name, count in made.most_common())
     )
     for name in failed:
-        reason = next((why for end, why in KNOWN.items() if name.endswith(end)), "FAILED")
-        print(f"  {name}: {reason}")
-    return bool(unknown) or not made
+        print(f"  FAILED: {name}")
+    return bool(failed) or not made
+
+
+def each_of(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
+    """The tests of a suite and of those in it."""
+    for each in suite:
+        if isinstance(each, unittest.TestSuite):
+            yield from each_of(each)
+        else:
+            assert isinstance(each, unittest.TestCase)
+            yield each
 
 
 if __name__ == "__main__":
