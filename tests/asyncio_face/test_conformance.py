@@ -10,7 +10,7 @@ import pytest
 from tests.asyncio_face.conformance import MODULES
 from tests.children import Peers
 
-FEWEST = {"test_streams": 20, "test_events": 80, "test_sendfile": 60, "test_ssl": 100}
+FEWEST = {"test_streams": 20, "test_events": 80, "test_sendfile": 60, "test_ssl": 80}
 """Of how many transports a run would have too few to mean anything."""
 
 PATIENCE_S = 160
