@@ -11,7 +11,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # The first of these that runs and is new enough (a pyenv shim exists, but may refuse to run).
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python; do \
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python3.15 python; do \
 	$$python -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$python && break; done)
 VENV ?= .venv
 TESTS ?=
@@ -24,7 +24,7 @@ NATIVE := $(wildcard aioipc/native/*.pyx aioipc/native/*.pxd aioipc/native/*.h)
 UNBUILT := $(foreach source,$(filter %.pyx,$(NATIVE)),$(if $(wildcard $(source:.pyx=.*.so)),,unbuilt))
 CHECKED := $(wildcard aioipc tests examples benchmarks)
 
-VERSIONS := 3.11 3.12 3.13 3.14
+VERSIONS := 3.11 3.12 3.13 3.14 3.15
 FIND_PYTHON = { python$$version -c 'import sys; print(sys.executable)' || \
 	ls -d "$$(pyenv root)"/versions/$$version.*/bin/python | sort -V | tail -n 1; } 2>/dev/null || true
 

@@ -489,6 +489,13 @@ cdef class Operation:
         return self.state == SLEEPING or self.state == YIELDED
 
     @property
+    def cr_state(self):
+        """What `inspect.getcoroutinestate` asks for, from Python 3.15 on."""
+        if self.state == DONE:
+            return "CORO_CLOSED"
+        return "CORO_SUSPENDED" if self.cr_suspended else "CORO_CREATED"
+
+    @property
     def cr_frame(self):
         return None if self.state == DONE else native_code.gi_frame
 

@@ -18,7 +18,7 @@ from aioipc.kernel.credentials import refuse_allow
 from aioipc.kernel.owned import OwnedSocket
 from aioipc.limits import Limits
 from aioipc.transports._datagrams import DatagramTransport
-from aioipc.transports._internet import Target, check_loopback, resolve
+from aioipc.transports._internet import Target, check_loopback, in_numbers, resolve
 from aioipc.transports._single import SingleAcceptor
 
 __all__ = ["CAPABILITIES", "UdpDatagrams", "connect", "listen"]
@@ -139,16 +139,10 @@ class UdpDatagrams(DatagramTransport):
 
 def _numeric(address: Address, family: int) -> Target:
     try:
-        found = socket.getaddrinfo(
-            address.host,
-            address.port,
-            family,
-            socket.SOCK_DGRAM,
-            flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-        )
+        found = in_numbers(address, socket.SOCK_DGRAM, family)
     except OSError as error:
         raise AddressError(f"{address} has no numbers that this socket can send to") from error
-    return found[0][4]  # type: ignore[return-value]
+    return found[0][1]
 
 
 def _text(where: Target) -> str:

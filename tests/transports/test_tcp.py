@@ -8,6 +8,7 @@ import errno
 import re
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -273,6 +274,16 @@ async def test_every_address_of_the_host_is_tried(monkeypatch: pytest.MonkeyPatc
         async with aioipc.connect(listener.address) as near, await listener.accept() as far:
             await near.send("reached")
             assert await far.receive() == "reached"
+
+
+async def test_an_address_in_numbers_needs_no_thread() -> None:
+    """As getaddrinfo(3) does, which asyncio then keeps."""
+    threads = threading.active_count()
+    async with aioipc.listen("tcp://127.0.0.1:0") as listener, aioipc.connect(listener.address):
+        pass
+    assert threading.active_count() == threads
+    async with aioipc.listen("tcp://localhost:0"):
+        pass
 
 
 async def test_a_host_without_address() -> None:
